@@ -1,0 +1,50 @@
+# Every target sets up what it needs by itself; only Python 3.12 and make must be there.
+PYTHON ?= $(shell command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= quickstart
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint format bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || \
+	  { echo "minirec needs Python 3.12; $(PYTHON) is another. Set PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+setup: $(VENV)/.dev  ## Make .venv with everything that development needs
+
+quickstart: $(VENV)/.core  ## Run the whole chain on a generated catalogue (at most 5 minutes)
+	$(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
+
+test: $(VENV)/.dev  ## Run the test suite
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=15
+
+lint: $(VENV)/.dev  ## Check style (ruff) and types (pyrefly); both block
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --summary=none
+
+format: $(VENV)/.dev  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.core  ## Print one JSON line a benchmark
+	$(BIN)/python -m launch.bench
+
+
+clean:  ## Remove the environment, caches and the quickstart's files
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info quickstart
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

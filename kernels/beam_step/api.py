@@ -1,0 +1,295 @@
+"""The beam step's public functions: check the arguments, pick an implementation, run it."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import importlib
+import operator
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from kernels.beam_step.types import Beams, BeamStep
+from kernels.trie import Live, Trie
+
+NORMALIZE = ("vocab", "children")
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """A backend: a module with `beam_step` and `beam_select`, imported when first used.
+
+    Attributes:
+        module: import path of the module.
+        platforms: JAX platforms on which it may be picked by default; by name it can be asked for
+            anywhere.
+    """
+
+    module: str
+    platforms: tuple[str, ...]
+
+
+# Best first. A backend raises NotImplementedError for what it does not do, and the next is tried.
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "xla": Implementation("kernels.beam_step.xla", platforms=("cpu", "gpu", "tpu")),
+    "reference": Implementation("kernels.beam_step.reference", platforms=()),
+}
+
+_record: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("_record", default=None)
+
+
+def default_implementation(platform: str | None = None) -> str:
+    """Returns the name of the implementation that is tried first.
+
+    Args:
+        platform: `"cpu"`, `"gpu"` or `"tpu"`; the platform of JAX's default backend if None.
+
+    Raises:
+        ValueError: no implementation is made for this platform.
+    """
+    return _candidates(None, platform)[0]
+
+
+@contextlib.contextmanager
+def record_implementations() -> Generator[list[str]]:
+    """Yields a list to which every beam step called inside adds the implementation that ran.
+
+    Under an outer `jax.jit` a step is called when it is traced.
+    """
+    names: list[str] = []
+    token = _record.set(names)
+    try:
+        yield names
+    finally:
+        _record.reset(token)
+
+
+def beam_step(
+    logits: Float[Array, "B M V"],
+    beams: Beams,
+    trie: Trie,
+    level: int,
+    *,
+    num_beams: int,
+    normalize: str = "vocab",
+    log_normalizer: Float32[Array, "B M"] | None = None,
+    live: Live | None = None,
+    implementation: str | None = None,
+) -> BeamStep:
+    """Returns the best `num_beams` continuations of a batch's beams that the trie allows.
+
+    A candidate is a child of a beam's node. Its score is, in float32 and in this order,
+    `parent score + (logit - log normaliser)`. Best score first; ties go to the lower parent, then
+    to the lower token. Where candidates are fewer than `num_beams`, the rest are dead beams.
+
+    NaN or `+inf` anywhere in a beam's row of logits, or a log normaliser that is not finite, kills
+    that beam's continuations and touches no other beam; so does a beam's own score that is not
+    finite. A candidate whose score is not finite, as after a logit of `-inf`, is dead. A token past
+    the row's end (`>= V`) has no logit and is no candidate.
+
+    Args:
+        logits: float32 or bfloat16 `[B, M, V]`, not normalised; taken to float32 first.
+        beams: the `M` beams of each user, of depth `level`; `Beams.root(B)` to start.
+        trie: the catalogue.
+        level: static, in `[0, L)`: the level of the token that is appended.
+        num_beams: static, at least 1: beams to return; may exceed the number of candidates.
+        normalize: what a row's log-probabilities are normalised over: `"vocab"`, the whole row (as
+            MiniOneRec and STATIC do), or `"children"`, the children of the beam's node, whether
+            `live` or not.
+        log_normalizer: float32 `[B, M]`: used instead of the whole row's log-sum-exp, for a head
+            that knows it already. Only with `normalize="vocab"`.
+        live: nodes that still hold an allowed item for this request, from `trie.live` or
+            `trie.live_excluding`. Removes candidates, never changes the normaliser.
+        implementation: a name of `IMPLEMENTATIONS`; None picks the best for JAX's default backend,
+            and passes on to the next where one is not made for these arguments.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
+        NotImplementedError: the implementation asked for is not made for these arguments.
+    """
+    candidates = _candidates(implementation)
+    logits = _array("logits", logits, ("B", "M", "V"), (jnp.float32, jnp.bfloat16))
+    level, num_beams = _check_search(logits, beams, trie, level, num_beams, live)
+    sizes = trie.capacities.codebook_sizes
+    if sizes is not None and logits.shape[-1] < sizes[level]:
+        raise ValueError(
+            f"logits: V={logits.shape[-1]}, but the codebook of level {level} has {sizes[level]} "
+            "codes"
+        )
+    if normalize not in NORMALIZE:
+        raise ValueError(f"normalize: {normalize!r}; it must be one of {', '.join(NORMALIZE)}")
+    if log_normalizer is not None:
+        if normalize != "vocab":
+            raise ValueError(
+                f"log_normalizer: given with normalize={normalize!r}, which makes its own; it goes "
+                "with normalize='vocab'"
+            )
+        log_normalizer = _array("log_normalizer", log_normalizer, ("B", "M"), (jnp.float32,))
+        if log_normalizer.shape != logits.shape[:2]:
+            raise ValueError(
+                f"log_normalizer: shape {log_normalizer.shape}; the logits need {logits.shape[:2]}"
+            )
+    return _run(
+        candidates,
+        lambda module: module.beam_step(
+            logits,
+            beams,
+            trie,
+            level,
+            num_beams=num_beams,
+            normalize=normalize,
+            log_normalizer=log_normalizer,
+            live=live,
+        ),
+    )
+
+
+def beam_select(
+    candidate_log_probs: Float32[Array, "B M C"],
+    beams: Beams,
+    trie: Trie,
+    level: int,
+    *,
+    num_beams: int,
+    live: Live | None = None,
+    implementation: str | None = None,
+) -> BeamStep:
+    """Returns the best `num_beams` continuations, given their log-probabilities.
+
+    The second half of `beam_step`, for heads that compute the children's logits only. Scores,
+    ties, dead beams and `live` are as there. NaN or `+inf` among the log-probabilities of a node's
+    children kills that beam's continuations; columns without a child are not read.
+
+    Args:
+        candidate_log_probs: float32 `[B, M, C]`, aligned with `trie.children(beams.node, level)`.
+        beams: as in `beam_step`.
+        trie: as in `beam_step`.
+        level: as in `beam_step`.
+        num_beams: as in `beam_step`.
+        live: as in `beam_step`.
+        implementation: as in `beam_step`.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
+        NotImplementedError: the implementation asked for is not made for these arguments.
+    """
+    candidates = _candidates(implementation)
+    log_probs = _array("candidate_log_probs", candidate_log_probs, ("B", "M", "C"), (jnp.float32,))
+    level, num_beams = _check_search(log_probs, beams, trie, level, num_beams, live)
+    if log_probs.shape[-1] != trie.max_children(level):
+        raise ValueError(
+            f"candidate_log_probs: C={log_probs.shape[-1]}; level {level} of this trie has "
+            f"C={trie.max_children(level)}"
+        )
+    return _run(
+        candidates,
+        lambda module: module.beam_select(
+            log_probs, beams, trie, level, num_beams=num_beams, live=live
+        ),
+    )
+
+
+def _candidates(implementation: str | None, platform: str | None = None) -> list[str]:
+    """Returns the names to try, in order."""
+    if implementation is not None:
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation: {implementation!r} is not known; there are "
+                f"{', '.join(sorted(IMPLEMENTATIONS))}"
+            )
+        return [implementation]
+    platform = platform or jax.default_backend()
+    names = [name for name, entry in IMPLEMENTATIONS.items() if platform in entry.platforms]
+    if not names:
+        raise ValueError(
+            f"platform: no implementation is made for {platform!r}; name one of "
+            f"{', '.join(sorted(IMPLEMENTATIONS))}"
+        )
+    return names
+
+
+def _run(candidates: list[str], call: Callable[[Any], BeamStep]) -> BeamStep:
+    for name in candidates:
+        try:
+            step = call(importlib.import_module(IMPLEMENTATIONS[name].module))
+        except NotImplementedError:
+            if name == candidates[-1]:
+                raise
+            continue
+        record = _record.get()
+        if record is not None:
+            record.append(name)
+        return step
+    raise AssertionError("unreachable: there is always a candidate")
+
+
+def _check_search(
+    values: Array, beams: Beams, trie: Trie, level: int, num_beams: int, live: Live | None
+) -> tuple[int, int]:
+    """Checks what both functions share; returns `level` and `num_beams` as Python integers."""
+    if not isinstance(trie, Trie):
+        raise ValueError(f"trie: a {type(trie).__name__}; it must be a Trie of build_trie")
+    if not isinstance(beams, Beams):
+        raise ValueError(f"beams: a {type(beams).__name__}; it must be Beams(node, score)")
+    node = _array("beams.node", beams.node, ("B", "M"), (jnp.int32,))
+    score = _array("beams.score", beams.score, ("B", "M"), (jnp.float32,))
+    for name, array in (("beams.node", node), ("beams.score", score)):
+        if array.shape != values.shape[:2]:
+            raise ValueError(
+                f"{name}: shape {array.shape}; [B, M] of the scores given is {values.shape[:2]}"
+            )
+    level = _integer("level", level)
+    if not 0 <= level < trie.num_levels:
+        raise ValueError(f"level: {level}; the trie's levels are 0 to {trie.num_levels - 1}")
+    num_beams = _integer("num_beams", num_beams)
+    if num_beams < 1:
+        raise ValueError(f"num_beams: {num_beams}; it must be at least 1")
+    if live is not None:
+        _check_live(live, trie, values.shape[0])
+    return level, num_beams
+
+
+def _check_live(live: Live, trie: Trie, batch: int) -> None:
+    if not isinstance(live, Live):
+        raise ValueError(
+            f"live: a {type(live).__name__}; it must come from trie.live or trie.live_excluding"
+        )
+    for level in range(trie.num_levels):
+        if live.nodes is not None:
+            nodes = trie.num_nodes(level + 1)
+            if len(live.nodes) != trie.num_levels or live.nodes[level].shape not in (
+                (nodes,),
+                (batch, nodes),
+            ):
+                raise ValueError(f"live: made for another trie or for another batch than B={batch}")
+        if live.emptied is not None and (
+            len(live.emptied) != trie.num_levels or live.emptied[level].shape[0] != batch
+        ):
+            raise ValueError(f"live: made for another trie or for another batch than B={batch}")
+
+
+def _array(name: str, value: Any, axes: tuple[str, ...], dtypes: tuple[Any, ...]) -> Array:
+    """Returns `value` as a JAX array, checked; NumPy's float64 is refused, not cut to float32."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or dtype not in [jnp.dtype(d) for d in dtypes]:
+        allowed = " or ".join(str(jnp.dtype(d)) for d in dtypes)
+        raise ValueError(f"{name}: an array of {dtype or type(value)}; it must be {allowed}")
+    if len(value.shape) != len(axes) or not all(value.shape):
+        raise ValueError(
+            f"{name}: shape {tuple(value.shape)}; it must be [{', '.join(axes)}], none of them 0"
+        )
+    return jnp.asarray(value)
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError(f"{name}: {value}; it must be a static integer")
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name}: {value!r}; it must be a static integer") from error

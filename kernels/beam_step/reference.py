@@ -1,0 +1,115 @@
+"""The beam step, spelled out: a score for every beam and token, one stable sort. The oracle.
+
+Says what is right for every other implementation, and takes the memory of a dense
+`[B, M·V]` table to say it plainly.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from kernels.beam_step.types import Beams, BeamStep
+from kernels.trie import DEAD_NODE, Live, Trie
+
+
+@functools.partial(jax.jit, static_argnames=("level", "num_beams", "normalize"))
+def beam_step(
+    logits: Float[Array, "B M V"],
+    beams: Beams,
+    trie: Trie,
+    level: int,
+    *,
+    num_beams: int,
+    normalize: str,
+    log_normalizer: Float32[Array, "B M"] | None,
+    live: Live | None,
+) -> BeamStep:
+    """Returns the best beams; see `kernels.beam_step.beam_step`."""
+    logits = logits.astype(jnp.float32)
+    batch, num_parents, vocab = logits.shape
+
+    # node[b, m, v]: the child of beam m by token v, DEAD_NODE where there is none.
+    child = trie.children(beams.node, level)
+    b, m = jnp.indices((batch, num_parents))
+    column = jnp.where(child.valid, child.token, vocab)
+    node = jnp.full((batch, num_parents, vocab), DEAD_NODE, jnp.int32)
+    node = node.at[b[..., None], m[..., None], column].set(child.node, mode="drop")
+    is_child = node != DEAD_NODE
+
+    if log_normalizer is None:
+        counted = logits if normalize == "vocab" else jnp.where(is_child, logits, -jnp.inf)
+        log_normalizer = jax.nn.logsumexp(counted, axis=-1)
+    log_probs = logits - log_normalizer[..., None]
+
+    broken = jnp.any(jnp.isnan(logits) | (logits == jnp.inf), axis=-1)
+    broken |= ~jnp.isfinite(log_normalizer)
+    return _select(log_probs, beams.score, broken, node, live, level, num_beams)
+
+
+@functools.partial(jax.jit, static_argnames=("level", "num_beams"))
+def beam_select(
+    candidate_log_probs: Float32[Array, "B M C"],
+    beams: Beams,
+    trie: Trie,
+    level: int,
+    *,
+    num_beams: int,
+    live: Live | None,
+) -> BeamStep:
+    """Returns the best beams; see `kernels.beam_step.beam_select`."""
+    child = trie.children(beams.node, level)
+    impossible = jnp.isnan(candidate_log_probs) | (candidate_log_probs == jnp.inf)
+    broken = jnp.any(child.valid & impossible, axis=-1)
+    step = _select(candidate_log_probs, beams.score, broken, child.node, live, level, num_beams)
+    # Here a column is a place among the children, not yet a token.
+    b = jnp.arange(step.token.shape[0])[:, None]
+    return BeamStep(
+        token=child.token[b, step.parent, step.token] * (step.node != DEAD_NODE),
+        parent=step.parent,
+        node=step.node,
+        score=step.score,
+    )
+
+
+def _select(
+    log_probs: Array,
+    parent_score: Array,
+    broken: Array,
+    node: Array,
+    live: Live | None,
+    level: int,
+    num_beams: int,
+) -> BeamStep:
+    """Returns the best of the candidates `[B, M, X]`; `token` is the column.
+
+    Columns rise with the token, so that a stable sort of the flattened candidates breaks ties by
+    parent, then token.
+    """
+    is_child = node != DEAD_NODE
+    dead_parent = broken | ~jnp.isfinite(parent_score)
+    score = parent_score[..., None] + log_probs
+    candidate = is_child & ~dead_parent[..., None] & jnp.isfinite(score)
+    if live is not None:
+        candidate &= live.at(level, node)
+    score = jnp.where(candidate, score, -jnp.inf)
+    score = jnp.where(score == 0, 0.0, score)  # -0.0 ties with 0.0.
+
+    batch, num_parents, num_columns = score.shape
+    missing = max(num_beams - num_parents * num_columns, 0)
+    score = score.reshape(batch, -1)
+    score = jnp.pad(score, [(0, 0), (0, missing)], constant_values=-jnp.inf)
+    node = jnp.pad(node.reshape(batch, -1), [(0, 0), (0, missing)], constant_values=DEAD_NODE)
+
+    best = jnp.argsort(-score, axis=-1, stable=True)[:, :num_beams]
+    score = jnp.take_along_axis(score, best, axis=-1)
+    dead = score == -jnp.inf
+    return BeamStep(
+        token=jnp.where(dead, 0, best % num_columns).astype(jnp.int32),
+        parent=jnp.where(dead, 0, best // num_columns).astype(jnp.int32),
+        node=jnp.where(dead, DEAD_NODE, jnp.take_along_axis(node, best, axis=-1)),
+        score=score,
+    )

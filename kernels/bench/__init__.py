@@ -1,0 +1,1 @@
+"""Microbenchmarks of the kernels; each yields JSON-able rows."""

@@ -1,0 +1,23 @@
+"""Settings that every test shares; set before JAX is imported."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+_CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder with the real data sets; tests that need it skip where it is not named."""
+    folder = os.environ.get("MINIREC_DATA")
+    if not folder:
+        pytest.skip("needs the real data sets: set MINIREC_DATA to the folder that holds them")
+    return pathlib.Path(folder)

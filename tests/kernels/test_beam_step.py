@@ -1,0 +1,421 @@
+"""One suite that every implementation of the beam step runs; brute force over the SIDs judges.
+
+Integers are compared with `==`. Scores too, where they are given exactly (`log_normalizer`, small
+integers); elsewhere within a bound that follows from float32 and the length of the sum.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.beam_step import IMPLEMENTATIONS, Beams, beam_select, beam_step, record_implementations
+from kernels.beam_step.shapes import SHAPES, random_inputs, random_sids
+from kernels.trie import DEAD_NODE, TrieCapacities, build_trie
+
+EPS = np.finfo(np.float32).eps
+INF, NAN = np.float32(np.inf), np.float32(np.nan)
+
+# One size for all small cases, so that they share compiled programs.
+B, M, V, L, NUM_BEAMS, EXCLUDED, ITEMS = 2, 4, 5, 3, 6, 4, 16
+CAPACITIES = TrieCapacities(
+    nodes=(5, 16, 16), children=(5, 5, 5), items=ITEMS, rows=16, items_per_leaf=16
+)
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def implementation(request):
+    return request.param
+
+
+@functools.cache
+def compiled(function, implementation, level, num_beams, normalize=None):
+    """Returns the jitted step, as a search calls it, and asserts which implementation it is."""
+    fixed = {"num_beams": num_beams, "implementation": implementation}
+    if normalize is not None:
+        fixed["normalize"] = normalize
+
+    @jax.jit
+    def step(values, beams, trie, **arrays):
+        with record_implementations() as ran:
+            result = function(values, beams, trie, level, **fixed, **arrays)
+        assert ran == [implementation]
+        return result
+
+    return step
+
+
+class Catalogue:
+    """The sorted distinct prefixes of each depth: what a trie says, without a trie."""
+
+    def __init__(self, sids):
+        sids = np.asarray(sids)
+        self.sids = [tuple(sid) for sid in sids.tolist()]
+        self.prefixes = [
+            sorted({sid[:depth] for sid in self.sids}) for depth in range(sids.shape[1] + 1)
+        ]
+
+    def children(self, node, level):
+        """Returns the (token, node) that follow a node of depth `level`, sorted by token."""
+        below = self.prefixes[level + 1]
+        if not 0 <= node < len(self.prefixes[level]):
+            return []
+        prefix = self.prefixes[level][node]
+        return [(p[-1], child) for child, p in enumerate(below) if p[:-1] == prefix]
+
+    def live(self, level, wanted):
+        """Returns the nodes of depth `level + 1` above a wanted item."""
+        alive = {sid[: level + 1] for item, sid in enumerate(self.sids) if item in wanted}
+        return {node for node, p in enumerate(self.prefixes[level + 1]) if p in alive}
+
+
+def brute_force(children, logits, scores, num_beams, *, log_normalizer, live=None):
+    """Returns one user's (token, parent, node, score), by a sort of all candidates.
+
+    Args:
+        children: for each beam the (token, node) pairs that may follow.
+        logits: float32 `[M, V]`.
+        scores: float32 `[M]`.
+        num_beams: beams to return.
+        log_normalizer: float32 `[M]`, or "vocab" or "children".
+        live: nodes that are live; None for all.
+    """
+    candidates = []
+    for beam, (row, parent_score) in enumerate(zip(logits, scores, strict=True)):
+        if np.isnan(row).any() or (row == INF).any() or not np.isfinite(parent_score):
+            continue
+        normalizer = log_normalizer
+        if isinstance(normalizer, str):
+            counted = row if normalizer == "vocab" else row[[t for t, _ in children[beam]]]
+            with np.errstate(divide="ignore"):
+                normalizer = np.logaddexp.reduce(counted.astype(np.float64), initial=-np.inf)
+        else:
+            normalizer = normalizer[beam]
+        if not np.isfinite(normalizer):
+            continue
+        for token, node in children[beam]:
+            score = np.float32(parent_score + (row[token] - np.float32(normalizer)))
+            if np.isfinite(score) and (live is None or node in live):
+                candidates.append((-score, beam, token, node))
+    best = sorted(candidates)[:num_beams]
+    dead = [(INF, 0, 0, DEAD_NODE)] * (num_beams - len(best))
+    score, parent, token, node = zip(*(best + dead), strict=True)
+    return token, parent, node, -np.array(score, np.float32)
+
+
+def assert_step(step, expected, bound=0.0):
+    """Asserts integers with `==` and scores to `bound`, for each user."""
+    for user, (token, parent, node, score) in enumerate(expected):
+        assert step.token[user].tolist() == list(token)
+        assert step.parent[user].tolist() == list(parent)
+        assert step.node[user].tolist() == list(node)
+        got = np.asarray(step.score[user])
+        dead = np.array(node) == DEAD_NODE
+        assert np.all(got[dead] == -INF)
+        if bound:
+            assert np.all(np.abs(got[~dead] - score[~dead]) <= bound)
+        else:
+            assert got[~dead].tolist() == score[~dead].tolist()
+    dtypes = (step.token.dtype, step.parent.dtype, step.node.dtype, step.score.dtype)
+    assert dtypes == (jnp.int32, jnp.int32, jnp.int32, jnp.float32)
+
+
+def exact(catalogue, logits, beams, level, log_normalizer, live=None, num_beams=NUM_BEAMS):
+    """Returns brute force's answer for a batch, with exact scores."""
+    return [
+        brute_force(
+            [catalogue.children(node, level) for node in np.asarray(beams.node[user])],
+            np.asarray(logits[user], np.float32),
+            np.asarray(beams.score[user]),
+            num_beams,
+            log_normalizer=log_normalizer
+            if isinstance(log_normalizer, str)
+            else np.asarray(log_normalizer[user]),
+            live=None if live is None else live[user],
+        )
+        for user in range(len(logits))
+    ]
+
+
+# Few and small values: ties everywhere, and sums that float32 holds exactly.
+numbers = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -3.0, 0.5])
+broken = st.sampled_from([NAN, INF, -INF])
+rarely_broken = st.one_of(*[numbers] * 12, broken)
+
+
+def arrays(elements, *shape):
+    size = int(np.prod(shape))
+    return st.lists(elements, min_size=size, max_size=size).map(
+        lambda values: np.array(values, np.float32).reshape(shape)
+    )
+
+
+@st.composite
+def small_steps(draw):
+    """Draws a catalogue, a level, beams, logits, a normaliser and a filter."""
+    code = st.integers(0, V - 1)
+    sids = draw(st.lists(st.tuples(code, code, code), min_size=1, max_size=ITEMS))
+    catalogue, level = Catalogue(sids), draw(st.integers(0, L - 1))
+    node = st.integers(DEAD_NODE, len(catalogue.prefixes[level]) - 1)
+    nodes = draw(st.lists(node, min_size=B * M, max_size=B * M))
+    beams = Beams(
+        node=jnp.array(nodes, jnp.int32).reshape(B, M),
+        score=jnp.array(draw(arrays(rarely_broken, B, M))),
+    )
+    logits = draw(arrays(draw(st.sampled_from([numbers, rarely_broken, st.just(1.0)])), B, M, V))
+    log_normalizer = draw(arrays(rarely_broken, B, M))
+    item = st.integers(-1, ITEMS)
+    excluded = draw(st.lists(item, min_size=B * EXCLUDED, max_size=B * EXCLUDED))
+    allowed = draw(st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS))
+    return catalogue, level, beams, logits, log_normalizer, (excluded, allowed)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@pytest.mark.parametrize("name", sorted(IMPLEMENTATIONS))
+@given(case=small_steps(), filtered=st.booleans())
+def test_any_small_step_equals_brute_force(name, case, filtered):
+    catalogue, level, beams, logits, log_normalizer, (excluded, allowed) = case
+    trie = build_trie(catalogue.sids, capacities=CAPACITIES)
+    excluded = np.array(excluded, np.int32).reshape(B, EXCLUDED)
+    allowed = np.array(allowed) if filtered else np.ones(ITEMS, bool)
+    excluded = excluded if filtered else np.full_like(excluded, -1)
+    live = trie.live_excluding(jnp.array(excluded), jnp.array(allowed))
+    wanted = [set(np.flatnonzero(allowed).tolist()) - set(row.tolist()) for row in excluded]
+    expected = exact(
+        catalogue,
+        logits,
+        beams,
+        level,
+        log_normalizer,
+        [catalogue.live(level, items) for items in wanted],
+    )
+    # The same candidates, given to the second half as log-probabilities of the children.
+    child = trie.children(beams.node, level)
+    with np.errstate(invalid="ignore"):
+        rows = logits - log_normalizer[..., None]
+    sound = ~(np.isnan(logits) | (logits == INF)).any(-1) & np.isfinite(log_normalizer)
+    log_probs = jnp.take_along_axis(jnp.array(rows), child.token, axis=-1)
+    log_probs = jnp.where(child.valid, log_probs, jnp.nan)  # What is no child is not read.
+    sound_beams = Beams(node=beams.node, score=jnp.where(sound, beams.score, -jnp.inf))
+    step = compiled(beam_step, name, level, NUM_BEAMS, "vocab")
+    got = step(logits, beams, trie, log_normalizer=log_normalizer, live=live)
+    assert_step(got, expected)
+    select = compiled(beam_select, name, level, NUM_BEAMS)
+    assert_step(select(log_probs, sound_beams, trie, live=live), expected)
+
+
+SIDS = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 4), (1, 4, 4), (1, 4, 4), (4, 4, 4)]
+
+
+def small_step(implementation, logits, beams, level=1, normalize="vocab", **arrays):
+    """Runs a step on `SIDS`; logits and beams are broadcast to `[B, M, …]`."""
+    trie = build_trie(SIDS, capacities=CAPACITIES)
+    logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (B, M, V))
+    step = compiled(beam_step, implementation, level, NUM_BEAMS, normalize)
+    return logits, step(logits, beams, trie, **arrays)
+
+
+def some_beams(nodes=(0, 1, 2, DEAD_NODE), scores=(-1.0, -2.0, -3.0, -INF)):
+    return Beams(
+        node=jnp.tile(jnp.array(nodes, jnp.int32), (B, 1)),
+        score=jnp.tile(jnp.array(scores, jnp.float32), (B, 1)),
+    )
+
+
+ZEROS = jnp.zeros((B, M))
+
+
+def test_all_equal_logits_go_to_the_lower_parent_then_the_lower_token(implementation):
+    beams = some_beams(nodes=(1, 0, 1, 2), scores=(0.0, 0.0, 0.0, 0.0))
+    _, step = small_step(implementation, 7.0, beams, log_normalizer=ZEROS)
+    assert step.parent[0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert step.token[0].tolist() == [0, 4, 0, 1, 0, 4]
+
+
+def test_zero_and_minus_zero_tie(implementation):
+    logits = jnp.zeros((B, M, V)).at[:, :, 0].set(-0.0)
+    beams = some_beams(scores=(-0.0, -0.0, 0.0, 0.0))
+    _, step = small_step(implementation, logits, beams, log_normalizer=ZEROS)
+    assert step.parent[0].tolist() == [0, 0, 1, 1, 2, 0]
+    assert step.token[0].tolist() == [0, 1, 0, 4, 4, 0]
+
+
+def test_fewer_candidates_than_beams_leave_dead_beams(implementation):
+    beams = some_beams(nodes=(2, DEAD_NODE, 99, 1), scores=(-1.0, 0.0, 0.0, -2.0))
+    _, step = small_step(implementation, 0.0, beams, log_normalizer=ZEROS)
+    assert step.token[0].tolist() == [4, 0, 4, 0, 0, 0]
+    assert step.parent[0].tolist() == [0, 3, 3, 0, 0, 0]
+    assert step.node[0].tolist() == [4, 2, 3, DEAD_NODE, DEAD_NODE, DEAD_NODE]
+    assert step.score[0].tolist() == [-1.0, -2.0, -2.0, -INF, -INF, -INF]
+
+
+def test_nothing_grows_from_dead_beams(implementation):
+    dead = some_beams(nodes=(DEAD_NODE,) * M, scores=(0.0, -INF, NAN, INF))
+    _, step = small_step(implementation, 0.0, dead)
+    assert np.all(np.asarray(step.node) == DEAD_NODE)
+    assert np.all(np.asarray(step.score) == -INF)
+    _, again = small_step(
+        implementation, 0.0, Beams(step.node[:, :M], step.score[:, :M]), normalize="children"
+    )
+    assert np.all(np.asarray(again.node) == DEAD_NODE)
+
+
+@pytest.mark.parametrize("normalize", ["vocab", "children", "given"])
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("token", [0, 3])  # 3 is nobody's child: it still spoils its row.
+def test_a_broken_row_kills_its_beam_and_touches_no_other(implementation, normalize, bad, token):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(B, M, V)).astype(np.float32)
+    given = {"log_normalizer": ZEROS} if normalize == "given" else {}
+    mode = "vocab" if normalize == "given" else normalize
+    without = some_beams(scores=(-1.0, -INF, -3.0, -INF))
+    _, expected = small_step(implementation, logits, without, normalize=mode, **given)
+    logits[:, 1, token] = bad
+    _, step = small_step(implementation, logits, some_beams(), normalize=mode, **given)
+    assert jax.tree.all(jax.tree.map(np.array_equal, step, expected))
+    assert np.isfinite(step.score[0, :3]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_broken_logit_is_seen_anywhere_in_a_long_row(implementation, dtype):
+    rows, width = 256, 1031
+    place = np.random.default_rng(3).permutation(width)[:rows]
+    logits = np.zeros((1, rows, width), np.float32)
+    logits[0, np.arange(rows), place] = np.where(np.arange(rows) % 2, NAN, INF)
+    logits[0, 77] = 0.0  # The only sound row.
+    beams = Beams(jnp.zeros((1, rows), jnp.int32), jnp.zeros((1, rows)))
+    trie = build_trie(SIDS, capacities=CAPACITIES)
+    step = compiled(beam_step, implementation, 1, NUM_BEAMS, "vocab")
+    step = step(jnp.asarray(logits, dtype), beams, trie)
+    assert step.parent[0].tolist() == [77, 77, 0, 0, 0, 0]
+    assert step.token[0].tolist() == [0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_a_broken_normaliser_or_parent_kills_its_beam_only(implementation, bad):
+    logits = np.random.default_rng(1).normal(size=(B, M, V)).astype(np.float32)
+    without = some_beams(scores=(-1.0, -INF, -3.0, -INF))
+    _, expected = small_step(implementation, logits, without, log_normalizer=ZEROS)
+    broken = ZEROS.at[:, 1].set(bad)
+    _, step = small_step(implementation, logits, some_beams(), log_normalizer=broken)
+    assert jax.tree.all(jax.tree.map(np.array_equal, step, expected))
+    parent = some_beams(scores=(-1.0, bad, -3.0, -INF))
+    _, step = small_step(implementation, logits, parent, log_normalizer=ZEROS)
+    assert jax.tree.all(jax.tree.map(np.array_equal, step, expected))
+
+
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+def test_minus_infinity_is_a_dead_candidate_not_a_dead_beam(implementation, normalize):
+    logits = np.zeros((B, M, V), np.float32)
+    logits[:, 0, 0] = logits[:, 1] = -INF  # One child of beam 0; all of beam 1.
+    _, step = small_step(implementation, logits, some_beams(), normalize=normalize)
+    assert step.parent[0].tolist() == [0, 2, 0, 0, 0, 0]
+    assert step.token[0].tolist() == [1, 4, 0, 0, 0, 0]
+
+
+def test_a_filter_removes_candidates_and_keeps_the_normaliser(implementation):
+    logits = np.random.default_rng(2).normal(size=(B, M, V)).astype(np.float32)
+    trie = build_trie(SIDS, capacities=CAPACITIES)
+    live = trie.live_excluding(jnp.array([[5, 6, -1, 0, 0], [5, -1, 2, 3, 3]], jnp.int32))
+    for normalize in ("vocab", "children"):
+        _, all_beams = small_step(implementation, logits, some_beams(), normalize=normalize)
+        _, step = small_step(implementation, logits, some_beams(), normalize=normalize, live=live)
+        # Node 3 is (1, 4), emptied for user 0; node 1 is (0, 1), emptied for user 1.
+        for user, emptied in enumerate((3, 1)):
+            kept = np.asarray(all_beams.node[user]) != emptied
+            assert emptied not in step.node[user]
+            assert step.node[user, :4].tolist() == all_beams.node[user][kept][:4].tolist()
+            assert step.score[user, :4].tolist() == all_beams.score[user][kept][:4].tolist()
+
+
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+def test_normalised_scores_are_within_the_bound_of_float32(implementation, normalize):
+    random = np.random.default_rng(7)
+    catalogue = Catalogue(SIDS)
+    logits = (8 * random.normal(size=(B, M, V))).astype(np.float32)
+    beams = some_beams()
+    for level, nodes in enumerate([(0, DEAD_NODE, 0, DEAD_NODE), (0, 1, 2, -1), (4, 3, 0, 1)]):
+        at_level = Beams(jnp.tile(jnp.array(nodes, jnp.int32), (B, 1)), beams.score)
+        _, step = small_step(implementation, logits, at_level, level, normalize)
+        expected = exact(catalogue, logits, at_level, level, normalize)
+        assert_step(step, expected, bound=score_bound(logits, beams))
+
+
+def score_bound(logits, beams):
+    """Returns the error that float32 allows a score: a sum of V terms, its log, two additions."""
+    scores = np.asarray(beams.score)
+    largest = 4 * np.abs(logits).max() + np.abs(scores[np.isfinite(scores)]).max()
+    return float(EPS * (logits.shape[-1] + largest))
+
+
+def test_bfloat16_logits_are_taken_to_float32_first(implementation):
+    random = np.random.default_rng(8)
+    logits = jnp.asarray(random.normal(size=(B, M, V)), jnp.bfloat16)
+    trie = build_trie(SIDS, capacities=CAPACITIES)
+    normalizer = jnp.asarray(random.normal(size=(B, M)), jnp.float32)
+    step = compiled(beam_step, implementation, 1, NUM_BEAMS, "vocab")
+    got = step(logits, some_beams(), trie, log_normalizer=normalizer)
+    assert_step(got, exact(Catalogue(SIDS), logits, some_beams(), 1, normalizer))
+
+
+def test_a_token_past_the_row_is_no_candidate(implementation):
+    trie = build_trie([(0, 2), (0, 9), (0, 5)])
+    logits, beams = jnp.zeros((1, 1, 5)), Beams.root(1)
+    for level in range(2):
+        step = beam_step(logits, beams, trie, level, num_beams=3, implementation=implementation)
+        logits, beams = jnp.zeros((1, 3, 5)), step.beams
+    assert step.token.tolist() == [[2, 0, 0]]
+    assert step.node.tolist() == [[0, DEAD_NODE, DEAD_NODE]]
+
+
+@functools.cache
+def real_case(shape):
+    """Returns a trie, inputs, exact normalisers, and what brute force makes of them."""
+    sids = random_sids(shape)
+    trie = build_trie(sids)
+    inputs = random_inputs(shape, trie)
+    # Prefixes as numbers: enough to number nodes and to list children without the trie.
+    base = [1]
+    for _ in range(shape.level + 1):
+        base.append(base[-1] * shape.vocab)
+    prefixes = np.unique(sids[:, : shape.level + 1] @ np.array(base[shape.level :: -1]))
+    above, parent = np.unique(prefixes // shape.vocab, return_inverse=True)
+    ends = np.searchsorted(parent, np.arange(above.size + 1))
+    node = np.asarray(inputs.beams.node)
+    children = [
+        [
+            [(int(prefixes[c] % shape.vocab), int(c)) for c in range(ends[n], ends[n + 1])]
+            for n in user
+        ]
+        for user in node
+    ]
+    logits = np.asarray(inputs.logits, np.float32)
+    normalizer = np.log(np.exp(logits.astype(np.float64)).sum(-1)).astype(np.float32)
+    expected = [
+        brute_force(
+            children[user],
+            logits[user],
+            np.asarray(inputs.beams.score[user]),
+            shape.num_beams,
+            log_normalizer=normalizer[user],
+        )
+        for user in range(shape.batch)
+    ]
+    return trie, inputs, normalizer, expected
+
+
+# Not those whose prefixes are too long for one integer, nor the widest vocabulary: for time.
+@pytest.mark.parametrize(
+    "shape",
+    [shape for name, shape in SHAPES.items() if name not in ("youtube_deep", "language_model")],
+    ids=lambda shape: shape.name,
+)
+def test_a_real_shape_equals_brute_force(implementation, shape):
+    trie, inputs, normalizer, expected = real_case(shape)
+    step = compiled(beam_step, implementation, shape.level, shape.num_beams, "vocab")
+    got = step(inputs.logits, inputs.beams, trie, log_normalizer=normalizer)
+    assert_step(got, expected)

@@ -1,0 +1,146 @@
+"""Steps from the root to the leaves find what scoring every SID of the catalogue finds."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.beam_step import IMPLEMENTATIONS, Beams, beam_select, beam_step
+from kernels.trie import DEAD_NODE, TrieCapacities, build_trie
+
+B, L, V, ITEMS = 2, 3, 6, 60
+CAPACITIES = TrieCapacities(nodes=(64,) * L, children=(V,) * L, items=64, rows=64, items_per_leaf=8)
+
+
+class Model:
+    """A stand-in for a model: random logits for every user and prefix."""
+
+    def __init__(self, seed):
+        self.row = functools.cache(
+            lambda user, prefix: (
+                np.random.default_rng([seed, user, *prefix])
+                .normal(scale=3.0, size=V)
+                .astype(np.float32)
+            )
+        )
+
+    def log_prob(self, user, sid, children=None):
+        """Returns the SID's log-probability in float64; over `children(prefix)` where given."""
+        total = 0.0
+        for level, token in enumerate(sid):
+            row = self.row(user, sid[:level]).astype(np.float64)
+            counted = row if children is None else row[children(sid[:level])]
+            total += row[token] - np.logaddexp.reduce(counted)
+        return total
+
+
+def search(model, trie, num_beams, *, select=False, **arguments):
+    """Returns each user's (sid, leaf, score), best first, dead beams left out."""
+    beams, prefixes = Beams.root(B), [[()] for _ in range(B)]
+    for level in range(L):
+        logits = np.stack(
+            [[model.row(u, p) for p in of_user] for u, of_user in enumerate(prefixes)]
+        )
+        if select:
+            child = trie.children(beams.node, level)
+            rows = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+            log_probs = jnp.take_along_axis(jnp.asarray(rows), child.token, axis=-1)
+            step = beam_select(log_probs, beams, trie, level, num_beams=num_beams, **arguments)
+        else:
+            step = beam_step(logits, beams, trie, level, num_beams=num_beams, **arguments)
+        parent, token = np.asarray(step.parent), np.asarray(step.token)
+        prefixes = [
+            [(*prefixes[u][p], int(t)) for p, t in zip(parent[u], token[u], strict=True)]
+            for u in range(B)
+        ]
+        beams = step.beams
+    node, score = np.asarray(beams.node), np.asarray(beams.score)
+    return [
+        [
+            (prefixes[u][i], int(node[u, i]), float(score[u, i]))
+            for i in range(num_beams)
+            if node[u, i] != DEAD_NODE
+        ]
+        for u in range(B)
+    ]
+
+
+def catalogue(seed):
+    """Returns 60 SIDs, some of them twice."""
+    random = np.random.default_rng(seed)
+    return [tuple(sid) for sid in random.integers(0, [3, V, V], (ITEMS, L)).tolist()]
+
+
+def assert_ranked(found, scores):
+    """Asserts that `found` is the head of the SIDs of `scores`, sorted, with those scores."""
+    ranked = sorted(scores, key=lambda sid: -scores[sid])
+    assert [sid for sid, _, _ in found] == ranked[: len(found)]
+    np.testing.assert_allclose([s for *_, s in found], [scores[s] for s, *_ in found], atol=1e-5)
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def implementation(request):
+    return request.param
+
+
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, normalize):
+    sids, model = catalogue(0), Model(1)
+    trie = build_trie(sids, capacities=CAPACITIES)
+    found = search(model, trie, 64, normalize=normalize, implementation=implementation)
+
+    def children(prefix):
+        return sorted({s[len(prefix)] for s in sids if s[: len(prefix)] == prefix})
+
+    leaves = sorted(set(sids))
+    for user in range(B):
+        scores = {
+            sid: model.log_prob(user, sid, children if normalize == "children" else None)
+            for sid in leaves
+        }
+        assert len(found[user]) == len(leaves)
+        assert_ranked(found[user], scores)
+        for sid, leaf, _ in found[user]:
+            assert leaves[leaf] == sid
+            items = [item for item in trie.items(jnp.int32(leaf)).tolist() if item >= 0]
+            assert items == [item for item, other in enumerate(sids) if other == sid]
+
+
+def test_select_of_the_childrens_log_probabilities_ranks_the_same(implementation):
+    trie, model = build_trie(catalogue(0), capacities=CAPACITIES), Model(1)
+    one = search(model, trie, 64, implementation=implementation)
+    other = search(model, trie, 64, select=True, implementation=implementation)
+    for user in range(B):
+        assert [found[:2] for found in one[user]] == [found[:2] for found in other[user]]
+
+
+def test_a_filtered_search_ranks_exactly_the_items_that_are_left(implementation):
+    sids, model = catalogue(2), Model(3)
+    trie = build_trie(sids, capacities=CAPACITIES)
+    random = np.random.default_rng(4)
+    # User 0 may see few items, user 1 all but a few; few beams, so that none may be wasted.
+    allowed = random.random(ITEMS) < 0.6
+    excluded = np.full((B, 50), -1, np.int32)
+    excluded[0] = random.permutation(ITEMS)[:50]
+    excluded[1, ::5] = 7
+    live = trie.live_excluding(jnp.array(excluded), jnp.array(allowed))
+    found = search(model, trie, 64, live=live, implementation=implementation)
+    for user in range(B):
+        left = set(np.flatnonzero(allowed).tolist()) - set(excluded[user].tolist())
+        scores = {sids[item]: model.log_prob(user, sids[item]) for item in left}
+        assert len(found[user]) == len(scores)
+        assert_ranked(found[user], scores)
+
+
+def test_no_beam_is_spent_on_an_emptied_branch(implementation):
+    # 20 SIDs below code 0, all taken away, would fill 4 beams at every level.
+    sids = [(0, i % 5, i // 5) for i in range(20)] + [(1, i, i) for i in range(4)]
+
+    model = Model(5)
+    model.row = lambda user, prefix: -3.0 * np.arange(V, dtype=np.float32)
+    trie = build_trie(sids, capacities=CAPACITIES)
+    excluded = jnp.tile(jnp.arange(20, dtype=jnp.int32), (B, 1))
+    live = trie.live_excluding(excluded)
+    found = search(model, trie, 4, live=live, implementation=implementation)
+    assert [sid for sid, _, _ in found[0]] == [(1, i, i) for i in range(4)]

@@ -1,0 +1,151 @@
+"""Filters: a node is live exactly when an allowed item that is not excluded lies below it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.trie import TrieCapacities, build_trie
+
+CAPACITIES = TrieCapacities(
+    nodes=(4, 12, 24), children=(4, 4, 4), items=32, rows=24, items_per_leaf=24
+)
+USERS, EXCLUDED = 2, 6
+
+
+def live_prefixes(sids, items, level, wanted):
+    """Returns, per sorted prefix of `level + 1` codes, whether a wanted item has it."""
+    prefixes = sorted({tuple(sid[: level + 1]) for sid in sids})
+    alive = {tuple(s[: level + 1]) for s, i in zip(sids, items, strict=True) if i in wanted}
+    return [prefix in alive for prefix in prefixes]
+
+
+def small_trie(sids, items=None):
+    return build_trie(sids, items, capacities=CAPACITIES)
+
+
+def padded(*rows):
+    """Returns the excluded items `[USERS, EXCLUDED]` of rows of any length."""
+    return jnp.array([row + [-1] * (EXCLUDED - len(row)) for row in rows], jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames="level")
+def is_live(live, level, node):
+    return live.at(level, node)
+
+
+def assert_exact(trie, live, sids, items, wanted_by_user):
+    for level in range(len(sids[0])):
+        nodes = np.arange(trie.num_nodes(level + 1), dtype=np.int32)
+        got = np.asarray(is_live(live, level, np.tile(nodes, (len(wanted_by_user), 1))))
+        for user, wanted in enumerate(wanted_by_user):
+            expected = live_prefixes(sids, items, level, wanted)
+            assert got[user, : len(expected)].tolist() == expected
+
+
+catalogues = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=24
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    sids=catalogues,
+    seed=st.integers(0, 99),
+    excluded=st.lists(
+        st.lists(st.integers(-1, 33), min_size=EXCLUDED, max_size=EXCLUDED),
+        min_size=USERS,
+        max_size=USERS,
+    ),
+    allowed=st.none() | st.lists(st.booleans(), min_size=32, max_size=32),
+)
+def test_live_nodes_are_those_with_an_item_left(sids, seed, excluded, allowed):
+    items = np.random.default_rng(seed).permutation(32)[: len(sids)]
+    trie = small_trie(sids, items)
+    mask = None if allowed is None else jnp.array(allowed)
+    permitted = set(items.tolist()) & (
+        set(range(32)) if allowed is None else set(np.flatnonzero(allowed).tolist())
+    )
+    live = trie.live_excluding(jnp.array(excluded, jnp.int32), mask)
+    assert_exact(trie, live, sids, items, [permitted - set(row) for row in excluded])
+    if mask is not None:
+        assert_exact(trie, trie.live(mask), sids, items, [permitted])
+
+
+def test_filters_may_differ_by_user():
+    random = np.random.default_rng(4)
+    sids = random.integers(0, 3, (24, 3)).tolist()
+    trie = small_trie(sids)
+    allowed = random.random((USERS, 24)) < 0.5
+    permitted = [set(np.flatnonzero(row).tolist()) for row in allowed]
+    assert_exact(trie, trie.live(jnp.array(allowed)), sids, range(24), permitted)
+    excluded = random.integers(0, 24, (USERS, EXCLUDED)).astype(np.int32)
+    live = trie.live_excluding(jnp.array(excluded), jnp.array(allowed))
+    wanted = [p - set(row.tolist()) for p, row in zip(permitted, excluded, strict=True)]
+    assert_exact(trie, live, sids, range(24), wanted)
+
+
+def test_excluding_a_whole_branch_empties_it_up_to_the_root():
+    sids = [(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    trie = small_trie(sids)
+    live = trie.live_excluding(padded([0, 1, 2, 0], [0, 1, 2, 3, 4, 99]))
+    assert_exact(trie, live, sids, range(5), [{3, 4}, set()])
+
+
+def test_no_exclusions_leave_everything_live():
+    sids, both = [(0, 1, 0), (2, 0, 1)], [{0, 1}, {0, 1}]
+    trie, nobody = small_trie(sids), jnp.zeros((USERS, 0), jnp.int32)
+    assert_exact(trie, trie.live_excluding(nobody), sids, [0, 1], both)
+    assert_exact(trie, trie.live_excluding(padded([], [])), sids, [0, 1], both)
+    only = jnp.zeros(32, bool).at[1].set(True)
+    assert_exact(trie, trie.live_excluding(nobody, only), sids, [0, 1], [{1}, {1}])
+
+
+@pytest.mark.parametrize("width", [2, 32, 100])
+def test_items_past_the_end_of_allowed_are_not_allowed(width):
+    sids = [(0, 1, 0), (2, 0, 0), (2, 1, 0)]
+    trie = small_trie(sids, [0, 9, 31])
+    allowed = jnp.ones(width, bool)
+    inside = {item for item in (0, 9, 31) if item < width}
+    assert_exact(trie, trie.live(allowed), sids, [0, 9, 31], [inside, inside])
+    live = trie.live_excluding(padded([0], [31]), allowed)
+    assert_exact(trie, live, sids, [0, 9, 31], [inside - {0}, inside - {31}])
+
+
+def test_the_way_for_neighbours_agrees_with_the_way_for_any_node():
+    random = np.random.default_rng(6)
+    sids = random.permutation(40)[:, None]
+    trie = build_trie(sids)
+    # Nine neighbours for one user, any nine for the other.
+    excluded = np.stack([np.argsort(sids[:, 0])[:9], random.permutation(40)[:9]]).astype(np.int32)
+    live = trie.live_excluding(jnp.array(excluded))
+    assert trie.max_children(0) > 9
+
+    @jax.jit
+    def both_ways(trie, live, nodes):
+        child = trie.children(nodes, 0).node
+        return live.at(0, child), live.at_children(0, child)
+
+    any_node, neighbours = both_ways(trie, live, jnp.array([[0, -1, 0, 9]] * USERS, jnp.int32))
+    assert np.array_equal(any_node, neighbours)
+    assert any_node[:, 0].sum(axis=-1).tolist() == [31, 31]
+    assert not any_node[:, [1, 3]].any()
+
+
+@pytest.mark.parametrize(
+    ("excluded", "allowed", "message"),
+    [
+        (jnp.zeros(3, jnp.int32), None, "excluded: shape"),
+        (jnp.zeros((2, 3)), None, "excluded: .*float32"),
+        (jnp.zeros((2, 3), jnp.int32), jnp.zeros(3), "allowed: .*float32"),
+        (jnp.zeros((2, 3), jnp.int32), jnp.zeros((3, 3), bool), "allowed: 3 users"),
+        (jnp.zeros((2, 3), jnp.int32), jnp.zeros((1, 2, 3), bool), "allowed: shape"),
+    ],
+)
+def test_wrong_filters_are_errors(excluded, allowed, message):
+    with pytest.raises(ValueError, match=message):
+        build_trie([(0, 1)]).live_excluding(excluded, allowed)
