@@ -1,0 +1,279 @@
+"""RQ-KMeans: semantic IDs by residual quantisation, one k-means a level, in JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32, Int64
+
+from minirec.sids.kmeans import Centroids, assign, lloyd, plus_plus
+from minirec.sids.table import MAX_CODEBOOK_SIZE, MAX_LEVELS
+
+# Distances held at one time are at most this many (4 MiB): they stay in a CPU's cache.
+_BLOCK_DISTANCES = 1 << 20
+# A point this near to its centroid, relative to the vectors' variance, is that centroid.
+_REPRESENTED = 1e-12
+# Far from where squares overflow float32.
+_LARGEST_VALUE = 1e15
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RQKMeansResult:
+    """SIDs and the codebooks that they came from.
+
+    Attributes:
+        codes: `[N, L]` SIDs by item id.
+        codebooks: a level, `[K, D]` float32; a vector is approximated by the sum of its codes'
+            rows. Rows of codes that no item has are zeros.
+        counts: a level, `[K]`: how many items have each code.
+        variance: mean squared distance of the vectors from their mean.
+        reconstruction_error: mean squared distance of the vectors from their approximation,
+            after level 0, after level 1, …
+        iterations: Lloyd iterations of each level.
+    """
+
+    codes: Int32[np.ndarray, "N L"]
+    codebooks: tuple[Float32[np.ndarray, "K D"], ...]
+    counts: tuple[Int64[np.ndarray, " K"], ...]
+    variance: float
+    reconstruction_error: tuple[float, ...]
+    iterations: tuple[int, ...]
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each level."""
+        return tuple(codebook.shape[0] for codebook in self.codebooks)
+
+    def encode(self, vectors: Float[np.ndarray, "n D"]) -> Int32[np.ndarray, "n L"]:
+        """Returns the SIDs of vectors, old or new, by these codebooks; nothing moves.
+
+        Only codes that some item had when the codebooks were made are given.
+
+        Raises:
+            ValueError: the vectors are not finite, or not of the codebooks' width.
+        """
+        vectors = _check_vectors(vectors)
+        if vectors.shape[1] != self.codebooks[0].shape[1]:
+            raise ValueError(
+                f"vectors: {vectors.shape[1]} wide; the codebooks are "
+                f"{self.codebooks[0].shape[1]} wide"
+            )
+        residual = _in_blocks(vectors, _block_rows(self.codebook_sizes))
+        codes = []
+        for codebook, count in zip(self.codebooks, self.counts, strict=True):
+            code, residual = _encode_level(residual, jnp.asarray(codebook), jnp.asarray(count > 0))
+            codes.append(np.asarray(code).reshape(-1)[: len(vectors)])
+        return np.stack(codes, axis=1)
+
+    def decode(self, codes: Int[np.ndarray, "n L"]) -> Float32[np.ndarray, "n D"]:
+        """Returns the vectors that SIDs stand for: the sum of their codes' codebook rows."""
+        codes = np.asarray(codes)
+        return np.sum(
+            [codebook[codes[:, level]] for level, codebook in enumerate(self.codebooks)], axis=0
+        )
+
+
+def rq_kmeans(
+    vectors: Float[np.ndarray, "N D"],
+    num_levels: int,
+    codebook_size: int | Sequence[int],
+    seed: int = 0,
+    *,
+    num_iterations: int = 50,
+    tolerance: float = 1e-4,
+) -> RQKMeansResult:
+    """Returns SIDs of item vectors: level by level, k-means of what the levels before left over.
+
+    Residual quantisation is that of Chen, Guan and Wang (2010), as recommenders use it since
+    OneRec (Deng et al., 2025); k-means++ start, dead centroids revived at the worst points. Equal
+    vectors always get equal SIDs. With fewer distinct residuals than codes, codes stay unused.
+    The same arguments on the same machine give the same bits.
+
+    Args:
+        vectors: a vector an item, any scale; taken as float32.
+        num_levels: L, 1 to 16.
+        codebook_size: K of every level, or one K a level.
+        seed: of the k-means++ starts.
+        num_iterations: Lloyd iterations a level at most.
+        tolerance: a level ends when its error shrinks by less than this fraction of itself.
+
+    Raises:
+        ValueError: a vector that is not finite (the message names its row), sizes out of range.
+    """
+    vectors = _check_vectors(vectors)
+    sizes = _check_sizes(num_levels, codebook_size)
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations: {num_iterations}; must be at least 1")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance: {tolerance}; must be 0 or more")
+    random = np.random.default_rng(seed)
+    distinct, row_of_item, weight_of_row = _distinct_rows(vectors)
+    num_rows = len(distinct)
+    block_rows = _block_rows(sizes)
+    residual = _in_blocks(distinct, block_rows)
+    weights = _in_blocks(weight_of_row.astype(np.float32)[:, None], block_rows)[..., 0]
+    _, variance = _center(residual, weights)
+
+    codes, codebooks, counts, errors, iterations = [], [], [], [], []
+    for size in sizes:
+        centered, _ = _center(residual, weights)
+        sample = _sample(num_rows, size, random)
+        start = plus_plus(
+            centered.reshape(-1, centered.shape[-1])[sample],
+            weights.reshape(-1)[sample],
+            jnp.asarray(random.random((size, _tries(size))), jnp.float32),
+            _REPRESENTED * variance,
+        )
+        centroids, used_iterations = lloyd(
+            centered,
+            weights,
+            start,
+            _REPRESENTED * variance,
+            jnp.int32(num_iterations),
+            jnp.float32(tolerance),
+        )
+        codebook = centroids.vectors + _mean(residual, weights)
+        code, residual = _encode_level(residual, codebook, centroids.alive)
+        code = np.asarray(code).reshape(-1)[:num_rows]
+        count = np.bincount(code, weights=weight_of_row, minlength=size).astype(np.int64)
+        codes.append(code[row_of_item])
+        codebooks.append(np.where((count > 0)[:, None], np.asarray(codebook), np.float32(0)))
+        counts.append(count)
+        errors.append(float(_mean_square(residual, weights)))
+        iterations.append(int(used_iterations))
+    return RQKMeansResult(
+        codes=np.stack(codes, axis=1),
+        codebooks=tuple(codebooks),
+        counts=tuple(counts),
+        variance=float(variance),
+        reconstruction_error=tuple(errors),
+        iterations=tuple(iterations),
+    )
+
+
+@jax.jit
+def _mean(
+    blocks: Float32[Array, "blocks R D"], weights: Float32[Array, "blocks R"]
+) -> Float32[Array, " D"]:
+    return (blocks * weights[..., None]).sum(axis=(0, 1)) / weights.sum()
+
+
+@jax.jit
+def _mean_square(
+    blocks: Float32[Array, "blocks R D"], weights: Float32[Array, "blocks R"]
+) -> Float32[Array, ""]:
+    return (jnp.square(blocks).sum(axis=-1) * weights).sum() / weights.sum()
+
+
+@jax.jit
+def _center(
+    blocks: Float32[Array, "blocks R D"], weights: Float32[Array, "blocks R"]
+) -> tuple[Float32[Array, "blocks R D"], Float32[Array, ""]]:
+    """Returns the points less their mean, and their variance.
+
+    Distances come from expanded squares, which lose what matters when all points lie far off.
+    """
+    centered = blocks - _mean(blocks, weights)
+    return centered, _mean_square(centered, weights)
+
+
+@jax.jit
+def _encode_level(
+    residual: Float32[Array, "blocks R D"],
+    codebook: Float32[Array, "K D"],
+    used: Array,
+) -> tuple[Int32[Array, "blocks R"], Float32[Array, "blocks R D"]]:
+    """Returns one level's codes and what they leave over.
+
+    Making codebooks and encoding new items go through here alike, so that they agree to the bit.
+    """
+    middle = jnp.where(used[:, None], codebook, 0).sum(axis=0) / used.sum()
+    code = assign(residual - middle, Centroids(codebook - middle, used))
+    return code, residual - codebook[code]
+
+
+def _check_sizes(num_levels: int, codebook_size: int | Sequence[int]) -> tuple[int, ...]:
+    if not 1 <= num_levels <= MAX_LEVELS:
+        raise ValueError(f"num_levels: {num_levels}; must lie in [1, {MAX_LEVELS}]")
+    if isinstance(codebook_size, int | np.integer):
+        sizes = (int(codebook_size),) * num_levels
+    else:
+        sizes = tuple(int(size) for size in codebook_size)
+    if len(sizes) != num_levels:
+        raise ValueError(f"codebook_size: {len(sizes)} given for {num_levels} levels")
+    for level, size in enumerate(sizes):
+        if not 1 <= size <= MAX_CODEBOOK_SIZE:
+            raise ValueError(
+                f"codebook_size: {size} at level {level}; must lie in [1, {MAX_CODEBOOK_SIZE}]"
+            )
+    return sizes
+
+
+def _check_vectors(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
+        raise ValueError(
+            f"vectors: expected a filled real array [N, D], got {vectors.dtype} "
+            f"{list(vectors.shape)}"
+        )
+    sound = (np.abs(vectors) <= _LARGEST_VALUE).all(axis=1)
+    if not sound.all():
+        row = int(sound.argmin())
+        raise ValueError(
+            f"vectors: row {row} holds NaN, an infinity or a value beyond {_LARGEST_VALUE:g}: "
+            f"{vectors[row]}"
+        )
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _distinct_rows(
+    vectors: Float32[np.ndarray, "N D"],
+) -> tuple[Float32[np.ndarray, "n D"], Int64[np.ndarray, " N"], Int64[np.ndarray, " n"]]:
+    """Returns the distinct rows in order of first occurrence, each item's row, rows' item counts.
+
+    Rows are compared by a 64-bit hash, which is checked: sorting whole rows takes 20 times as long.
+    """
+    bits = (vectors + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
+    multiplier = np.random.default_rng(0).integers(0, 2**64, vectors.shape[1], dtype=np.uint64) | 1
+    key = np.zeros(len(vectors), dtype=np.uint64)
+    for column in range(vectors.shape[1]):
+        key = (key ^ bits[:, column]) * multiplier[column]
+        key ^= key >> np.uint64(29)
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    if not np.array_equal(bits[first][inverse], bits):
+        _, first, inverse = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+        inverse = inverse.reshape(-1)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    row_of_item = place[inverse]
+    return vectors[first[order]], row_of_item, np.bincount(row_of_item)
+
+
+def _block_rows(sizes: tuple[int, ...]) -> int:
+    """Rows a block; from the codebooks alone, so that a block looks alike for any N."""
+    return int(np.clip(1 << (_BLOCK_DISTANCES // max(sizes)).bit_length() - 1, 64, 4096))
+
+
+def _in_blocks(rows: Float32[np.ndarray, "N D"], block_rows: int) -> Float32[Array, "blocks R D"]:
+    num_blocks = -(-len(rows) // block_rows)
+    padded = np.zeros((num_blocks * block_rows, rows.shape[1]), dtype=np.float32)
+    padded[: len(rows)] = rows
+    return jnp.asarray(padded.reshape(num_blocks, block_rows, rows.shape[1]))
+
+
+def _tries(codebook_size: int) -> int:
+    """Draws a k-means++ start chooses from; one where drawing would outweigh the iterations."""
+    return 2 + int(np.log(codebook_size)) if codebook_size <= 4096 else 1
+
+
+def _sample(num_rows: int, codebook_size: int, random: np.random.Generator) -> np.ndarray:
+    """Returns the rows among which k-means++ draws: all, or some 64 a code where they are many."""
+    wanted = max(4 * codebook_size, min(64 * codebook_size, (1 << 26) // codebook_size))
+    if num_rows <= wanted:
+        return np.arange(num_rows)
+    return np.sort(random.choice(num_rows, wanted, replace=False))

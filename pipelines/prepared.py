@@ -1,0 +1,171 @@
+"""Reads a prepared folder, which `pipelines.prepare` wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from minirec import files
+
+FORMAT_VERSION = 1
+COLUMNS = {"item": "int32", "time": "int64", "event": "int32"}
+SPLIT_NAMES = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared data set; the arrays are memory-mapped and read-only.
+
+    Attributes:
+        folder: where it lies.
+        items: one row an item, in the order of `item_id`: `item_id`, `raw_item_id`, `title`,
+            `text`, `attributes`, `train_count`.
+        columns: `item` int32, `time` int64 and `event` int32, each `[E]`: all events, grouped by
+            user, oldest first.
+        offsets: int64 `[U + 1]`; the events of user `u` are `offsets[u]:offsets[u + 1]`.
+        train_sequences: int64 `[S, 3]` (user, start, stop), absolute positions; every training
+            interaction lies in exactly one sequence.
+        manifest: schema, counts at each stage, hashes of the inputs, config, versions.
+    """
+
+    folder: Path
+    items: pl.DataFrame
+    columns: dict[str, np.ndarray]
+    offsets: Int[np.ndarray, " U+1"]
+    train_sequences: Int[np.ndarray, "S 3"]
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Prepared:
+        """Opens the prepared data set in `folder`.
+
+        Raises:
+            ValueError: the folder holds none, one of another format, or a damaged one.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        columns = {name: _array(folder / "columns" / f"{name}.npy") for name in COLUMNS}
+        offsets = _array(folder / "offsets.npy")
+        items = _table(folder / "items.parquet")
+        for name, column in columns.items():
+            if len(column) != offsets[-1] or column.dtype != COLUMNS[name]:
+                raise ValueError(
+                    f"{folder / 'columns' / name}.npy holds {len(column)} values of "
+                    f"{column.dtype}; it must hold {offsets[-1]} of {COLUMNS[name]}: prepare again"
+                )
+        sequences = _array(folder / "splits" / "train_sequences.npy")
+        return cls(folder, items, columns, offsets, sequences, manifest)
+
+    @property
+    def num_items(self) -> int:
+        """Number of items in the catalogue."""
+        return len(self.items)
+
+    @property
+    def num_users(self) -> int:
+        """Number of users with at least one event."""
+        return len(self.offsets) - 1
+
+    @functools.cached_property
+    def users(self) -> pl.DataFrame:
+        """One row a user: `user` (its index) and `raw_user_id`."""
+        return _table(self.folder / "users.parquet")
+
+    @functools.cached_property
+    def train_count(self) -> Int[np.ndarray, " N"]:
+        """int64: training interactions of each item."""
+        return self.items["train_count"].to_numpy()
+
+    @property
+    def raw_item_ids(self) -> list[str]:
+        """What the log called each item, in the order of `item_id`."""
+        return self.items["raw_item_id"].to_list()
+
+    def views(self, split: str) -> Int[np.ndarray, "n 3"]:
+        """Returns the views (user, start, stop) of a split.
+
+        The history of a view is `columns["item"][start:stop]`, its target `columns["item"][stop]`.
+
+        Args:
+            split: `train`, `valid` or `test`.
+
+        Raises:
+            ValueError: an unknown split.
+        """
+        if split not in SPLIT_NAMES:
+            raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLIT_NAMES)}")
+        return _array(self.folder / "splits" / f"{split}.npy")
+
+    def targets(self, split: str) -> Int[np.ndarray, " n"]:
+        """Returns the item that each view of a split asks for, int32 `[n]`."""
+        return self.columns["item"][self.views(split)[:, 2]]
+
+    def histories(self, split: str, rows: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " H"]]:
+        """Returns the whole histories of some views of a split, item ids, oldest first."""
+        item = self.columns["item"]
+        return [np.asarray(item[start:stop]) for _, start, stop in self.views(split)[rows]]
+
+    def training_items(self) -> tuple[Int[np.ndarray, " E_train"], Int[np.ndarray, " S+1"]]:
+        """Returns the items of all training sequences, concatenated, and where each begins.
+
+        Returns:
+            `item` int32 `[E_train]` and `offsets` int64 `[S + 1]`: sequence `s` is
+            `item[offsets[s]:offsets[s + 1]]`. Nothing held out is among them.
+        """
+        length = self.train_sequences[:, 2] - self.train_sequences[:, 1]
+        offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+        position = np.arange(offsets[-1]) + np.repeat(
+            self.train_sequences[:, 1] - offsets[:-1], length
+        )
+        return self.columns["item"][position], offsets
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a prepared folder.
+
+    Raises:
+        ValueError: there is none, or it is of another format.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no prepared data set (no manifest.json); prepare it first"
+        )
+    manifest = files.read_json(path)
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; "
+            "prepare again"
+        )
+    return manifest
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; prepare again") from error
+    except ValueError as error:
+        # An empty array cannot be mapped, but it can be read.
+        try:
+            array = np.load(path, allow_pickle=False)
+        except ValueError:
+            raise ValueError(f"{path} is damaged ({error}); prepare again") from error
+    return array
+
+
+def _table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; prepare again") from error
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} is damaged ({error}); prepare again") from error

@@ -1,0 +1,38 @@
+"""Sources of interaction logs, one file each.
+
+A source is a module with a frozen dataclass `Config` (its fields, with defaults) and a function
+`load(config: Config) -> RawDataset`. Adding one adds a file and a line to `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.interactions import RawDataset
+from pipelines.sources.fields import from_mapping
+
+SOURCES = {
+    "generated": "pipelines.sources.generated",
+    "minionerec": "pipelines.sources.minionerec",
+    "sasrec": "pipelines.sources.sasrec",
+}
+
+
+def load(config: Mapping[str, Any]) -> RawDataset:
+    """Reads the source that `config` names.
+
+    Args:
+        config: `name`, one of `SOURCES`, and that source's fields.
+
+    Raises:
+        ValueError: an unknown name or field, or a mistake in the data; the message names the
+            file, the place and the value.
+    """
+    fields = dict(config)
+    name = fields.pop("name", None)
+    if name not in SOURCES:
+        raise ValueError(f"source.name is {name!r}; it must be one of {', '.join(SOURCES)}")
+    module = importlib.import_module(SOURCES[name])
+    return module.load(from_mapping(module.Config, fields, f"source {name!r}"))

@@ -1,0 +1,291 @@
+"""The folder layout that MiniOneRec ships (arXiv 2510.24431): rows of (user, history, target).
+
+The layout holds no log, only three CSV files whose rows repeat a user's events again and again,
+with histories cut to the newest ten. `_Timelines` puts each user's events back in one line, so that
+an event is stored once and a training interaction counts once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, GivenSplit, RawDataset
+from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
+
+_REQUIRED = ("user_id", "history_item_id", "item_id")
+# Beside the ids a row may repeat titles and SIDs; they must be as many as the ids.
+_PARALLEL = ("history_item_title", "history_item_sid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fields of the source; a file that is not named is the only one of its kind in its folder.
+
+    Attributes:
+        folder: where `train/`, `valid/`, `test/` and `index/` lie.
+        train: CSV file of training rows, relative to `folder`.
+        valid: CSV file of validation rows.
+        test: CSV file of test rows.
+        items: JSON file, item id -> title, description, brand, categories.
+        index: JSON file, item id -> SID. Where rows have SIDs, they must agree with it.
+        train_on_context: whether events that occur only in histories of validation and test rows
+            become training sequences of their own. They are no row's target, but nothing says
+            that they are older than the validation rows, so the default is to leave them out.
+    """
+
+    folder: str
+    train: str = ""
+    valid: str = ""
+    test: str = ""
+    items: str = ""
+    index: str = ""
+    train_on_context: bool = False
+
+
+def load(config: Config) -> RawDataset:
+    """Reads rows and catalogue, and merges each user's rows into one timeline.
+
+    Returns:
+        The data set with `given_split`. Events that only histories of validation or test rows
+        hold are in the interactions, but in no training sequence unless the config says so.
+
+    Raises:
+        ValueError: a missing file or column, a row that does not parse, lists of a row that
+            differ in length, an empty history, an item that the catalogue lacks, or a SID that
+            differs from the index.
+    """
+    folder = config.folder
+    paths = {
+        split: _find(folder, getattr(config, split), f"{split}/*.csv", f"the {split} rows")
+        for split in ("train", "valid", "test")
+    }
+    paths["items"] = _find(folder, config.items, "index/*.item.json", "the catalogue")
+    paths["index"] = _find(folder, config.index, "index/*.index.json", "the SIDs")
+    items = _read_items(paths["items"])
+    place_of = {raw: place for place, raw in enumerate(items["raw_item_id"])}
+    sid_of = _read_index(paths["index"])
+
+    rows = {
+        split: _read_rows(paths[split], place_of, sid_of) for split in ("train", "valid", "test")
+    }
+    timelines = _Timelines()
+    for split in ("train", "valid", "test"):
+        for user, history, target in rows[split]:
+            timelines.add(split, user, history, target)
+    interactions, given, counts = timelines.finish(
+        items["raw_item_id"], train_on_context=config.train_on_context
+    )
+    counts.update({f"{split}_rows": len(rows[split]) for split in rows})
+    inputs = {path.relative_to(folder).as_posix(): path for path in paths.values()}
+    return RawDataset(
+        interactions, items, inputs=inputs, has_times=False, given_split=given, counts=counts
+    )
+
+
+class _Timelines:
+    """Each user's events in one line, from rows that repeat them.
+
+    A row's history overlaps with the end of the user's line as far as it can; what the line does
+    not hold yet, and the target, are appended. So a history that equals the newest events of the
+    line adds its target alone, and one that does not overlap begins a new segment.
+    """
+
+    def __init__(self) -> None:
+        self._events: dict[str, list[int]] = {}
+        # Ranges within a user's line: training segments, events that only serve as history of
+        # the other two splits, and those splits' views.
+        self._train: dict[str, list[tuple[int, int]]] = {}
+        self._context: dict[str, list[tuple[int, int]]] = {}
+        self._views: dict[str, list[tuple[str, int, int]]] = {"valid": [], "test": []}
+        self._counts = {"rows_appended": 0, "rows_overlapping": 0, "rows_apart": 0}
+
+    def add(self, split: str, user: str, history: list[int], target: int) -> None:
+        """Adds one row; training rows must come before all others."""
+        events = self._events.setdefault(user, [])
+        overlap = min(len(history), len(events))
+        while overlap and events[len(events) - overlap :] != history[:overlap]:
+            overlap -= 1
+        start = len(events) - overlap
+        events.extend(history[overlap:])
+        events.append(target)
+        if split == "train":
+            segments = self._train.setdefault(user, [])
+            if overlap and segments:
+                segments[-1] = (segments[-1][0], len(events))
+            else:
+                segments.append((start, len(events)))
+        else:
+            self._views[split].append((user, start, len(events) - 1))
+            if overlap < len(history):
+                new = (start + overlap, len(events) - 1)
+                self._context.setdefault(user, []).append(new)
+        if overlap == len(history):
+            self._counts["rows_appended"] += 1
+        elif overlap:
+            self._counts["rows_overlapping"] += 1
+        else:
+            self._counts["rows_apart"] += 1
+
+    def finish(
+        self, raw_item_ids: pl.Series, *, train_on_context: bool
+    ) -> tuple[pl.DataFrame, GivenSplit, dict[str, int]]:
+        """Returns all events, grouped by user, the split in rows of them, and counts."""
+        users = list(self._events)
+        lengths = np.array([len(events) for events in self._events.values()], np.int64)
+        starts = np.cumsum(lengths) - lengths
+        start_of = dict(zip(users, starts.tolist(), strict=True))
+        item = np.array([item for events in self._events.values() for item in events], np.int64)
+        interactions = pl.DataFrame(
+            {
+                "user": pl.Series(users, dtype=pl.String).gather(
+                    np.repeat(np.arange(len(users)), lengths)
+                ),
+                "item": raw_item_ids.gather(item),
+                "time": np.arange(len(item)) - np.repeat(starts, lengths),
+                "event": np.zeros(len(item), np.int32),
+            },
+            schema=INTERACTION_SCHEMA,
+        )
+
+        def ranges(within: list[tuple[str, int, int]]) -> np.ndarray:
+            moved = [
+                (start_of[user] + start, start_of[user] + stop) for user, start, stop in within
+            ]
+            return np.array(moved, np.int64).reshape(-1, 2)
+
+        train = []
+        for user in users:
+            segments = self._train.get(user, [])
+            if train_on_context:
+                segments = segments + self._context.get(user, [])
+            train.extend((user, start, stop) for start, stop in segments)
+        given = GivenSplit(
+            train_sequences=ranges(train),
+            valid=ranges(self._views["valid"]),
+            test=ranges(self._views["test"]),
+        )
+        return interactions, given, dict(self._counts)
+
+
+def _find(folder: str, name: str, pattern: str, what: str) -> Path:
+    return input_file(folder, name, what) if name else only_file(folder, pattern, what)
+
+
+def _read_rows(
+    path: Path, place_of: dict[str, int], sid_of: dict[str, str]
+) -> list[tuple[str, list[int], int]]:
+    """Rows as (user, places of the history's items, place of the target)."""
+    try:
+        table = pl.read_csv(path, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path}: not a CSV file that can be read: {error}") from error
+    for column in _REQUIRED:
+        if column not in table.columns:
+            raise ValueError(
+                f"{path}: no column {column!r}; it needs {', '.join(_REQUIRED)}, and has "
+                f"{', '.join(table.columns)}"
+            )
+    parallel = [column for column in _PARALLEL if column in table.columns]
+    rows = []
+    for number, row in enumerate(table.iter_rows(named=True), start=1):
+        where = f"{path}, data row {number}"
+        history = _list(row, "history_item_id", where)
+        if not history:
+            raise ValueError(f"{where}: history_item_id is empty; a row needs at least one item")
+        for column in parallel:
+            values = _list(row, column, where)
+            if len(values) != len(history):
+                raise ValueError(
+                    f"{where}: {column} has {len(values)} entries, history_item_id has "
+                    f"{len(history)}; they must be as many"
+                )
+            if column == "history_item_sid":
+                for item, sid in zip(history, values, strict=True):
+                    _check_sid(where, column, str(item), sid, sid_of)
+        if row["user_id"] is None or row["item_id"] is None:
+            field = "user_id" if row["user_id"] is None else "item_id"
+            raise ValueError(f"{where}: {field} is empty; every row needs one")
+        if row.get("item_sid") is not None:
+            _check_sid(where, "item_sid", row["item_id"], row["item_sid"], sid_of)
+        places = []
+        for column, item in [
+            *(("history_item_id", item) for item in history),
+            ("item_id", row["item_id"]),
+        ]:
+            place = place_of.get(str(item))
+            if place is None:
+                raise ValueError(f"{where}: {column} has item {item!r}, which the catalogue lacks")
+            places.append(place)
+        rows.append((row["user_id"], places[:-1], places[-1]))
+    if not rows:
+        raise ValueError(f"{path}: the file holds a header but no rows")
+    return rows
+
+
+def _list(row: dict[str, str | None], column: str, where: str) -> list[Any]:
+    value = row[column]
+    values = None if value is None else text_list(value)
+    if values is None:
+        raise ValueError(f"{where}: {column} is {value!r:.200}; it must be a list such as [3, 7]")
+    return values
+
+
+def _check_sid(where: str, column: str, item: str, sid: Any, sid_of: dict[str, str]) -> None:
+    if sid_of.get(item) != sid:
+        raise ValueError(
+            f"{where}: {column} gives item {item!r} the SID {sid!r}; the index says "
+            f"{sid_of.get(item)!r}"
+        )
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    index = read_mapping(path, "SIDs")
+    for item, tokens in index.items():
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise ValueError(
+                f"{path}: the SID of item {item!r} is {tokens!r}; it must be a list such as "
+                '["<a_12>", "<b_3>", "<c_200>"]'
+            )
+    return {item: "".join(tokens) for item, tokens in index.items()}
+
+
+def _read_items(path: Path) -> pl.DataFrame:
+    """The catalogue, in the file's order."""
+    catalogue = read_mapping(path, "their fields")
+    rows = []
+    for item, fields in catalogue.items():
+        if not isinstance(fields, dict) or not isinstance(fields.get("title"), str):
+            raise ValueError(
+                f"{path}: item {item!r} has no title; it needs an object with a 'title' and, if "
+                "known, 'description', 'brand' and 'categories'"
+            )
+        description = _strings(fields.get("description"))
+        brand = [str(fields["brand"])] if fields.get("brand") else []
+        categories = _strings(fields.get("categories"))
+        rows.append(
+            {
+                "raw_item_id": item,
+                "title": fields["title"],
+                "text": "\n".join(
+                    part for part in [fields["title"], *brand, *categories, *description] if part
+                ),
+                "attributes": [f"brand={name}" for name in brand]
+                + [f"category={name}" for name in categories],
+            }
+        )
+    return pl.DataFrame(rows, schema=ITEM_SCHEMA)
+
+
+def _strings(value: Any) -> list[str]:
+    """Strings of a field that is a list, a list written as text, or plain text."""
+    if isinstance(value, str):
+        spelled = text_list(value)
+        value = [value] if spelled is None else spelled
+    if not isinstance(value, list):
+        return []
+    return [text for text in (str(entry).strip() for entry in value) if text]

@@ -1,0 +1,238 @@
+"""Four ways to split a log into training sequences and evaluation views.
+
+All of them work on columns grouped by user, oldest first; `offsets[u]:offsets[u + 1]` are the
+events of user `u`. Positions are absolute. A view `(user, start, stop)` has the events
+`start:stop` as its history and event `stop` as its target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from pipelines.interactions import GivenSplit
+
+SPLITS = ("leave_one_out", "global_time", "per_user_ratio", "as_given")
+_FIELDS = {
+    "leave_one_out": (),
+    "global_time": ("fractions", "timestamps"),
+    "per_user_ratio": ("valid", "test"),
+    "as_given": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Where each interaction goes.
+
+    Attributes:
+        train_sequences: int64 `[S, 3]` (user, start, stop); every training interaction lies in
+            exactly one, no other interaction lies in any.
+        train: int64 `[n, 3]` views: every position of a training sequence with a history.
+        valid: int64 `[n, 3]` views.
+        test: int64 `[n, 3]` views.
+        counts: for the manifest. `train_interactions`, `valid_targets`, `test_targets`,
+            `targets_without_history` (held out, but first of their user, so not a view) and
+            `context_only` (only ever in a history of a given split) add up to all interactions.
+            `users_not_evaluated` counts users without a validation or test view, be it that they
+            are too short or that all their events are old.
+    """
+
+    train_sequences: Int[np.ndarray, "S 3"]
+    train: Int[np.ndarray, "n 3"]
+    valid: Int[np.ndarray, "n 3"]
+    test: Int[np.ndarray, "n 3"]
+    counts: dict[str, Any]
+
+
+def make_split(
+    config: Mapping[str, Any],
+    offsets: Int[np.ndarray, " U+1"],
+    time: Int[np.ndarray, " E"],
+    *,
+    has_times: bool = True,
+    given: GivenSplit | None = None,
+) -> Split:
+    """Splits a log as `config` says.
+
+    Args:
+        config: `name`, one of `SPLITS`, and that split's fields. `leave_one_out`: the last event
+            of a user is the test target, the one before it the validation target; a user with
+            fewer than 3 events only trains. `global_time`: either `fractions` (training,
+            validation, test) of the events or two `timestamps` at which validation and test
+            begin; events of one time are never torn apart, all go to the later part.
+            `per_user_ratio`: the last `test` of each user's events (default 0.1, at least one)
+            and before them `valid` (the same); a user with fewer than 3 events only trains.
+            `as_given`: what the data set brings along.
+        offsets: first event of each user, and the number of events at the end.
+        time: time of each event, not decreasing within a user.
+        has_times: whether times of two users can be compared.
+        given: the data set's own split.
+
+    Raises:
+        ValueError: an unknown name or field, a field out of range, or a split that this data set
+            cannot have.
+    """
+    fields = dict(config)
+    name = fields.pop("name", None)
+    if name not in SPLITS:
+        raise ValueError(f"split.name is {name!r}; it must be one of {', '.join(SPLITS)}")
+    for field in fields:
+        if field not in _FIELDS[name]:
+            known = ", ".join(_FIELDS[name]) or "none"
+            raise ValueError(f"split.{field} is not a field of {name!r}; its fields: {known}")
+    if name == "as_given":
+        return _as_given(offsets, given)
+    if name == "leave_one_out":
+        length = np.diff(offsets)
+        held_out = np.where(length >= 3, 1, 0)
+        return _per_user(offsets, held_out, held_out)
+    if name == "per_user_ratio":
+        return _per_user_ratio(offsets, **fields)
+    if not has_times:
+        raise ValueError(
+            "split 'global_time' needs times, which this source does not have; use "
+            "'leave_one_out' or 'per_user_ratio'"
+        )
+    return _global_time(offsets, time, **fields)
+
+
+def _per_user_ratio(offsets: np.ndarray, valid: float = 0.1, test: float = 0.1) -> Split:
+    for field, value in (("valid", valid), ("test", test)):
+        if not 0 < value < 1:
+            raise ValueError(f"split.{field} is {value}; it must lie between 0 and 1")
+    if valid + test >= 1:
+        raise ValueError(f"split.valid + split.test is {valid + test}; it must be less than 1")
+    length = np.diff(offsets)
+    long_enough = length >= 3
+    # The tiny amount keeps 0.1 * 30 from rounding down to 2.
+    num_valid = np.where(long_enough, np.maximum(1, np.floor(length * valid + 1e-9)), 0)
+    num_test = np.where(long_enough, np.maximum(1, np.floor(length * test + 1e-9)), 0)
+    return _per_user(offsets, num_valid.astype(np.int64), num_test.astype(np.int64))
+
+
+def _per_user(offsets: np.ndarray, num_valid: np.ndarray, num_test: np.ndarray) -> Split:
+    """Holds out the last events of every user: `num_valid`, then `num_test`."""
+    test_start = offsets[1:] - num_test
+    part = _parts_between(offsets, test_start - num_valid, test_start)
+    return _from_parts(offsets, part)
+
+
+def _global_time(
+    offsets: np.ndarray,
+    time: np.ndarray,
+    fractions: Sequence[float] | None = None,
+    timestamps: Sequence[int] | None = None,
+) -> Split:
+    if timestamps is not None and fractions is not None:
+        raise ValueError("split has both fractions and timestamps; give one of them")
+    if timestamps is not None:
+        if len(timestamps) != 2 or not timestamps[0] <= timestamps[1]:
+            raise ValueError(
+                f"split.timestamps is {list(timestamps)}; it must be two times in order, at which "
+                "validation and test begin"
+            )
+        valid_time, test_time = timestamps
+    else:
+        fractions = (0.8, 0.1, 0.1) if fractions is None else fractions
+        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ValueError(
+                f"split.fractions is {list(fractions)}; it must be three positive numbers "
+                "(training, validation, test) that add up to 1"
+            )
+        in_order = np.sort(time)
+        places = np.floor(np.cumsum(fractions)[:2] * len(time) + 1e-9).astype(np.int64)
+        valid_time, test_time = (int(in_order[place]) for place in places)
+    part = (time >= valid_time).astype(np.int8) + (time >= test_time).astype(np.int8)
+    split = _from_parts(offsets, part)
+    split.counts["valid_time"] = valid_time
+    split.counts["test_time"] = test_time
+    if not split.counts["train_interactions"]:
+        raise ValueError(
+            f"no event is older than {valid_time}, where split 'global_time' begins validation, so "
+            f"nothing is left to train on (times range over {time.min()}..{time.max()})"
+        )
+    return split
+
+
+def _parts_between(
+    offsets: np.ndarray, valid_start: np.ndarray, test_start: np.ndarray
+) -> np.ndarray:
+    """Part of each event: 0 training, 1 validation, 2 test."""
+    user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    position = np.arange(offsets[-1])
+    return (position >= valid_start[user]).astype(np.int8) + (position >= test_start[user])
+
+
+def _from_parts(offsets: np.ndarray, part: np.ndarray) -> Split:
+    """Builds a split from the part of each event, which does not decrease within a user."""
+    num_users = len(offsets) - 1
+    user = np.repeat(np.arange(num_users), np.diff(offsets))
+    train_stop = offsets[:-1] + np.bincount(user[part == 0], minlength=num_users)
+    sequences = np.stack([np.arange(num_users), offsets[:-1], train_stop], axis=1)
+    sequences = sequences[sequences[:, 1] < sequences[:, 2]].astype(np.int64)
+    position = np.arange(len(part))
+    has_history = position > offsets[user]
+
+    def views(wanted: int) -> np.ndarray:
+        stop = position[(part == wanted) & has_history]
+        return np.stack([user[stop], offsets[user[stop]], stop], axis=1).astype(np.int64)
+
+    without_history = int(((part > 0) & ~has_history).sum())
+    return _split(sequences, views(1), views(2), offsets, without_history)
+
+
+def _as_given(offsets: np.ndarray, given: GivenSplit | None) -> Split:
+    if given is None:
+        raise ValueError(
+            "split 'as_given' needs a source that brings its own split; use one of "
+            f"{', '.join(name for name in SPLITS if name != 'as_given')}"
+        )
+
+    def with_user(ranges: np.ndarray) -> np.ndarray:
+        user = np.searchsorted(offsets, ranges[:, 0], side="right") - 1
+        return np.concatenate([user[:, None], ranges], axis=1).astype(np.int64)
+
+    return _split(
+        with_user(given.train_sequences),
+        with_user(given.valid),
+        with_user(given.test),
+        offsets,
+        0,
+    )
+
+
+def _split(
+    sequences: np.ndarray,
+    valid: np.ndarray,
+    test: np.ndarray,
+    offsets: np.ndarray,
+    without_history: int,
+) -> Split:
+    """Adds the training views and the counts."""
+    length = sequences[:, 2] - sequences[:, 1]
+    row = np.repeat(np.arange(len(sequences)), np.maximum(length - 1, 0))
+    first = np.cumsum(np.maximum(length - 1, 0)) - np.maximum(length - 1, 0)
+    stop = sequences[row, 1] + 1 + np.arange(len(row)) - first[row]
+    train = np.stack([sequences[row, 0], sequences[row, 1], stop], axis=1).astype(np.int64)
+    num_train = int(length.sum())
+    num_valid = len(np.unique(valid[:, 2]))
+    num_test = len(np.unique(test[:, 2]))
+    evaluated = np.union1d(valid[:, 0], test[:, 0])
+    counts = {
+        "train_sequences": len(sequences),
+        "train_views": len(train),
+        "valid_views": len(valid),
+        "test_views": len(test),
+        "train_interactions": num_train,
+        "valid_targets": num_valid,
+        "test_targets": num_test,
+        "targets_without_history": without_history,
+        "context_only": int(offsets[-1]) - num_train - num_valid - num_test - without_history,
+        "users_not_evaluated": len(offsets) - 1 - len(evaluated),
+    }
+    return Split(sequences, train, valid, test, counts)
