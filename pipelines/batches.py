@@ -1,0 +1,372 @@
+"""Training batches: an endless, globally shuffled stream whose position is exact.
+
+Batch `i` is a pure function of the data, the config, the seed and `i`; that number is the whole
+position of the loader. `pipelines.rows` makes the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from pipelines.eval_batches import EvalBatches, eval_batches, prompt_batch
+from pipelines.examples import (
+    Examples,
+    PreparedLog,
+    check_ranges,
+    history_examples,
+    item_column,
+    token_table,
+    window_examples,
+)
+from pipelines.packing import pack
+from pipelines.rows import ENDLESS, Batch, BatchSource
+
+__all__ = [
+    "Batch",
+    "BatchConfig",
+    "TrainBatches",
+    "train_batches",
+    "EvalBatches",
+    "eval_batches",
+    "prompt_batch",
+]
+
+_STATE_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+    """How training batches are made.
+
+    Attributes:
+        batch_size: rows a batch, over all processes together.
+        max_items: history items that a target sees at most, the newest ones.
+        examples: "windows" makes one example of each train view, with the loss on its target;
+            "histories" one of each training sequence, with the loss on every item but its first
+            (`pipelines.examples.history_examples` tells how long ones are cut).
+        pack: several examples share a row, told apart by `segment_ids`.
+        row_tokens: T, tokens a row. None: what the longest example needs, at most
+            `(max_items + 1) * L`.
+        stride: for "histories", new items a window of a long sequence. None: half a window.
+        num_threads: threads that make batches ahead. 0: batches are made when asked for.
+        prefetch: batches made ahead. Neither this nor the number of threads or workers changes
+            the stream or its position.
+        num_workers: processes that make batches ahead, each with threads of its own; 0: none.
+            Each holds a copy of the data in memory.
+    """
+
+    batch_size: int
+    max_items: int
+    examples: Literal["windows", "histories"] = "windows"
+    pack: bool = False
+    row_tokens: int | None = None
+    stride: int | None = None
+    num_threads: int = 1
+    prefetch: int = 4
+    num_workers: int = 0
+
+    def __post_init__(self):
+        if self.examples not in ("windows", "histories"):
+            raise ValueError(f'examples={self.examples!r}: must be "windows" or "histories"')
+        for fields, least in (
+            (("batch_size", "max_items"), 1),
+            (("num_threads", "prefetch", "num_workers"), 0),
+        ):
+            for field in fields:
+                if (value := getattr(self, field)) < least:
+                    raise ValueError(f"{field}={value}: must be at least {least}")
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise ValueError(f"row_tokens={self.row_tokens}: must be at least 1, or None")
+        if self.stride is not None and not 1 <= self.stride <= self.max_items:
+            raise ValueError(
+                f"stride={self.stride}: must lie between 1 and max_items={self.max_items}"
+            )
+
+
+def train_batches(
+    prepared: PreparedLog,
+    item_tokens: Int[np.ndarray, "N L"],
+    config: BatchConfig,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainBatches:
+    """Returns the endless stream of training batches.
+
+    Position `p` of the stream is row `shuffle(seed, epoch)[p % num_rows]` of epoch
+    `p // num_rows`, so that each row comes exactly once an epoch; batch `i` holds the positions
+    `[i * batch_size, (i + 1) * batch_size)` and may reach into the next epoch. A process takes an
+    equal, contiguous slice of each batch.
+
+    A batch is a dict of NumPy arrays, with B this process's rows:
+
+    - `tokens`, `targets`, `positions`, `segment_ids` int32 [B, T], `loss_mask` float32 [B, T].
+      A segment is BOS and the items' tokens, oldest first, as input; the same moved by one as
+      target. `positions` count from 0 in each segment, `segment_ids` from 1 in each row. PAD,
+      position 0 and segment 0 fill up the row.
+    - `rows` int64 [B], the plan's row; `epoch` int32 [B]; `batch_index` int64 [B], the same
+      number throughout. They name the batch's place in the data: see `TrainBatches.describe`.
+
+    Args:
+        prepared: the prepared data set; only its train split is read.
+        item_tokens: the tokens of every item's SID (`SidVocab.encode` of the SID table's codes).
+        config: how batches are made.
+        seed: shuffle and packing.
+        process_index: this JAX process.
+        process_count: number of JAX processes.
+
+    Raises:
+        ValueError: arguments that do not fit the data or one another.
+    """
+    table = token_table(item_tokens, prepared.num_items)
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index={process_index}: must lie in [0, process_count={process_count})"
+        )
+    if config.batch_size % process_count:
+        raise ValueError(
+            f"batch_size={config.batch_size}: must be a multiple of process_count={process_count}"
+        )
+    items = item_column(prepared)
+    examples = _make_examples(prepared, items, config)
+    num_levels = table.shape[1]
+    longest = int(examples.size.argmax())
+    row_tokens = config.row_tokens or int(examples.size[longest]) * num_levels
+    if examples.size[longest] * num_levels > row_tokens:
+        event = int(examples.start[longest])
+        raise ValueError(
+            f"row_tokens={row_tokens}: the longest example (user "
+            f"{_user_of(prepared.offsets, event)}, events from {event}) has "
+            f"{examples.size[longest]} items of {num_levels} tokens and needs "
+            f"{examples.size[longest] * num_levels}; raise row_tokens or lower "
+            f"max_items={config.max_items}"
+        )
+    source = BatchSource(
+        items=items,
+        table=table,
+        examples=examples,
+        packing=pack(examples.size, row_tokens // num_levels, seed=seed) if config.pack else None,
+        row_tokens=row_tokens,
+        batch_size=config.batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return TrainBatches(source, config, np.asarray(prepared.offsets))
+
+
+def _make_examples(prepared: PreparedLog, items: np.ndarray, config: BatchConfig) -> Examples:
+    """Returns the training examples, checked."""
+    if config.examples == "windows":
+        name, ranges = "splits/train", prepared.views("train")
+        # A view's target is the event at `stop`, which must exist too.
+        check_ranges(name, ranges, len(items) - 1)
+        examples = window_examples(ranges, config.max_items)
+    else:
+        name, ranges = "splits/train_sequences", prepared.train_sequences
+        check_ranges(name, ranges, len(items))
+        examples = history_examples(ranges, config.max_items, config.stride)
+    if not len(examples):
+        raise ValueError(
+            f"{name}: no training example in {len(ranges)} rows "
+            f"({examples.left_out} without a history): needs at least one with two items"
+        )
+    return examples
+
+
+def _user_of(offsets: np.ndarray, event: int) -> int:
+    """Returns whose event it is."""
+    return int(np.searchsorted(offsets, event, side="right")) - 1
+
+
+class TrainBatches(grain.IterDataset):
+    """The stream of training batches, as `train_batches` makes it.
+
+    Its iterators have `__next__`, `get_state` and `set_state`. A state is a small dict that JSON
+    can hold; it does not depend on threads, workers or process index, and it can be restored only
+    on a stream of the same data, config, seed and number of processes.
+
+    Attributes:
+        config: the config it was made with.
+        num_rows: rows of an epoch.
+        num_examples: examples of an epoch.
+        num_targets: target items of an epoch.
+        left_out: views or sequences without a history, of which no example was made.
+        row_tokens: T.
+        efficiency: share of an epoch's tokens that are not padding.
+        stream: what the stream depends on, in words and hashes; part of every state.
+    """
+
+    def __init__(self, source: BatchSource, config: BatchConfig, offsets: np.ndarray):
+        super().__init__()
+        self._source = source
+        self._offsets = offsets
+        examples, num_levels = source.examples, source.table.shape[1]
+        self.config = config
+        self.num_rows = source.num_rows
+        self.num_examples = len(examples)
+        self.num_targets = int(examples.num_targets.sum())
+        self.left_out = examples.left_out
+        self.row_tokens = source.row_tokens
+        used = int(examples.size.sum()) * num_levels
+        self.efficiency = used / (self.num_rows * self.row_tokens)
+        self.stream = {
+            "version": _STATE_VERSION,
+            "seed": source.seed,
+            "process_count": source.process_count,
+            "batch_size": source.batch_size,
+            "examples": config.examples,
+            "max_items": config.max_items,
+            "stride": config.stride or 0,
+            "pack": config.pack,
+            "row_tokens": source.row_tokens,
+            # Last: they change with the fields above, which say more.
+            "item_tokens": _digest(source.table),
+            "data": _digest(source.items, examples.start, examples.size, examples.num_targets),
+        }
+
+    def __str__(self) -> str:
+        return f"TrainBatches({self._source!r})"
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches until every row has come at least once."""
+        return -(-self.num_rows // self._source.batch_size)
+
+    def __iter__(self) -> grain.DatasetIterator[Batch]:
+        """Returns an iterator that stands at the stream's beginning."""
+        return _TrainIterator(self)
+
+    def batch_at(self, index: int) -> Batch:
+        """Returns batch `index` of the stream, made here and now."""
+        return self._source[index]
+
+    def batches_from(self, index: int) -> grain.IterDataset:
+        """Returns the stream from batch `index` on, as plain Grain makes it."""
+        config = self.config
+        ahead = config.num_threads > 0 and config.prefetch > 0
+        options = grain.ReadOptions(
+            num_threads=min(config.num_threads, config.prefetch) if ahead else 0,
+            prefetch_buffer_size=config.prefetch if ahead else 0,
+        )
+        source = dataclasses.replace(self._source, first=index)
+        dataset = grain.MapDataset.source(source).to_iter_dataset(options)
+        if config.num_workers:
+            workers = grain.MultiprocessingOptions(
+                num_workers=config.num_workers, per_worker_buffer_size=max(1, config.prefetch)
+            )
+            dataset = dataset.mp_prefetch(workers)
+        return dataset
+
+    def describe(self, batch: Mapping[str, Any], limit: int = 8) -> str:
+        """Returns a batch's place in the data, for a message: its number, epoch, rows and users.
+
+        Args:
+            batch: a batch of this stream; `rows`, `epoch` and `batch_index` are read.
+            limit: rows that are named at most.
+        """
+        rows = np.asarray(batch["rows"])
+        epoch = np.unique(np.asarray(batch["epoch"]))
+        example, place, _ = self._source.examples_in(rows[:limit].astype(np.int64))
+        parts = []
+        for number, row in enumerate(rows[:limit]):
+            events = self._source.examples.start[example[place == number]]
+            users = ", ".join(str(_user_of(self._offsets, int(event))) for event in events)
+            parts.append(f"row {row} (user {users})")
+        more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
+        return (
+            f"batch {int(np.asarray(batch['batch_index'])[0])} of seed {self._source.seed}, "
+            f"epoch {'-'.join(str(number) for number in epoch[[0, -1][: len(epoch)]])}: "
+            f"{', '.join(parts)}{more}"
+        )
+
+
+class _TrainIterator(grain.DatasetIterator):
+    """Counts batches and checks states; Grain's own iterators do the work.
+
+    Grain's states change with the number of workers and know nothing of the data, so the position
+    here is the number of the next batch, and restoring starts a new inner iterator there.
+    """
+
+    def __init__(self, batches: TrainBatches):
+        super().__init__()
+        self._batches = batches
+        self._next_batch = 0
+        self._inner: grain.DatasetIterator | None = None
+
+    def __str__(self) -> str:
+        return f"_TrainIterator(next_batch={self._next_batch})"
+
+    def start_prefetch(self) -> None:
+        """Begins to make batches ahead."""
+        self._iterator().start_prefetch()
+
+    def _iterator(self) -> grain.DatasetIterator:
+        if self._inner is None:
+            self._inner = iter(self._batches.batches_from(self._next_batch))
+        return self._inner
+
+    def __next__(self) -> Batch:
+        self._assert_not_closed()
+        batch = next(self._iterator())
+        self._next_batch += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next_batch": self._next_batch, "stream": dict(self._batches.stream)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Moves to a position that `get_state` gave.
+
+        Raises:
+            ValueError: the state is not one, or is of another stream; the message names the field
+                and both values.
+        """
+        number, stream = _parse_state(state)
+        for field, value in self._batches.stream.items():
+            if stream.get(field) != value:
+                raise ValueError(
+                    f"loader state: {field} was {stream.get(field)!r} when it was saved and is "
+                    f"{value!r} now: a position can be restored only on the same stream"
+                )
+        self._stop()
+        self._next_batch = number
+
+    def close(self) -> None:
+        self._stop()
+        super().close()
+
+    def _stop(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+            self._inner = None
+
+
+def _parse_state(state: Any) -> tuple[int, Mapping[str, Any]]:
+    """Returns the next batch and the stream's description."""
+    number = state.get("next_batch") if isinstance(state, Mapping) else None
+    stream = state.get("stream") if isinstance(state, Mapping) else None
+    good_number = isinstance(number, int | np.integer) and not isinstance(number, bool)
+    if not good_number or not 0 <= number < ENDLESS or not isinstance(stream, Mapping):
+        raise ValueError(
+            f"loader state: {state!r} is not one: must be what get_state() of this loader gave, "
+            "with next_batch (an integer from 0) and stream"
+        )
+    return int(number), stream
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    """Returns a short hash of the arrays' shapes, types and values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""One training batch, by number: a Grain data source whose elements are whole batches.
+
+Everything here is gathers and scatters over arrays, so that Python runs once a batch and not once
+an example, and nothing is kept between two batches: any thread or process may make any of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from minirec.sids import SidVocab
+from pipelines.examples import Examples
+from pipelines.packing import Packing
+from pipelines.shuffle import shuffled_rows
+
+Batch = dict[str, np.ndarray]
+
+ENDLESS = 2**62  # batches; Grain wants a length
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchSource:
+    """A Grain data source whose element `i` is the stream's batch `first + i`.
+
+    Attributes:
+        items: int32 [E], the items of all events.
+        table: int32 [N + 1, L], the tokens of every item, and a last row of PAD.
+        examples: what there is to learn.
+        packing: which examples share a row; None: each has its own.
+        row_tokens: T.
+        batch_size: rows of a batch, over all processes together.
+        seed: of the shuffle.
+        process_index: which slice of each batch is made.
+        process_count: into how many slices.
+        first: batch number of element 0.
+    """
+
+    items: Int[np.ndarray, " E"]
+    table: Int[np.ndarray, "N_and_one L"]
+    examples: Examples
+    packing: Packing | None
+    row_tokens: int
+    batch_size: int
+    seed: int
+    process_index: int
+    process_count: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __repr__(self) -> str:
+        return f"BatchSource(num_rows={self.num_rows}, batch_size={self.batch_size})"
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.examples) if self.packing is None else self.packing.num_rows
+
+    def __getitem__(self, index: Any) -> Batch:
+        """Returns this process's slice of a batch."""
+        number = self.first + int(index)
+        local = self.batch_size // self.process_count
+        position = number * self.batch_size + self.process_index * local + np.arange(local)
+        epoch, place = np.divmod(position, self.num_rows)
+        rows = shuffled_rows(place, self.num_rows, seed=self.seed, epoch=epoch)
+        batch = self.assemble(rows)
+        batch["rows"] = rows
+        batch["epoch"] = epoch.astype(np.int32)
+        batch["batch_index"] = np.full(local, number)
+        return batch
+
+    def examples_in(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns, for all examples in the rows: its number, its row's place, its segment."""
+        if self.packing is None:
+            return rows, np.arange(len(rows)), np.ones(len(rows), np.int64)
+        begin = self.packing.offsets[rows]
+        count = self.packing.offsets[rows + 1] - begin
+        row = np.repeat(np.arange(len(rows)), count)
+        within = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+        return self.packing.examples[begin[row] + within], row, within + 1
+
+    def assemble(self, rows: np.ndarray) -> Batch:
+        """Returns the token arrays of the plan's rows."""
+        num_levels = self.table.shape[1]
+        slots = self.row_tokens // num_levels  # places for items in a row
+        example, row, segment = self.examples_in(rows)
+        size = self.examples.size[example].astype(np.int64)
+        ends = np.cumsum(size)
+        begin = ends - size  # of each example, among all items of the batch
+        # Packed rows are filled from the left: an example begins where the one before it ends.
+        first_in_row = segment == 1
+        slot = row * slots + begin - begin[first_in_row][row]
+
+        # From here on, one entry an item of the batch.
+        of_example = np.repeat(np.arange(len(example)), size)
+        number = np.arange(ends[-1])
+        within = number - begin[of_example]
+        source = number + (self.examples.start[example] - begin)[of_example]
+        goal = number + (slot - begin)[of_example]
+
+        def spread(values: np.ndarray, fill: Any, dtype: type) -> np.ndarray:
+            grid = np.full(len(rows) * slots, fill, dtype)
+            grid[goal] = values
+            return grid.reshape(len(rows), slots)
+
+        history = size - self.examples.num_targets[example]
+        item = spread(self.items[source], len(self.table) - 1, np.int64)
+        segments = spread(segment[of_example], 0, np.int32)
+        places = spread(within * num_levels, 0, np.int32)
+        is_target = spread(within >= history[of_example], 0, np.float32)
+
+        # And now one an item's token.
+        levels = np.arange(num_levels, dtype=np.int32)
+        targets = self.table.take(item, axis=0).reshape(len(rows), -1)
+        segment_ids = np.repeat(segments, num_levels, axis=1)
+        positions = (places[:, :, None] + levels).reshape(len(rows), -1)
+        positions *= segment_ids > 0
+        tokens = np.empty_like(targets)
+        tokens[:, 1:] = targets[:, :-1]
+        tokens[positions == 0] = SidVocab.BOS
+        tokens[segment_ids == 0] = SidVocab.PAD
+        batch = {
+            "tokens": tokens,
+            "targets": targets,
+            "loss_mask": np.repeat(is_target, num_levels, axis=1),
+            "positions": positions,
+            "segment_ids": segment_ids,
+        }
+        if rest := self.row_tokens - slots * num_levels:
+            batch = {key: np.pad(value, ((0, 0), (0, rest))) for key, value in batch.items()}
+        return batch

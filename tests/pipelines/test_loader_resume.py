@@ -1,0 +1,172 @@
+"""The loader's position is exact: restored at every step, it gives the same batches again."""
+
+import dataclasses
+import json
+
+import grain
+import numpy as np
+import pytest
+from absl import flags
+
+from pipelines.batches import BatchConfig, train_batches
+from pipelines.loader_bench import synthetic_log
+
+NUM_ITEMS = 40
+STEPS = 14
+CONFIGS = {
+    "windows": BatchConfig(16, 5, num_threads=0),
+    "windows_threads": BatchConfig(16, 5, num_threads=3, prefetch=5),
+    "windows_packed_threads": BatchConfig(16, 5, pack=True, row_tokens=48, num_threads=2),
+    "histories_packed_threads": BatchConfig(
+        16, 5, examples="histories", pack=True, row_tokens=48, num_threads=2, prefetch=1
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def log():
+    return synthetic_log(12, num_items=NUM_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def item_tokens():
+    return np.random.default_rng(0).integers(2, 50, (NUM_ITEMS, 3))
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_restoring_at_every_step_gives_everything_that_follows(log, item_tokens, name):
+    def make():
+        return train_batches(log, item_tokens, CONFIGS[name], seed=0)
+
+    iterator = iter(make())
+    states, batches = [], []
+    for _ in range(STEPS):
+        states.append(json.dumps(iterator.get_state()))
+        batches.append(next(iterator))
+    assert batches[-1]["epoch"].max() > 0, "the stream should pass an epoch's end here"
+    iterator.close()
+    for step, state in enumerate(states):
+        restored = iter(make())
+        restored.set_state(json.loads(state))
+        assert json.dumps(restored.get_state()) == state
+        for expected in batches[step:]:
+            assert_same(next(restored), expected)
+        restored.close()
+
+
+def test_grains_own_transformations_keep_the_position(log, item_tokens):
+    def make():
+        batches = train_batches(log, item_tokens, CONFIGS["windows_threads"], seed=1)
+        return grain.experimental.LimitIterDataset(batches.map(lambda batch: batch["rows"]), 5)
+
+    iterator, seen, states = iter(make()), [], []
+    for _ in range(5):
+        states.append(iterator.get_state())
+        seen.append(next(iterator))
+    for step, state in enumerate(states):
+        restored = iter(make())
+        restored.set_state(state)
+        np.testing.assert_array_equal(np.array(list(restored)), np.array(seen[step:]))
+
+
+def test_a_running_iterator_can_be_set_back_and_forth(log, item_tokens):
+    batches = train_batches(log, item_tokens, CONFIGS["windows_threads"], seed=0)
+    iterator = iter(batches)
+    for target in (3, 0, 11, 2, 2):
+        state = iterator.get_state() | {"next_batch": target}
+        iterator.set_state(state)
+        for index in range(target, target + 4):
+            assert_same(next(iterator), batches.batch_at(index))
+
+
+def test_threads_and_prefetch_change_neither_stream_nor_state(log, item_tokens):
+    base = CONFIGS["windows"]
+    others = [dataclasses.replace(base, num_threads=t, prefetch=p) for t, p in ((1, 1), (4, 9))]
+    expected, *iterators = (
+        iter(train_batches(log, item_tokens, config, seed=0)) for config in (base, *others)
+    )
+    for _ in range(STEPS):
+        batch = next(expected)
+        for iterator in iterators:
+            assert_same(next(iterator), batch)
+            assert iterator.get_state() == expected.get_state()
+
+
+def test_worker_processes_change_neither_stream_nor_state(log, item_tokens):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    config = dataclasses.replace(CONFIGS["windows_threads"], num_workers=2, prefetch=2)
+    batches = train_batches(log, item_tokens, config, seed=0)
+    iterator = iter(batches)
+    alone = train_batches(log, item_tokens, CONFIGS["windows"], seed=0)
+    iterator.set_state(iter(alone).get_state() | {"next_batch": 3})
+    for index in range(3, 8):
+        assert_same(next(iterator), alone.batch_at(index))
+    assert iterator.get_state() == iter(alone).get_state() | {"next_batch": 8}
+    iterator.close()
+
+
+def other_log(log):
+    items = log.columns["item"].copy()
+    items[0] = (items[0] + 1) % NUM_ITEMS
+    return dataclasses.replace(log, columns={"item": items})
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("batch_size", {"config": {"batch_size": 32}}),
+        ("process_count", {"process_count": 2}),
+        ("seed", {"seed": 1}),
+        ("max_items", {"config": {"max_items": 4}}),
+        ("examples", {"config": {"examples": "histories"}}),
+        ("pack", {"config": {"pack": True}}),
+        ("row_tokens", {"config": {"row_tokens": 100}}),
+        ("data", {"log": other_log}),
+        ("item_tokens", {"item_tokens": lambda tokens: tokens + 1}),
+    ],
+)
+def test_a_position_on_another_stream_is_an_error_with_both_values(log, item_tokens, field, change):
+    def make(config=None, log_=log, tokens=item_tokens, **kwargs):
+        config = dataclasses.replace(CONFIGS["windows"], **(config or {}))
+        return train_batches(log_, tokens, config, **{"seed": 0, **kwargs})
+
+    change = dict(change)
+    other_log_, other_tokens = change.pop("log", None), change.pop("item_tokens", None)
+    saved = iter(make()).get_state()
+    other = make(
+        log_=other_log_(log) if other_log_ else log,
+        tokens=other_tokens(item_tokens) if other_tokens else item_tokens,
+        **change,
+    )
+    iterator = iter(other)
+    next(iterator)
+    was, now = saved["stream"][field], other.stream[field]
+    assert was != now
+    with pytest.raises(ValueError, match=rf"{field} was {was!r} .* is {now!r} now"):
+        iterator.set_state(saved)
+    assert iterator.get_state()["next_batch"] == 1, "a refused state must change nothing"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, None, {"next_index": 3}, {"next_batch": -1, "stream": {}}, {"next_batch": True}, [1]],
+)
+def test_what_is_not_a_state_is_an_error(log, item_tokens, state):
+    iterator = iter(train_batches(log, item_tokens, CONFIGS["windows"], seed=0))
+    with pytest.raises(ValueError, match="is not one: must be what get_state"):
+        iterator.set_state(state)
+
+
+def test_a_closed_iterator_says_so(log, item_tokens):
+    iterator = iter(train_batches(log, item_tokens, CONFIGS["windows_threads"], seed=0))
+    next(iterator)
+    iterator.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(iterator)
