@@ -1,0 +1,223 @@
+"""Beam search under a trie: read the history once, take a level at a time, end in items."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from kernels.beam_step import Beams, beam_step
+from kernels.trie import DEAD_NODE, Live, Trie
+from minirec.decoding.state import DecodeState, SearchModel, SearchResult
+
+
+def beam_search(
+    model: SearchModel,
+    tokens: Int[Array, "B S"],
+    lengths: Int[Array, " B"],
+    trie: Trie,
+    *,
+    num_beams: int,
+    normalize: str = "vocab",
+    excluded: Int[Array, "B E"] | None = None,
+    allowed: Bool[Array, "*B items"] | None = None,
+    implementation: str | None = None,
+) -> SearchResult:
+    """Returns the best SIDs and items of the catalogue for each user, best first.
+
+    A SID's score is the sum of its tokens' log-probabilities after the prompt. With as many beams
+    as the catalogue has SIDs the search is exhaustive. `prefill`, `step` and `finish` are its
+    parts. Pure: jit it, or let `BeamSearcher` do that.
+
+    Args:
+        model: what reads prompts and tokens; see `SearchModel`.
+        tokens: right-padded prompts.
+        lengths: valid tokens of each prompt, at least 1.
+        trie: the catalogue, over the model's tokens.
+        num_beams: beams `M` kept a user, and items returned.
+        normalize: log-probabilities over the whole vocabulary, "vocab", or over the allowed
+            children only, "children".
+        excluded: item ids that a user shall not get (seen, out of stock), -1 pads. Exact: no beam
+            is spent on a branch with nothing else in it.
+        allowed: which items may be returned at all, by item id, for the batch or each user.
+        implementation: of the beam step; `None` picks by platform.
+
+    Raises:
+        ValueError: arguments whose shapes do not fit.
+    """
+    live = _live(trie, excluded, allowed)
+    state = prefill(model, tokens, lengths, num_beams=num_beams, num_levels=trie.num_levels)
+    for level in range(trie.num_levels):
+        state = step(
+            model,
+            state,
+            trie,
+            level,
+            num_beams=num_beams,
+            normalize=normalize,
+            live=live,
+            implementation=implementation,
+        )
+    return finish(state, trie, excluded=excluded, allowed=allowed)
+
+
+def prefill(
+    model: SearchModel,
+    tokens: Int[Array, "B S"],
+    lengths: Int[Array, " B"],
+    *,
+    num_beams: int,
+    num_levels: int,
+) -> DecodeState:
+    """Returns the state before the first level: the prompts read, one beam a user at the root.
+
+    Args:
+        model: what reads the prompts.
+        tokens: right-padded prompts.
+        lengths: valid tokens of each prompt, at least 1.
+        num_beams: beams that the suffix cache makes room for.
+        num_levels: `L`; the suffix makes room for the `L − 1` tokens that are read again.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
+        raise ValueError(
+            f"tokens {tokens.shape} and lengths {lengths.shape} must be [B, S] and [B]"
+        )
+    if num_beams < 1:
+        raise ValueError(f"num_beams={num_beams} must be at least 1")
+    B = tokens.shape[0]
+    hidden, prefix = model.prefill(tokens, lengths)
+    return DecodeState(
+        lengths=lengths.astype(jnp.int32),
+        prefix=prefix,
+        suffix=model.init_suffix(B, num_beams, max(num_levels - 1, 1)),
+        hidden=hidden[:, None],
+        beams=Beams.root(B),
+        sid=jnp.zeros((B, 1, 0), jnp.int32),
+    )
+
+
+def step(
+    model: SearchModel,
+    state: DecodeState,
+    trie: Trie,
+    level: int,
+    *,
+    num_beams: int,
+    normalize: str = "vocab",
+    live: Live | None = None,
+    implementation: str | None = None,
+) -> DecodeState:
+    """Returns the state one level further down.
+
+    The beams' logits go through the beam step, the few suffix entries follow their beams, and the
+    model reads the new tokens, unless this was the last level.
+
+    Args:
+        model: the model that `state` was made with.
+        state: the state after `level` levels.
+        trie: the catalogue.
+        level: static, in `[0, L)`.
+        num_beams: beams to keep, as given to `prefill`.
+        normalize: see `beam_search`.
+        live: nodes that still hold an item for this request, from `trie.live_excluding`.
+        implementation: of the beam step.
+
+    Raises:
+        ValueError: `state` is not one of `level` levels.
+    """
+    if state.sid.shape[-1] != level or state.hidden is None:
+        raise ValueError(f"level={level}, but the state has taken {state.sid.shape[-1]} levels")
+    chosen = beam_step(
+        model.logits(state.hidden),
+        state.beams,
+        trie,
+        level,
+        num_beams=num_beams,
+        normalize=normalize,
+        live=live,
+        implementation=implementation,
+    )
+    sid = jnp.take_along_axis(state.sid, chosen.parent[:, :, None], axis=1)
+    sid = jnp.concatenate([sid, chosen.token[:, :, None]], axis=-1)
+    suffix, hidden = state.suffix, None
+    if level < trie.num_levels - 1:
+        if level > 0:
+            suffix = suffix.reorder(chosen.parent, used=level)
+        hidden, suffix = model.decode_step(chosen.token, level, state.lengths, state.prefix, suffix)
+    return DecodeState(
+        lengths=state.lengths,
+        prefix=state.prefix,
+        suffix=suffix,
+        hidden=hidden,
+        beams=chosen.beams,
+        sid=sid,
+    )
+
+
+def finish(
+    state: DecodeState,
+    trie: Trie,
+    *,
+    excluded: Int[Array, "B E"] | None = None,
+    allowed: Bool[Array, "*B items"] | None = None,
+) -> SearchResult:
+    """Returns SIDs and items of a state that has taken all levels.
+
+    Items come beam by beam, those of one SID in the trie's order (the more popular first, where
+    the trie was built so); what is excluded or not allowed is left out.
+
+    Args:
+        state: the state after the last level.
+        trie: the catalogue.
+        excluded: as given to the search.
+        allowed: as given to the search.
+
+    Raises:
+        ValueError: `state` has levels left to take.
+    """
+    if state.sid.shape[-1] != trie.num_levels:
+        raise ValueError(
+            f"the state has taken {state.sid.shape[-1]} of the trie's {trie.num_levels} levels"
+        )
+    leaf, score = state.beams.node, state.beams.score
+    dead = leaf == DEAD_NODE
+    item = trie.items(leaf)  # [B, M, I]
+    B, M, I = item.shape  # noqa: E741
+    item = item.reshape(B, M * I)
+    wanted = item >= 0
+    if allowed is not None:
+        wanted &= _allows(allowed, item)
+    if excluded is not None:
+        wanted &= ~jnp.any(item[:, :, None] == excluded[:, None, :], axis=-1)
+    # The beams are sorted, so the best M items are the first M that are wanted.
+    place = jnp.where(wanted, jnp.cumsum(wanted, axis=1) - 1, M)
+    row = jnp.arange(B)[:, None]
+    item_score = jnp.repeat(score, I, axis=1)
+    return SearchResult(
+        sid=jnp.where(dead[:, :, None], 0, state.sid),
+        score=score,
+        leaf=leaf,
+        dead=dead,
+        item=jnp.full((B, M), -1, jnp.int32).at[row, place].set(item, mode="drop"),
+        item_score=jnp.full((B, M), -jnp.inf, score.dtype)
+        .at[row, place]
+        .set(item_score, mode="drop"),
+    )
+
+
+def _live(trie: Trie, excluded: Array | None, allowed: Array | None) -> Live | None:
+    if excluded is not None:
+        return trie.live_excluding(excluded, allowed)
+    return None if allowed is None else trie.live(allowed)
+
+
+def _allows(allowed: Array, item: Array) -> Array:
+    """Returns `allowed` at `item [B, n]`, False past its end, as the trie's filters have it."""
+
+    def take(row: Array, at: Array) -> Array:
+        return row.at[at].get(mode="fill", fill_value=False)
+
+    return jax.vmap(take, in_axes=(0 if allowed.ndim == 2 else None, 0))(allowed, item)

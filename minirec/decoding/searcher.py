@@ -1,0 +1,173 @@
+"""A compiled beam search whose programs are shared by batches of about the same shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Bool, Int
+
+from kernels.trie import Trie
+from minirec.decoding.search import beam_search
+from minirec.decoding.state import SearchResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """The sizes that a batch is padded up to.
+
+    Attributes:
+        sizes: the sizes, ascending; `None` takes 1 to 8, then 10, 12, 14, 16, 20, 24, …: four
+            from one power of two to the next, so that padding adds at most a quarter.
+        smallest: no size below this one.
+    """
+
+    sizes: tuple[int, ...] | None = None
+    smallest: int = 1
+
+    def __post_init__(self):
+        sizes = self.sizes
+        if sizes is not None and (
+            not sizes or sizes[0] < 1 or any(a >= b for a, b in itertools.pairwise(sizes))
+        ):
+            raise ValueError(f"Buckets.sizes={sizes} must be positive and ascending")
+
+    def round_up(self, size: int, what: str) -> int:
+        """Returns the smallest bucket that holds `size`.
+
+        Raises:
+            ValueError: no bucket does; the message starts with `what`.
+        """
+        size = max(size, self.smallest)
+        if self.sizes is None:
+            step = max(1, 1 << max(0, (size - 1).bit_length() - 3))
+            return -(-size // step) * step
+        for bucket in self.sizes:
+            if bucket >= size:
+                return bucket
+        raise ValueError(
+            f"{what} is {size}, the largest bucket {self.sizes[-1]}: add a larger bucket"
+        )
+
+
+class BeamSearcher:
+    """Beam search, compiled once a bucketed shape.
+
+    Model weights, trie and filters are arguments of the compiled program: new weights of the same
+    model, another trie of the same capacities and other filters use it again.
+
+    Attributes:
+        num_traces: how many times the search was traced, which is how often it was compiled.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_beams: int,
+        normalize: str = "vocab",
+        implementation: str | None = None,
+        batch_buckets: Buckets | None = None,
+        length_buckets: Buckets | None = None,
+        excluded_buckets: Buckets | None = None,
+    ):
+        """Makes a searcher; compiles nothing yet.
+
+        Args:
+            num_beams: beams kept a user, and items returned.
+            normalize: see `beam_search`.
+            implementation: of the beam step; `None` picks by platform.
+            batch_buckets: sizes that the number of users is padded to.
+            length_buckets: sizes that the prompts' length is padded to.
+            excluded_buckets: sizes that the exclusion lists are padded to.
+        """
+        if num_beams < 1:
+            raise ValueError(f"num_beams={num_beams} must be at least 1")
+        self.num_beams = num_beams
+        self.normalize = normalize
+        self.implementation = implementation
+        self.num_traces = 0
+        self._batch = batch_buckets or Buckets()
+        self._length = length_buckets or Buckets(smallest=8)
+        self._excluded = excluded_buckets or Buckets(smallest=8)
+        self._jitted = jax.jit(self._search, static_argnums=0)
+
+    def __call__(
+        self,
+        model: nnx.Module,
+        tokens: Int[np.ndarray, "B S"],
+        lengths: Int[np.ndarray, " B"],
+        trie: Trie,
+        *,
+        excluded: Int[np.ndarray, "B E"] | None = None,
+        allowed: Bool[np.ndarray, "*B items"] | None = None,
+    ) -> SearchResult:
+        """Returns the search's result for `B` users as NumPy arrays; see `beam_search`.
+
+        Args:
+            model: an NNX module that is a `SearchModel`.
+            tokens: right-padded prompts.
+            lengths: valid tokens of each prompt.
+            trie: the catalogue.
+            excluded: item ids that a user shall not get, -1 pads.
+            allowed: which items may be returned, by item id, for all users or for each.
+
+        Raises:
+            ValueError: shapes that do not fit, a length outside `[1, S]`, or a size for which
+                there is no bucket.
+        """
+        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
+        if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
+            raise ValueError(
+                f"tokens {tokens.shape} and lengths {lengths.shape} must be [B, S] and [B]"
+            )
+        B, S = tokens.shape
+        wrong = np.flatnonzero((lengths < 1) | (lengths > S))
+        if wrong.size:
+            raise ValueError(
+                f"lengths[{wrong[0]}]={lengths[wrong[0]]} must lie in [1, {S}], the prompts' width"
+            )
+        users = self._batch.round_up(B, "the batch")
+        width = self._length.round_up(S, "the prompts' width")
+        # What the padding holds is never seen, but a row of length 0 has no last token.
+        tokens = _pad(tokens.astype(np.int32), (users, width), 0)
+        lengths = _pad(lengths.astype(np.int32), (users,), 1)
+        if excluded is not None:
+            excluded = np.asarray(excluded)
+            if excluded.ndim != 2 or excluded.shape[0] != B:
+                raise ValueError(f"excluded {excluded.shape} must be [{B}, E]")
+            entries = self._excluded.round_up(excluded.shape[1], "the exclusion lists' width")
+            excluded = _pad(excluded.astype(np.int32), (users, entries), -1)
+        if allowed is not None:
+            allowed = np.asarray(allowed)
+            if allowed.ndim not in (1, 2) or (allowed.ndim == 2 and allowed.shape[0] != B):
+                raise ValueError(f"allowed {allowed.shape} must be [items] or [{B}, items]")
+            # Ids past the trie's item capacity are in no leaf.
+            allowed = allowed[..., : trie.item_leaf.size]
+            shape = (users,) * (allowed.ndim - 1) + (trie.item_leaf.size,)
+            allowed = _pad(allowed, shape, False)
+        graphdef, state = nnx.split(model)
+        result = self._jitted(graphdef, state, tokens, lengths, trie, excluded, allowed)
+        return jax.tree.map(lambda array: np.asarray(array)[:B], result)
+
+    def _search(self, graphdef, state, tokens, lengths, trie, excluded, allowed) -> SearchResult:
+        self.num_traces += 1
+        return beam_search(
+            nnx.merge(graphdef, state),
+            tokens,
+            lengths,
+            trie,
+            num_beams=self.num_beams,
+            normalize=self.normalize,
+            excluded=excluded,
+            allowed=allowed,
+            implementation=self.implementation,
+        )
+
+
+def _pad(array: np.ndarray, shape: Sequence[int], value: int | bool) -> np.ndarray:
+    widths = [(0, size - present) for size, present in zip(shape, array.shape, strict=True)]
+    return np.pad(array, widths, constant_values=value)

@@ -1,0 +1,93 @@
+"""What a search holds between two levels, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from kernels.beam_step import Beams
+from minirec.models.cache import PrefixCache, SuffixCache
+
+
+class SearchModel(Protocol):
+    """What a search asks of a model; `minirec.models.SidDecoder` has it."""
+
+    def prefill(
+        self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B D"], PrefixCache]:
+        """Reads right-padded prompts: hidden state of each last valid token, and the cache."""
+        ...
+
+    def init_suffix(self, batch: int, num_beams: int, capacity: int) -> SuffixCache:
+        """Returns an empty suffix cache."""
+        ...
+
+    def decode_step(
+        self,
+        tokens: Int[Array, "B M"],
+        step: int,
+        lengths: Int[Array, " B"],
+        prefix: PrefixCache,
+        suffix: SuffixCache,
+    ) -> tuple[Float[Array, "B M D"], SuffixCache]:
+        """Reads one more token a beam."""
+        ...
+
+    def logits(self, hidden: Float[Array, "B M D"]) -> Float[Array, "B M V"]:
+        """Returns logits over the vocabulary."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeState:
+    """A search after some levels; a pytree.
+
+    `M` is the number of beams kept. The root is one beam, so before the first level the beams'
+    axis `W` is 1 wide, and `M` after it. `level` counts the levels taken.
+
+    Attributes:
+        lengths: int32 `[B]`, valid tokens of each prompt.
+        prefix: keys and values of the prompts, one copy a user,
+            2 × `[layers, B, S, kv_heads, head_dim]`.
+        suffix: keys and values of the beams' own tokens,
+            2 × `[layers, B, M, capacity, kv_heads, head_dim]`; the first `level` are filled.
+        hidden: `[B, W, D]`, hidden state of each beam's newest token; `None` after the last level.
+        beams: node int32 `[B, W]` of depth `level`, and score float32 `[B, W]`, best first.
+        sid: int32 `[B, W, level]`, the tokens of each beam so far.
+    """
+
+    lengths: Int32[Array, " B"]
+    prefix: PrefixCache
+    suffix: SuffixCache
+    hidden: Float[Array, "B W D"] | None
+    beams: Beams
+    sid: Int32[Array, "B W level"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """The best SIDs and items of each user, best first; a pytree.
+
+    Beams and items are two lists: the items come from expanding the beams in order, and a beam
+    may give several items (they share its SID) or, where only some of them were asked for, fewer.
+
+    Attributes:
+        sid: int32 `[B, M, L]`, tokens of each beam; zeros where it is dead.
+        score: float32 `[B, M]`, log-probability of each beam; `-inf` where it is dead.
+        leaf: int32 `[B, M]`, its leaf of the trie; `DEAD_NODE` where it is dead.
+        dead: bool `[B, M]`, beams that ended without a SID. They hold nothing to show.
+        item: int32 `[B, M]`, the best items; -1 where there are no more.
+        item_score: float32 `[B, M]`, score of each item's SID; `-inf` where there is no item.
+    """
+
+    sid: Int32[Array, "B M L"]
+    score: Float32[Array, "B M"]
+    leaf: Int32[Array, "B M"]
+    dead: Bool[Array, "B M"]
+    item: Int32[Array, "B M"]
+    item_score: Float32[Array, "B M"]

@@ -1,0 +1,219 @@
+"""The decoder trunk: scanned blocks from embeddings to hidden states, and cached decoding."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from minirec.models.attention import Attention, attend, attend_beams
+from minirec.models.cache import PrefixCache, SuffixCache
+from minirec.models.config import TrunkConfig
+from minirec.models.layers import RMSNorm, SwiGLU, dropout, rope_angles
+from minirec.models.masks import MaskRule
+
+
+class Block(nnx.Module):
+    """One pre-norm layer: attention, then SwiGLU, each added to the residual stream."""
+
+    def __init__(self, config: TrunkConfig, *, rngs: nnx.Rngs):
+        norm = functools.partial(
+            RMSNorm, config.width, "embed", eps=config.norm_eps, param_dtype=config.param_dtype
+        )
+        self.dropout = config.dropout
+        self.attention_norm = norm()
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = norm()
+        self.mlp = SwiGLU(config, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        angles: tuple[Array, Array],
+        attention: Callable[[Array, Array, Array], Array],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
+        """Returns the new residual stream and this layer's keys and values `[B, T, KV, K]`.
+
+        Args:
+            x: the residual stream.
+            angles: cosine and sine of the tokens' rotary angles.
+            attention: what happens between queries, keys and values; training, prefill and
+                decoding differ in nothing else.
+            dropout_key: see `Trunk.__call__`.
+        """
+        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        query, key, value = self.attention.project(self.attention_norm(x), angles)
+        attended = self.attention.merge_heads(attention(query, key, value))
+        x = x + dropout(attended, self.dropout, keys[0])
+        x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, keys[1])
+        return x, (key, value)
+
+
+class Trunk(nnx.Module):
+    """Blocks between an embedding and a head, which live outside.
+
+    The parameters of all layers are stacked along a first axis named "layers", and one scan runs
+    over them. Every axis of every parameter has a logical name: `layers`, `embed`, `heads`,
+    `kv_heads`, `head_dim`, `mlp`.
+    """
+
+    def __init__(self, config: TrunkConfig, *, rngs: nnx.Rngs):
+        self.config = config
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.norm = RMSNorm(
+            config.width, "embed", eps=config.norm_eps, param_dtype=config.param_dtype
+        )
+
+    def __call__(
+        self,
+        embeddings: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask_rule: MaskRule,
+        *,
+        segment_ids: Int[Array, "B T"],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Returns the hidden state of every token, in the compute dtype.
+
+        Args:
+            embeddings: what enters the first block.
+            positions: place of each token in its own example, from 0.
+            mask_rule: which token sees which; see `minirec.models.masks`.
+            segment_ids: example of each token in a packed row, from 1; 0 is padding, whose hidden
+                states are finite and mean nothing.
+            dropout_key: the source of dropout's bits; `None` turns dropout off.
+        """
+        hidden, _ = self._forward(embeddings, positions, mask_rule(segment_ids), dropout_key)
+        return hidden
+
+    def prefill(
+        self, embeddings: Float[Array, "B S D"], lengths: Int[Array, " B"], mask_rule: MaskRule
+    ) -> tuple[Float[Array, "B D"], PrefixCache]:
+        """Returns the hidden state of each row's last valid token, and all keys and values.
+
+        Args:
+            embeddings: the histories, right-padded.
+            lengths: valid tokens of each row, at least 1.
+            mask_rule: which token sees which.
+        """
+        B, S = embeddings.shape[:2]
+        positions = jnp.broadcast_to(jnp.arange(S), (B, S))
+        segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
+        hidden, cache = self._forward(
+            embeddings, positions, mask_rule(segment_ids), keep_cache=True
+        )
+        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+        return last[:, 0], PrefixCache(*cache)
+
+    def decode_step(
+        self,
+        embeddings: Float[Array, "B M D"],
+        step: int,
+        lengths: Int[Array, " B"],
+        prefix: PrefixCache,
+        suffix: SuffixCache,
+    ) -> tuple[Float[Array, "B M D"], SuffixCache]:
+        """Returns the hidden states of one more token a beam, and the suffix with it written.
+
+        Args:
+            embeddings: each beam's newest token.
+            step: its place behind the history, from 0; a Python int.
+            lengths: valid tokens of each history.
+            prefix: the histories' keys and values.
+            suffix: the beams' own; entries before `step` are read, entry `step` is written.
+
+        Raises:
+            ValueError: `step` does not lie within the suffix's capacity.
+        """
+        if not 0 <= step < suffix.capacity:
+            raise ValueError(
+                f"step={step} lies outside the suffix capacity {suffix.capacity}: "
+                "make the suffix with room for every decoded token"
+            )
+        B, M = embeddings.shape[:2]
+        config = self.config
+        positions = jnp.broadcast_to((lengths + step)[:, None], (B, M))
+        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def layer(x, inputs):
+            state, prefix_key, prefix_value, suffix_key, suffix_value = inputs
+
+            def attention(query, key, value):
+                return attend_beams(
+                    query,
+                    prefix_key,
+                    prefix_value,
+                    lengths,
+                    jnp.concatenate([suffix_key, key[:, :, None]], axis=2),
+                    jnp.concatenate([suffix_value, value[:, :, None]], axis=2),
+                )
+
+            return nnx.merge(graphdef, state)(x, angles, attention)
+
+        x, (key, value) = jax.lax.scan(
+            layer,
+            embeddings.astype(config.dtype),
+            (
+                stacked,
+                prefix.key,
+                prefix.value,
+                suffix.key[:, :, :, :step],
+                suffix.value[:, :, :, :step],
+            ),
+            unroll=min(config.scan_unroll, config.num_layers),
+        )
+        suffix = SuffixCache(
+            suffix.key.at[:, :, :, step].set(key), suffix.value.at[:, :, :, step].set(value)
+        )
+        return self.norm(x), suffix
+
+    def _forward(
+        self,
+        embeddings: Array,
+        positions: Array,
+        mask: Array,
+        dropout_key: Array | None = None,
+        keep_cache: bool = False,
+    ) -> tuple[Array, Any]:
+        config = self.config
+        if embeddings.shape[-1] != config.width:
+            raise ValueError(
+                f"embeddings have width {embeddings.shape[-1]}, the trunk has {config.width}"
+            )
+        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        graphdef, stacked = nnx.split(self.blocks)
+        layer_keys = None
+        x = embeddings.astype(config.dtype)
+        if dropout_key is not None:
+            layer_keys = jax.random.split(dropout_key, config.num_layers + 1)
+            x = dropout(x, config.dropout, layer_keys[-1])
+            layer_keys = layer_keys[:-1]
+
+        def layer(x, inputs):
+            state, layer_key = inputs
+
+            def attention(query, key, value):
+                return attend(query, key, value, mask)
+
+            x, cache = nnx.merge(graphdef, state)(x, angles, attention, layer_key)
+            return x, cache if keep_cache else None
+
+        if config.remat:
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        x, cache = jax.lax.scan(
+            layer, x, (stacked, layer_keys), unroll=min(config.scan_unroll, config.num_layers)
+        )
+        return self.norm(x), cache

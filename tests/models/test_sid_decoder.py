@@ -1,0 +1,154 @@
+"""The SID decoder: prefill and decoding steps against full forward passes; its head."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+
+TRUNK = TrunkConfig(
+    num_layers=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    mlp_width=24,
+    qk_norm=True,
+    qkv_bias=True,
+)
+CONFIG = SidDecoderConfig(TRUNK, vocab_size=20)
+B, S, M, STEPS = 3, 6, 2, 3
+LENGTHS = np.array([6, 1, 4], np.int32)
+
+
+def tokens(seed, *shape):
+    return np.random.default_rng(seed).integers(0, 20, shape).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return SidDecoder(CONFIG, rngs=nnx.Rngs(0))
+
+
+# What is computed is under test: compile fast, run slowly.
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@fast_jit
+def decode(decoder, prompt, lengths, added, parents):
+    """Hidden states [B, 1 + STEPS, M, D]; beams are reordered by `parents` before each step."""
+    hidden, prefix = decoder.prefill(prompt, lengths)
+    suffix = decoder.init_suffix(prompt.shape[0], M, STEPS)
+    states = [jnp.repeat(hidden[:, None], M, axis=1)]
+    for step in range(STEPS):
+        suffix = suffix.reorder(parents[:, step], used=step)
+        hidden, suffix = decoder.decode_step(added[:, step], step, lengths, prefix, suffix)
+        states.append(hidden)
+    return jnp.stack(states, axis=1), prefix
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    prompt, added = tokens(0, B, S), tokens(1, B, STEPS, M)
+    parents = np.random.default_rng(2).integers(0, M, (B, STEPS, M))
+    assert (parents[:, 1:] != np.arange(M)).any()
+    return prompt, added, parents
+
+
+def test_prefill_and_decoding_give_the_hidden_states_of_a_full_forward_pass(decoder, sequences):
+    prompt, added, parents = sequences
+    states, _ = decode(decoder, prompt, LENGTHS, added, parents)
+    T = S + STEPS
+    rows = np.zeros((B, M, T), np.int32)
+    histories = [[[] for _ in range(M)] for _ in range(B)]
+    for step in range(STEPS):
+        for b in range(B):
+            histories[b] = [
+                [*histories[b][parents[b, step, m]], added[b, step, m]] for m in range(M)
+            ]
+    for b in range(B):
+        for m in range(M):
+            row = [*prompt[b, : LENGTHS[b]], *histories[b][m]]
+            rows[b, m, : len(row)] = row
+    positions = np.broadcast_to(np.arange(T), (B * M, T))
+    ends = np.repeat(LENGTHS, M)
+    segment_ids = (positions < ends[:, None] + STEPS).astype(np.int32)
+    full = fast_jit(lambda d, *a: d(*a))(decoder, rows.reshape(B * M, T), positions, segment_ids)
+    # After the last step, each beam's newest hidden state is its whole sequence's.
+    newest = np.take_along_axis(np.asarray(full), (ends + STEPS - 1)[:, None, None], axis=1)
+    np.testing.assert_allclose(states[:, -1].reshape(B * M, -1), newest[:, 0], atol=1e-5)
+    first = np.take_along_axis(np.asarray(full), (ends - 1)[:, None, None], axis=1)
+    np.testing.assert_allclose(states[:, 0].reshape(B * M, -1), first[:, 0], atol=1e-5)
+
+
+def test_what_stands_behind_a_prompt_is_never_seen(decoder, sequences):
+    prompt, added, parents = sequences
+    states, prefix = decode(decoder, prompt, LENGTHS, added, parents)
+    other = np.where(np.arange(S) < LENGTHS[:, None], prompt, tokens(9, B, S))
+    assert (other != prompt).any()
+    again, _ = decode(decoder, other, LENGTHS, added, parents)
+    np.testing.assert_array_equal(states, again)
+    assert prefix.key.shape == (TRUNK.num_layers, B, S, TRUNK.num_kv_heads, TRUNK.head_dim)
+
+
+def test_reorder_moves_the_used_entries_only(decoder):
+    suffix = decoder.init_suffix(1, 3, 2)
+    marked = jax.tree.map(lambda a: a + jnp.arange(3.0)[None, None, :, None, None, None], suffix)
+    moved = marked.reorder(jnp.array([[2, 2, 0]]), used=1)
+    assert moved.key[0, 0, :, 0, 0, 0].tolist() == [2, 2, 0]
+    assert moved.value[0, 0, :, 1, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_a_step_past_the_capacity_is_an_error(decoder):
+    hidden, prefix = nnx.eval_shape(lambda d: d.prefill(tokens(0, 1, 2), jnp.array([2])), decoder)
+    assert hidden.shape == (1, 16)
+    with pytest.raises(ValueError, match="step=2 lies outside the suffix capacity 2"):
+        decoder.decode_step(
+            tokens(0, 1, 3), 2, jnp.array([2]), prefix, decoder.init_suffix(1, 3, 2)
+        )
+
+
+def test_head_is_the_embedding_or_a_matrix_of_its_own(decoder):
+    hidden = jax.random.normal(jax.random.key(0), (2, 3, 16))
+    np.testing.assert_allclose(decoder.logits(hidden), hidden @ decoder.embedding[...].T, atol=1e-5)
+    assert decoder.head is None
+    untied = SidDecoder(dataclasses.replace(CONFIG, tie_embeddings=False), rngs=nnx.Rngs(0))
+    assert untied.head.out_sharding == untied.embedding.out_sharding == ("vocab", "embed")
+    np.testing.assert_allclose(untied.logits(hidden), hidden @ untied.head[...].T, atol=1e-5)
+    assert (untied.head[...] != untied.embedding[...]).any()
+
+
+def test_logits_are_float32_in_bfloat16_too():
+    trunk = dataclasses.replace(TRUNK, dtype="bfloat16")
+    decoder = SidDecoder(SidDecoderConfig(trunk, 20), rngs=nnx.Rngs(0))
+    states, prefix = nnx.eval_shape(
+        decode.__wrapped__,
+        decoder,
+        tokens(0, B, S),
+        LENGTHS,
+        tokens(1, B, STEPS, M),
+        np.zeros((B, STEPS, M), np.int32),
+    )
+    assert states.dtype == prefix.key.dtype == jnp.bfloat16
+    assert decoder.logits(jnp.zeros((1, 16), jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_qwen_shaped_parameters():
+    """Shapes of Qwen2.5-0.5B and Qwen3-0.6B by their published configs, nothing allocated."""
+    qwen2 = TrunkConfig(24, 896, 14, 2, 64, 4864, 1e6, 1e-6, qkv_bias=True)
+    qwen3 = TrunkConfig(28, 1024, 16, 8, 128, 3072, 1e6, 1e-6, qk_norm=True)
+    for trunk, millions in [(qwen2, 494), (qwen3, 596)]:
+        config = SidDecoderConfig(trunk, 151_936)
+        shapes = nnx.eval_shape(lambda c=config: SidDecoder(c, rngs=nnx.Rngs(0)))
+        count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(shapes)))
+        assert round(count / 1e6) == millions
+
+
+def test_a_vocabulary_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="vocab_size=0"):
+        SidDecoderConfig(TRUNK, 0)
