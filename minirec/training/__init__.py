@@ -1,0 +1,32 @@
+"""Training: a loop that knows tasks and stages, stops and goes on exactly, and keeps the best."""
+
+from minirec.training.checkpoints import MismatchError, load_best, load_last
+from minirec.training.config import Stage, TrainConfig, as_record
+from minirec.training.loop import TrainResult, train
+from minirec.training.metrics_log import is_wall_clock, read_metrics, without_wall_clock
+from minirec.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from minirec.training.reporter import NonFiniteError
+from minirec.training.run_folder import RunFolderError
+from minirec.training.sid_task import SidTask
+from minirec.training.task import Task
+
+__all__ = [
+    "train",
+    "TrainConfig",
+    "TrainResult",
+    "Stage",
+    "Task",
+    "SidTask",
+    "OptimizerConfig",
+    "make_optimizer",
+    "make_schedule",
+    "load_best",
+    "load_last",
+    "as_record",
+    "read_metrics",
+    "without_wall_clock",
+    "is_wall_clock",
+    "MismatchError",
+    "NonFiniteError",
+    "RunFolderError",
+]

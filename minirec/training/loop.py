@@ -1,0 +1,322 @@
+"""The training loop: one function, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from minirec.training import run_folder
+from minirec.training.checkpoints import Checkpoints, Position, load_last
+from minirec.training.config import Stage, TrainConfig, as_record, check_stages
+from minirec.training.early_stop import EarlyStop
+from minirec.training.interrupts import AbandonedError, StopSignals
+from minirec.training.metrics_log import MetricsLog, read_metrics
+from minirec.training.optimizer import make_optimizer, make_schedule
+from minirec.training.progress import ProgressBar
+from minirec.training.reporter import Clock, NonFiniteError, Reporter
+from minirec.training.step import TrainState, TrainStep
+from minirec.training.task import Task, array_inputs, leading_axis
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a run, or this session of it, ended.
+
+    Attributes:
+        step: steps of the run so far.
+        reason: "finished", "early_stop" (the last stage ran out of patience) or "interrupted" (a
+            signal came; the state is saved and the same call goes on from it).
+        select_metric: name of the metric that selects.
+        best_metric: its best value, None where the run never evaluated.
+        best_step: the step of `best_metric`.
+        seconds: time over all sessions.
+        resumed_from: the step that this session went on from, None if it was the first.
+        traces: how often this session traced a step; once a stage unless shapes change.
+    """
+
+    step: int
+    reason: str
+    select_metric: str
+    best_metric: float | None
+    best_step: int | None
+    seconds: float
+    resumed_from: int | None = None
+    traces: int = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the session before the run's end."""
+        return self.reason == "interrupted"
+
+
+def train(
+    model: nnx.Module,
+    task: Task,
+    stages: Sequence[Stage],
+    config: TrainConfig,
+    *,
+    record: Mapping[str, Any] | None = None,
+    describe_batch: Callable[[Any], str] | None = None,
+    batch_sharding: jax.sharding.Sharding | None = None,
+) -> TrainResult:
+    """Trains a model through its stages, or goes on where an earlier call was stopped.
+
+    Called again with the same arguments after a kill at any moment, it goes on from the newest
+    checkpoint, and losses and parameters are bit-equal to those of a run that was never stopped
+    (on the same machine). SIGTERM and SIGINT make it finish the step, save and return. Called
+    after the end, it returns the result at once.
+
+    Args:
+        model: the model with its first values. Its buffers are donated; when the function returns
+            it holds the newest values, and `load_best` gives the best ones.
+        task: what to learn and what to select by.
+        stages: what to train on, in a row.
+        config: seed, periods and the run's folder.
+        record: what makes two runs the same, as a JSON object: kept in `config.json` and compared
+            on resume. Default: what `as_record(config, stages)` returns.
+        describe_batch: says where in the data a batch comes from, for errors.
+        batch_sharding: where batches go on several devices; each process gives its own part.
+
+    Raises:
+        RunFolderError: the folder holds another run, or another process trains there.
+        MismatchError: the model is not the one that the folder's checkpoints hold.
+        NonFiniteError: training stopped; the message names the step and the batch.
+        ValueError: the arguments are wrong, or a stage's batches end too early.
+    """
+    stages = check_stages(stages)
+    folder = Path(config.folder)
+    record = as_record(config, stages) if record is None else record
+    is_writer = jax.process_index() == 0
+    total_steps = sum(stage.num_steps for stage in stages)
+    inputs_of = getattr(task, "inputs", array_inputs)
+    count_examples = getattr(task, "count_examples", leading_axis)
+
+    with contextlib.ExitStack() as stack:
+        # From here on, a signal waits for the loop to come to its next safe place.
+        signals = stack.enter_context(StopSignals())
+
+        # The folder is ours alone, and of this configuration.
+        if is_writer:
+            stack.enter_context(run_folder.locked(folder))
+            run_folder.claim(folder, record, overwrite=config.overwrite)
+
+        # A finished run has a final line, written after everything else.
+        lines = read_metrics(folder)
+        if lines and lines[-1]["kind"] == "final":
+            nnx.update(model, nnx.state(load_last(folder, model)))
+            final = lines[-1]
+            result = TrainResult(**{name: final[name] for name in _FINAL_FIELDS})
+            print(f"{folder}: this run is finished: {_describe(result)}", file=sys.stderr)
+            return result
+
+        # Resume, in this order:
+        # 1. model, optimizer and position, from the newest checkpoint that is whole;
+        checkpoints = Checkpoints(folder, keep_last=config.keep_last)
+        stack.callback(checkpoints.close)
+        restored = checkpoints.restore_newest(
+            model, lambda index: _new_optimizer(model, stages[index])
+        )
+        if restored is None:
+            position, restored_optimizer = Position.start(config.seed), None
+        else:
+            position, restored_model, restored_optimizer = restored
+            nnx.update(model, restored_model)
+        early_stop = EarlyStop(**position.early_stop)
+        step, evaluated_step = position.step, position.evaluated_step
+        # 2. the best model, if the kill came between the last and the best of one step;
+        if restored is not None and early_stop.best_step == step != checkpoints.best_step():
+            checkpoints.save_best(nnx.state(model), step)
+        # 3. metrics.jsonl and TensorBoard, cut back to the checkpoint;
+        log = MetricsLog(
+            folder,
+            keep_bytes=position.metrics_bytes,
+            step=step,
+            tensorboard=config.tensorboard,
+            enabled=is_writer,
+        )
+        stack.callback(log.close)
+        # 4. the loader: below, in the stage that the position names.
+
+        clock = Clock(position.seconds)
+        progress = stack.enter_context(
+            ProgressBar(total_steps, done=step, enabled=config.progress and is_writer)
+        )
+        if restored is not None:
+            progress.note(f"{folder}: going on after step {step} of {total_steps}")
+        reporter = Reporter(
+            log,
+            progress,
+            clock,
+            log_every=config.log_every,
+            describe_batch=describe_batch,
+            window=position.window,
+        )
+        traces = 0
+
+        def result(reason: str) -> TrainResult:
+            return TrainResult(
+                step=step,
+                reason=reason,
+                select_metric=task.select_metric,
+                best_metric=early_stop.best,
+                best_step=early_stop.best_step,
+                seconds=clock.seconds,
+                resumed_from=None if restored is None else position.step,
+                traces=traces,
+            )
+
+        # The module stays behind while its buffers are donated; it gets the values back.
+        state = TrainState(nnx.state(model), nnx.State({}))
+        stack.callback(lambda: nnx.update(model, state.model))
+
+        for index in range(position.stage, len(stages)):
+            stage = stages[index]
+            optimizer = _new_optimizer(model, stage)
+            batches = stage.batches()
+            if restored_optimizer is not None:
+                nnx.update(optimizer, restored_optimizer)
+                batches.set_state(position.loader)
+                step_in_stage, restored_optimizer = position.step_in_stage, None
+            else:
+                step_in_stage = 0
+                early_stop.start_stage()
+            train_step = TrainStep(
+                model,
+                optimizer,
+                task,
+                schedule=make_schedule(stage.optimizer, stage.num_steps),
+                accumulate=stage.accumulate,
+                seed=config.seed,
+            )
+            state = train_step.start()
+
+            while True:
+                ended = step_in_stage == stage.num_steps
+
+                # Evaluate, unless the checkpoint that we resumed from was saved after that.
+                is_best = False
+                owes_evaluation = (
+                    config.eval_every > 0
+                    and (ended or step % config.eval_every == 0)
+                    and step not in (0, evaluated_step)
+                )
+                if owes_evaluation:
+                    reporter.drain()
+                    with clock.paused(), contextlib.suppress(AbandonedError):
+                        with signals.abandoning():
+                            metrics = task.evaluate(train_step.model(state))
+                        value = _selecting(metrics, task, step)
+                        is_best = early_stop.update(value, step)
+                        evaluated_step, owes_evaluation = step, False
+                        log.write(
+                            {
+                                "kind": "eval",
+                                "step": step,
+                                "stage": stage.name,
+                                **{f"eval/{name}": metrics[name] for name in metrics},
+                                "is_best": is_best,
+                                "seconds": clock.seconds,
+                            }
+                        )
+                        progress.note(
+                            f"step {step}: {task.select_metric} {value:.4f}, best "
+                            f"{early_stop.best:.4f} at step {early_stop.best_step}"
+                        )
+                ended = ended or early_stop.exhausted(config.patience)
+
+                # Save where the run stands, then the best model: whatever a kill leaves undone,
+                # the resume above mends.
+                due = config.checkpoint_every and step % config.checkpoint_every == 0
+                if step > 0 and (due or ended or step == evaluated_step or signals.requested):
+                    reporter.drain()
+                    with clock.paused():
+                        log.sync()
+                        position_now = Position(
+                            step=step,
+                            stage=index,
+                            step_in_stage=step_in_stage,
+                            seed=config.seed,
+                            loader=batches.get_state(),
+                            evaluated_step=evaluated_step,
+                            early_stop=dataclasses.asdict(early_stop),
+                            window=reporter.window,
+                            metrics_bytes=log.num_bytes,
+                            seconds=clock.seconds,
+                        )
+                        checkpoints.save_last(state.model, state.optimizer, position_now)
+                        if is_best:
+                            checkpoints.save_best(state.model, step)
+
+                if ended and not owes_evaluation:
+                    break
+                if signals.requested:
+                    progress.note(f"stopped by a signal after step {step}; the state is saved")
+                    return result("interrupted")
+
+                # One step. The device is still at the one before while the host fetches a batch.
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    raise ValueError(
+                        f"stage {stage.name!r}: its batches ended after {step_in_stage} of "
+                        f"num_steps={stage.num_steps}; make_batches must repeat the data"
+                    ) from None
+                inputs = inputs_of(batch)
+                if batch_sharding is not None:
+                    inputs = jax.tree.map(
+                        lambda x: jax.make_array_from_process_local_data(batch_sharding, x), inputs
+                    )
+                state, step_metrics = train_step(state, inputs, step)
+                step, step_in_stage = step + 1, step_in_stage + 1
+                reporter.add(step, stage.name, batch, count_examples(batch), step_metrics)
+
+            traces += train_step.traces
+            nnx.update(model, state.model)
+
+        if not config.eval_every:
+            checkpoints.save_best(nnx.state(model), step)
+        reason = "early_stop" if early_stop.exhausted(config.patience) else "finished"
+        final = result(reason)
+        fields = {name: getattr(final, name) for name in _FINAL_FIELDS}
+        log.write({"kind": "final", "stage": stages[-1].name, **fields})
+        progress.note(f"{folder}: {_describe(final)}")
+        return final
+
+
+_FINAL_FIELDS = ("step", "reason", "select_metric", "best_metric", "best_step", "seconds")
+
+
+def _new_optimizer(model: nnx.Module, stage: Stage) -> nnx.Optimizer:
+    return nnx.Optimizer(model, make_optimizer(stage.optimizer, stage.num_steps), wrt=nnx.Param)
+
+
+def _selecting(metrics: Mapping[str, float], task: Task, step: int) -> float:
+    """Returns the value that selects.
+
+    Raises:
+        ValueError: it is not among the metrics.
+        NonFiniteError: it is no number.
+    """
+    name = task.select_metric
+    if name not in metrics:
+        raise ValueError(
+            f"select_metric={name!r} is not among what evaluate returned: {sorted(metrics)}"
+        )
+    if not math.isfinite(metrics[name]):
+        raise NonFiniteError(f"evaluation at step {step}: {name} is {metrics[name]}")
+    return float(metrics[name])
+
+
+def _describe(result: TrainResult) -> str:
+    text = f"{result.reason} after step {result.step}"
+    if result.best_metric is None:
+        return text
+    return f"{text}, best {result.select_metric} {result.best_metric:.4f} at {result.best_step}"

@@ -1,0 +1,138 @@
+"""`metrics.jsonl`: what a run measured, a JSON object a line, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minirec.files import atomic_path
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def is_wall_clock(field: str) -> bool:
+    """Returns whether a field measures time: all others are equal in equal runs."""
+    return field == "seconds" or field.endswith(("_seconds", "_per_second"))
+
+
+def without_wall_clock(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a line that an exact repetition of the run repeats."""
+    return {name: value for name, value in record.items() if not is_wall_clock(name)}
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the lines of a run's `metrics.jsonl`, without one that a kill cut short.
+
+    Lines have a `kind`: "train" (averages over the steps since the last such line), "eval" (what
+    the task's `evaluate` returned, each name after "eval/"), "final" (the last line of a finished
+    run) or "non_finite" (the step that stopped the run). A missing file has no lines.
+
+    Raises:
+        ValueError: a line is not JSON; the message names the file and the line.
+    """
+    path = Path(folder) / METRICS_FILE
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    records = []
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+    return records
+
+
+class MetricsLog:
+    """Appends lines to `metrics.jsonl` and scalars to TensorBoard event files."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep_bytes: int,
+        step: int,
+        tensorboard: bool,
+        enabled: bool = True,
+    ) -> None:
+        """Opens the log for a run that goes on after `step`.
+
+        Args:
+            folder: the run's folder.
+            keep_bytes: the file is cut back to these bytes (and to whole lines) first.
+            step: the step they end with; TensorBoard forgets what comes after it.
+            tensorboard: also write event files.
+            enabled: False writes nothing: of several processes, one logs.
+        """
+        self._file = self._writer = None
+        if not enabled:
+            return
+        folder = Path(folder)
+        path = folder / METRICS_FILE
+        _cut(path, keep_bytes)
+        self._file = path.open("ab")
+        if tensorboard:
+            if not keep_bytes:
+                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            from tensorboardX import SummaryWriter  # Not worth its import where it is not used.
+
+            # The step in the name: files are named by the second, and one may not hide another.
+            self._writer = SummaryWriter(
+                str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}"
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        """The file's length so far."""
+        return 0 if self._file is None else self._file.tell()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends a line. It needs `kind` and `step`; a number that JSON lacks becomes null."""
+        if self._file is None:
+            return
+        line = json.dumps({name: _plain(value) for name, value in record.items()}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in record.items():
+                if name != "step" and isinstance(value, float) and math.isfinite(value):
+                    tag = name if "/" in name else f"{record['kind']}/{name}"
+                    self._writer.add_scalar(tag, value, record["step"])
+
+    def sync(self) -> None:
+        """Makes sure that a checkpoint which counts on the lines so far can do so."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Writes out what is left."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _cut(path: Path, keep_bytes: int) -> None:
+    data = path.read_bytes() if path.exists() else b""
+    kept = data[:keep_bytes]
+    kept = kept[: kept.rfind(b"\n") + 1]
+    if kept != data or not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(kept)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a JSON value; NaN and infinities, which JSON has no word for, as None."""
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,122 @@
+"""AdamW with a schedule, clipping and weight decay where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter, 2019) with a learning rate schedule.
+
+    Attributes:
+        learning_rate: the peak.
+        warmup_steps: the rate climbs linearly over so many steps, from `peak / warmup_steps` at
+            the first step to the peak at the last of them.
+        schedule: what follows the warm-up: "cosine" or "linear" decay to
+            `end_fraction * learning_rate` over the rest of the stage, or "constant".
+        end_fraction: see `schedule`.
+        weight_decay: decoupled decay of the matrices; see `no_decay`.
+        b1: decay rate of the mean of gradients.
+        b2: decay rate of the mean of squared gradients.
+        eps: keeps the division finite.
+        clip_norm: gradients with a larger global norm are scaled down to it. None: never.
+        no_decay: a parameter is not decayed if any part of its path contains one of these words,
+            or if it has less than two axes. Words, not the number of axes alone: the layers are
+            scanned, so that their norms and biases have an axis more.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    end_fraction: float = 0.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = 1.0
+    no_decay: tuple[str, ...] = ("norm", "bias", "scale", "embed")
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"OptimizerConfig.schedule={self.schedule!r}: must be one of {', '.join(SCHEDULES)}"
+            )
+        for name, low, high in (
+            ("learning_rate", 0.0, math.inf),
+            ("warmup_steps", 0, math.inf),
+            ("end_fraction", 0.0, 1.0),
+            ("weight_decay", 0.0, math.inf),
+            ("b1", 0.0, 1.0),
+            ("b2", 0.0, 1.0),
+            ("eps", 0.0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high or math.isinf(value):
+                raise ValueError(
+                    f"OptimizerConfig.{name}={value!r}: must be finite and lie in [{low}, {high}]"
+                )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(
+                f"OptimizerConfig.clip_norm={self.clip_norm!r}: must be above 0, or None"
+            )
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the step in its stage, counted from 0.
+
+    The decay ends one step past the stage, so that every step moves the model.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = max(1, num_steps - warmup)
+
+    def schedule(step: ArrayLike) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.float32)
+        progress = jnp.clip((step - warmup) / decay_steps, 0.0, 1.0)
+        if config.schedule == "cosine":
+            remaining = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        elif config.schedule == "linear":
+            remaining = 1.0 - progress
+        else:
+            remaining = jnp.ones_like(progress)
+        if config.schedule != "constant":
+            remaining = config.end_fraction + (1.0 - config.end_fraction) * remaining
+        climb = jnp.minimum(1.0, (step + 1.0) / max(1, warmup))
+        return peak * climb * remaining
+
+    return schedule
+
+
+def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
+    """Returns a tree of bools shaped like `params`: True where weight decay applies."""
+
+    def decays(path: tuple[Any, ...], leaf: Any) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator="/").lower()
+        return jnp.ndim(leaf) >= 2 and not any(word in name for word in no_decay)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Returns clipping and AdamW over the schedule of a stage of `num_steps` steps."""
+    adamw = optax.adamw(
+        make_schedule(config, num_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=lambda params: decay_mask(params, config.no_decay),
+    )
+    if config.clip_norm is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

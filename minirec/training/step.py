@@ -1,0 +1,194 @@
+"""One optimizer step, compiled once a stage."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt32
+
+from minirec.training.task import Ratios, Task, check_metric_names
+
+
+class TrainState(NamedTuple):
+    """Everything a step reads and returns; its buffers are donated.
+
+    Attributes:
+        model: the model's whole state: parameters and whatever else its Variables hold.
+        optimizer: the optimizer's state with its step count.
+    """
+
+    model: nnx.State
+    optimizer: nnx.State
+
+
+class StepMetrics(NamedTuple):
+    """What a step says of itself, on the device until somebody asks.
+
+    Attributes:
+        ratios: "loss" and the task's metrics as (sum, denominator).
+        learning_rate: the rate that this step used.
+        grad_norm: global norm of the gradient of the mean loss, before clipping.
+        finite: whether loss and gradient are.
+    """
+
+    ratios: Ratios
+    learning_rate: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    finite: Array
+
+
+class TrainStep:
+    """`state, metrics = step(state, inputs, number)`: jitted once, the state donated.
+
+    The model is split and merged around `jax.jit` rather than passed through `nnx.jit`, so that a
+    call costs no walk over the module graph.
+
+    Attributes:
+        traces: how often the step was traced; more than once a stage means that shapes changed.
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        optimizer: nnx.Optimizer,
+        task: Task,
+        *,
+        schedule: optax.Schedule,
+        accumulate: int,
+        seed: int,
+    ) -> None:
+        self.traces = 0
+        self._model_graph, model_state = nnx.split(model)
+        self._optimizer_graph, optimizer_state = nnx.split(optimizer)
+        self._task = task
+        self._schedule = schedule
+        self._accumulate = accumulate
+        self._seed = seed
+        state = TrainState(model_state, optimizer_state)
+        shardings = _mesh_shardings(state)
+        self._first = state if shardings is None else jax.device_put(state, shardings)
+        self._jitted = jax.jit(
+            self._step,
+            donate_argnums=0,
+            # Spread over several devices, the state must come back laid out as it went in.
+            out_shardings=None if shardings is None else (shardings, None),
+        )
+
+    def start(self) -> TrainState:
+        """Returns, once, what the first call takes: model and optimizer as they were given."""
+        state = self._first
+        del self._first  # Its buffers are the caller's to donate.
+        return state
+
+    def __call__(
+        self, state: TrainState, inputs: Any, number: int
+    ) -> tuple[TrainState, StepMetrics]:
+        """Starts the step and returns without waiting for it.
+
+        Args:
+            state: as the step before returned it; not usable afterwards.
+            inputs: arrays with a leading batch axis.
+            number: the run's steps so far; it draws the randomness of this one.
+
+        Raises:
+            ValueError: `accumulate` does not divide the batch, or the task's metric has a name
+                that the loop uses itself.
+        """
+        return self._jitted(state, inputs, np.uint32(number))
+
+    def model(self, state: TrainState) -> nnx.Module:
+        """Returns the model with the state's values, to read from until the next step."""
+        return nnx.merge(self._model_graph, state.model, copy=True)
+
+    def _step(
+        self, state: TrainState, inputs: Any, number: UInt32[Array, ""]
+    ) -> tuple[TrainState, StepMetrics]:
+        self.traces += 1  # Python runs this line only while tracing.
+        model = nnx.merge(self._model_graph, state.model, copy=True)
+        optimizer = nnx.merge(self._optimizer_graph, state.optimizer, copy=True)
+        key = jax.random.fold_in(jax.random.key(self._seed), number)
+        learning_rate = jnp.asarray(self._schedule(optimizer.step[...]))
+
+        grads, ratios = self._gradients(model, inputs, key)
+        _, denominator = ratios["loss"]
+        # A batch without any target has loss 0 and gradient 0, not NaN.
+        scale = 1.0 / jnp.where(denominator > 0, denominator, 1.0)
+        grads = jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
+        grad_norm = optax.tree.norm(nnx.as_pure(grads))
+        optimizer.update(model, grads)
+
+        finite = jnp.isfinite(ratios["loss"][0]) & jnp.isfinite(grad_norm)
+        state = TrainState(nnx.state(model), nnx.state(optimizer))
+        return state, StepMetrics(ratios, learning_rate, grad_norm, finite)
+
+    def _gradients(self, model: nnx.Module, inputs: Any, key: Array) -> tuple[nnx.State, Ratios]:
+        """Gradient of the summed loss over all parts, and the summed ratios."""
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def summed_loss(params: nnx.State, rest: nnx.State, part: Any, key: Array) -> Any:
+            part_model = nnx.merge(graph, params, rest, copy=True)
+            total, denominator, metrics = self._task.loss(part_model, part, key=key)
+            check_metric_names(metrics, f"{type(self._task).__name__}.loss")
+            ratios = {"loss": (total, denominator), **metrics}
+            ratios = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), ratios)
+            _, _, rest = nnx.split(part_model, nnx.Param, ...)
+            return total, (ratios, rest)
+
+        gradient = jax.grad(summed_loss, has_aux=True)
+        if self._accumulate == 1:
+            grads, (ratios, rest) = gradient(params, rest, inputs, key)
+        else:
+            parts = split_batch(inputs, self._accumulate)
+
+            def add_part(carry: Any, part_and_index: Any) -> tuple[Any, Ratios]:
+                grads, rest = carry
+                part, index = part_and_index
+                part_grads, (ratios, rest) = gradient(
+                    params, rest, part, jax.random.fold_in(key, index)
+                )
+                grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, part_grads)
+                return (grads, rest), ratios
+
+            # Sums are kept in float32 whatever the parameters are stored in.
+            zeros = jax.tree.map(
+                lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+            )
+            (grads, rest), ratios = jax.lax.scan(
+                add_part, (zeros, rest), (parts, jnp.arange(self._accumulate))
+            )
+            ratios = jax.tree.map(lambda x: jnp.sum(x, axis=0), ratios)
+        nnx.update(model, rest)
+        return grads, ratios
+
+
+def _mesh_shardings(state: TrainState) -> TrainState | None:
+    """Returns where to keep each array if any spans a mesh, with the others on all of it."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    meshes = [s.mesh for s in jax.tree.leaves(shardings) if isinstance(s, NamedSharding)]
+    if not meshes:
+        return None
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+    return jax.tree.map(lambda s: s if isinstance(s, NamedSharding) else everywhere, shardings)
+
+
+def split_batch(inputs: Any, parts: int) -> Any:
+    """Returns `inputs` with every leading axis B cut into [parts, B / parts].
+
+    Raises:
+        ValueError: `parts` does not divide B.
+    """
+
+    def cut(x: Array) -> Array:
+        if x.shape[0] % parts:
+            raise ValueError(
+                f"Stage.accumulate={parts} does not divide the batch's leading axis of {x.shape[0]}"
+            )
+        return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+    return jax.tree.map(cut, inputs)
