@@ -1,0 +1,46 @@
+"""Evaluation: ranks, metrics with intervals, the two baselines, and the report.
+
+Everything comes in as arrays: which users, histories and targets a split has is for the caller to
+say. Nothing here imports JAX.
+"""
+
+from minirec.evaluation.baselines import ItemTransition, Popularity
+from minirec.evaluation.curves import Curves, read_curves
+from minirec.evaluation.evaluate import Evaluation, evaluate_lists
+from minirec.evaluation.intervals import bootstrap_intervals, difference_intervals
+from minirec.evaluation.metrics import KS, hit_rate, metrics_at, ndcg
+from minirec.evaluation.ranks import count_invalid, item_ranks, item_sids, sid_ranks
+from minirec.evaluation.report import (
+    Catalogue,
+    Example,
+    Report,
+    report_json,
+    write_report,
+)
+from minirec.evaluation.terminal import metric_lines, metric_table
+
+__all__ = [
+    "KS",
+    "Catalogue",
+    "Curves",
+    "Evaluation",
+    "Example",
+    "ItemTransition",
+    "Popularity",
+    "Report",
+    "bootstrap_intervals",
+    "count_invalid",
+    "difference_intervals",
+    "evaluate_lists",
+    "hit_rate",
+    "item_ranks",
+    "item_sids",
+    "metric_lines",
+    "metric_table",
+    "metrics_at",
+    "ndcg",
+    "read_curves",
+    "report_json",
+    "sid_ranks",
+    "write_report",
+]

@@ -1,0 +1,90 @@
+"""Training curves, read from a run's `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Curve = tuple[list[float], list[float]]
+"""Steps and values."""
+
+_LOSS_KEYS = ("loss", "train/loss")
+_VALIDATION_PREFIXES = ("eval/", "valid/", "validation/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """What a training run logged.
+
+    Attributes:
+        loss: training loss by step.
+        validation: by metric name (`"ndcg@10"`), validation metrics by step.
+    """
+
+    loss: Curve = ([], [])
+    validation: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
+
+
+def read_curves(path: str | os.PathLike[str]) -> Curves:
+    """Returns the curves in a file of JSON lines; none where the file is not there.
+
+    A line holds `step` and any of `loss` and `eval/<metric>`; other keys are passed over. So is a
+    last line that a killed run left unfinished.
+
+    Raises:
+        ValueError: a line before the last is not a JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        return Curves()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: line {number} is no JSON object: {line[:80]!r}")
+        rows.append(row)
+    return curves_of(rows)
+
+
+def curves_of(rows: Iterable[Mapping[str, Any]]) -> Curves:
+    """Returns the curves of rows as `metrics.jsonl` holds them; a later row of a step wins."""
+    loss: dict[float, float] = {}
+    validation: dict[str, dict[float, float]] = {}
+    for row in rows:
+        step = _number(row.get("step"))
+        if step is None:
+            continue
+        for key, value in row.items():
+            value = _number(value)
+            if value is None:
+                continue
+            if key in _LOSS_KEYS:
+                loss[step] = value
+            for prefix in _VALIDATION_PREFIXES:
+                if key.startswith(prefix):
+                    validation.setdefault(key.removeprefix(prefix), {})[step] = value
+    return Curves(_sorted(loss), {name: _sorted(curve) for name, curve in validation.items()})
+
+
+def _sorted(curve: Mapping[float, float]) -> Curve:
+    steps = sorted(curve)
+    return steps, [curve[step] for step in steps]
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,347 @@
+"""`index.html`: the report as one page that opens without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from minirec.evaluation import plots
+from minirec.evaluation.evaluate import LEVELS, SHOWN
+from minirec.evaluation.report import (
+    MODEL,
+    Example,
+    Report,
+    codebook_use,
+    common_ks,
+    differences,
+)
+from minirec.evaluation.style import STYLE
+
+_LEVEL_TITLES = {"item": "Item level", "sid": "SID level"}
+_LEVEL_NOTES = {
+    "item": "The item itself must be found. Among items that share a SID the one more popular in "
+    "training comes first.",
+    "sid": "Any item with the target's SID counts. A list holds a SID once, at its first place.",
+}
+_MOST_HISTORY = 8
+_MOST_RECOMMENDED = 10
+
+
+def render_page(report: Report) -> str:
+    """Returns the whole page. All that comes from data or configuration is escaped."""
+    title = html.escape(f"{report.name} · {report.dataset} · {report.split}")
+    sections = [
+        _header(report),
+        _metrics(report),
+        _training(report),
+        _ranks(report),
+        _catalogue(report),
+        _examples(report),
+        _configuration(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    k = _headline_k(report)
+    values = report.model.metrics["item"]
+    exclusion = "items seen before left out" if report.exclude_seen else "items seen before allowed"
+    facts = [
+        (f"NDCG@{k}", f"{values[f'ndcg@{k}']:.4f}", "item level"),
+        (f"HR@{k}", f"{values[f'hr@{k}']:.4f}", "item level"),
+        (f"Coverage@{SHOWN}", f"{report.model.coverage:.1%}", "of the catalogue"),
+        ("Invalid SIDs", f"{report.model.invalid:,}", f"{report.model.dead_beams:,} dead beams"),
+    ]
+    tiles = "".join(
+        f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
+        for name, value, note in facts
+    )
+    return (
+        f'<header><p class="kicker">minirec report</p><h1>{html.escape(report.name)}</h1>'
+        f'<p class="meta">{html.escape(report.dataset)} · {html.escape(report.split)} split · '
+        f"{report.num_users:,} users · {len(report.catalogue.codes):,} items · {exclusion}</p>"
+        f'<p class="verdict">{_verdict(report, k)}</p><dl class="tiles">{tiles}</dl></header>'
+    )
+
+
+def _headline_k(report: Report) -> int:
+    shared = common_ks(report, "item") or [
+        int(name.removeprefix("hr@"))
+        for name in report.model.metrics["item"]
+        if name.startswith("hr@")
+    ]
+    return 10 if 10 in shared else max(shared)
+
+
+def _verdict(report: Report, k: int) -> str:
+    """Returns one sentence on the model beside its strongest baseline."""
+    metric = f"ndcg@{k}"
+    rivals = {
+        name: evaluation.metrics["item"][metric]
+        for name, evaluation in report.evaluations.items()
+        if name != MODEL and metric in evaluation.metrics["item"]
+    }
+    if not rivals:
+        return "No baseline stands beside the model."
+    rival = max(rivals, key=lambda name: rivals[name])
+    gap = report.model.metrics["item"][metric] - rivals[rival]
+    low, high = differences(report)[rival]["item"][metric]
+    if low > 0:
+        judgement = "above"
+    elif high < 0:
+        judgement = "below"
+    else:
+        judgement = "not clearly apart from"
+    return (
+        f"In NDCG@{k} at item level the model is <strong>{judgement}</strong> "
+        f"{_code(rival)}, its strongest baseline: {_signed(gap)} "
+        f"(95% interval {_signed(low)} to {_signed(high)}, same users)."
+    )
+
+
+def _metrics(report: Report) -> str:
+    tables = "".join(_metric_table(report, level) for level in LEVELS)
+    return _section(
+        "Metrics",
+        "95% intervals by bootstrap over users stand under each figure; the best of a row is bold.",
+        f'<div class="columns">{tables}</div>',
+    )
+
+
+def _metric_table(report: Report, level: str) -> str:
+    names = list(report.evaluations)
+    head = "".join(f'<th scope="col">{_swatch(name)}{_breakable(name)}</th>' for name in names)
+    keys = list(report.model.metrics[level])
+    rows = []
+    for metric in ("hr", "ndcg"):
+        for key in keys:
+            if key.partition("@")[0] != metric:
+                continue
+            cells = _cells(report, level, key)
+            first = ' class="first"' if key == f"{metric}@{keys[0].partition('@')[2]}" else ""
+            rows.append(f'<tr{first}><th scope="row">{key.upper()}</th>{cells}</tr>')
+    return (
+        '<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{_LEVEL_TITLES[level]}, table"><table class="metrics"><caption>'
+        f"<strong>{_LEVEL_TITLES[level]}</strong> {_LEVEL_NOTES[level]}</caption>"
+        f'<thead><tr><th scope="col">Metric</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _cells(report: Report, level: str, key: str) -> str:
+    evaluations = report.evaluations.values()
+    best = max(evaluation.metrics[level].get(key, -1.0) for evaluation in evaluations)
+    cells = []
+    for evaluation in evaluations:
+        value = evaluation.metrics[level].get(key)
+        if value is None:
+            cells.append("<td>–</td>")
+            continue
+        low, high = evaluation.intervals[level][key]
+        text = f"{value:.4f}"
+        text = f"<strong>{text}</strong>" if value == best else text
+        cells.append(f"<td>{text}<small>{_short(low)}–{_short(high)}</small></td>")
+    return "".join(cells)
+
+
+def _training(report: Report) -> str:
+    figures = []
+    steps, values = report.curves.loss
+    if values:
+        label = f"Training loss over {len(values)} points, from {values[0]:.3f} to {values[-1]:.3f}"
+        figures.append(
+            _figure(
+                plots.line_plot(
+                    report.curves.loss, label=label, x_label="step", y_label="loss", smooth=True
+                ),
+                "Training loss",
+                f"From {values[0]:.3f} to {values[-1]:.3f} at step {steps[-1]:,.0f}.",
+            )
+        )
+    shown = [name for name in ("ndcg@10", "hr@10") if name in report.curves.validation]
+    for name in (shown or list(report.curves.validation))[:1]:
+        steps, values = report.curves.validation[name]
+        best = int(np.argmax(values))
+        note = f"Best {values[best]:.4f} at step {steps[best]:,.0f}; by real beam search."
+        figures.append(
+            _figure(
+                plots.line_plot(
+                    report.curves.validation[name],
+                    label=f"Validation {name} by step. {note}",
+                    x_label="step",
+                    y_label=name.upper(),
+                ),
+                f"Validation {html.escape(name.upper())}",
+                note,
+            )
+        )
+    if not figures:
+        return ""
+    return _section("Training", "", f'<div class="columns">{"".join(figures)}</div>')
+
+
+def _ranks(report: Report) -> str:
+    ranks = {name: evaluation.ranks["item"] for name, evaluation in report.evaluations.items()}
+    longest = max(common_ks(report, "item") or [_headline_k(report)])
+    found = "; ".join(
+        f"{name} {((line >= 0) & (line < longest)).mean():.1%}" for name, line in ranks.items()
+    )
+    legend = _legend(ranks)
+    hits = plots.hit_curves(
+        ranks, longest, label=f"HR@K at item level for K from 1 to {longest}. At the end: {found}."
+    )
+    bars = plots.rank_bars(
+        ranks, longest, label=f"Share of users by the target's place. Within {longest}: {found}."
+    )
+    return _section(
+        "Where the target stands",
+        f"Item level; a target beyond place {longest} is not shown. Found at all: {found}.",
+        f'<div class="columns">{_figure(hits, "Hit rate by length of the list", legend)}'
+        f"{_figure(bars, 'Place of the target', legend)}</div>",
+    )
+
+
+def _catalogue(report: Report) -> str:
+    catalogue = report.catalogue
+    order = np.argsort(-catalogue.train_count, kind="stable")
+    num_items = len(order)
+    counts = {name: evaluation.recommended for name, evaluation in report.evaluations.items()}
+    counts["target"] = np.bincount(report.target, minlength=num_items)
+    head = max(1, num_items // 100)
+    shares = "; ".join(
+        f"{name} {count[order[:head]].sum() / max(count.sum(), 1):.0%}"
+        for name, count in counts.items()
+    )
+    popularity = plots.popularity_curves(
+        counts,
+        order,
+        label=f"Cumulative share of places by popularity. Most popular 1% of items: {shares}.",
+    )
+    coverage = "; ".join(
+        f"{name} {evaluation.coverage:.1%}" for name, evaluation in report.evaluations.items()
+    )
+    levels = codebook_use(catalogue)
+    use = [
+        np.bincount(catalogue.codes[:, level], minlength=size)
+        for level, size in enumerate(catalogue.codebook_sizes)
+    ]
+    summary = "; ".join(
+        f"level {level['level']}: {level['used']} of {level['size']} codes" for level in levels
+    )
+    bars = plots.codebook_bars(use, label=f"Items a code, a panel a level. {summary}.")
+    rows = "".join(
+        f'<tr><th scope="row">{level["level"]}</th><td>{level["size"]:,}</td>'
+        f"<td>{level['used']:,}</td><td>{level['perplexity']:,.1f}</td></tr>"
+        for level in levels
+    )
+    _, shared = np.unique(catalogue.codes, axis=0, return_counts=True)
+    colliding = int(shared[shared > 1].sum())
+    table = (
+        '<table class="plain"><caption>Perplexity: as many equally used codes would spread the '
+        f"items as widely. {len(shared):,} different SIDs; {colliding:,} items share theirs."
+        '</caption><thead><tr><th scope="col">Level</th><th scope="col">Codes</th>'
+        '<th scope="col">Used</th><th scope="col">Perplexity</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+    tail = _figure(
+        popularity,
+        "Long tail",
+        _legend(counts) + f"Share of the first {SHOWN} places that goes to the most popular items; "
+        f"<em>target</em> is what users took. The most popular 1%: {html.escape(shares)}. "
+        f"Part of the catalogue shown to anyone: {html.escape(coverage)}.",
+    )
+    codes = _figure(
+        bars,
+        "Codebook use",
+        "Items of each code, most used code first; the dashed line is an even spread.",
+    )
+    return _section("Catalogue", "", f'<div class="columns">{tail}<div>{codes}{table}</div></div>')
+
+
+def _examples(report: Report) -> str:
+    if not report.examples:
+        return ""
+    cards = "".join(_example(example) for example in report.examples)
+    return _section(
+        "Examples",
+        "History with the newest item last, what came next, and the model's list.",
+        f'<div class="cards">{cards}</div>',
+    )
+
+
+def _example(example: Example) -> str:
+    history = list(example.history)
+    left_out = len(history) - _MOST_HISTORY
+    earlier = f'<li class="muted">… {left_out:,} earlier</li>' if left_out > 0 else ""
+    items = earlier + "".join(
+        f"<li>{html.escape(title)}</li>" for title in history[-_MOST_HISTORY:]
+    )
+    recommended = "".join(
+        f'<li class="hit">{html.escape(title)} <span class="tag">came next</span></li>'
+        if place == example.rank
+        else f"<li>{html.escape(title)}</li>"
+        for place, title in enumerate(example.recommended[:_MOST_RECOMMENDED])
+    )
+    found = f"at place {example.rank + 1} of the list" if example.rank >= 0 else "not in the list"
+    return (
+        f'<article class="card"><h3>User {html.escape(example.user)}</h3>'
+        f"<h4>History</h4><ul>{items}</ul><h4>Came next, {found}</h4>"
+        f'<p class="target">{html.escape(example.target)}</p>'
+        f"<h4>Recommended</h4><ol>{recommended}</ol></article>"
+    )
+
+
+def _configuration(report: Report) -> str:
+    config = html.escape(json.dumps(report.config, indent=2, ensure_ascii=False, sort_keys=True))
+    return (
+        "<section><details><summary>Run configuration</summary>"
+        f'<p class="muted">Seed {report.seed}; evaluated in {report.seconds:,.1f} s.</p>'
+        f"<pre>{config}</pre></details></section>"
+    )
+
+
+def _section(title: str, note: str, body: str) -> str:
+    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return f"<section><h2>{html.escape(title)}</h2>{note}{body}</section>"
+
+
+def _figure(svg: str, title: str, caption: str) -> str:
+    """Returns a figure; `title` and `caption` are HTML already."""
+    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def _legend(names: Mapping[str, object]) -> str:
+    entries = "".join(f"<span>{_swatch(name)}{html.escape(name)}</span>" for name in names)
+    return f'<span class="legend">{entries}</span>'
+
+
+def _swatch(name: str) -> str:
+    css = "target" if name == "target" else plots.css_name(name)
+    return f'<i class="swatch {css}" aria-hidden="true"></i>'
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _breakable(name: str) -> str:
+    return html.escape(name).replace("_", "_<wbr>")
+
+
+def _code(name: str) -> str:
+    return f"<code>{html.escape(name)}</code>"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")

@@ -1,0 +1,59 @@
+"""`predictions.json`: every user's ranked SIDs and the target's, for offline metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+from jaxtyping import Int
+
+from minirec import files
+from minirec.evaluation import ranks
+from minirec.sids import sid_string
+
+
+def write_predictions(
+    path: str | os.PathLike[str],
+    ranked_sids: Int[np.ndarray, "n M L"],
+    target_sid: Int[np.ndarray, "n L"],
+) -> None:
+    """Writes `[{"predict": [sid, …], "output": sid}, …]`, one user a line, in the order given.
+
+    The layout is MiniOneRec's. Offline metrics take the number of candidates from the first row
+    and refuse ragged files, so that all lists are cut to the shortest that holds anything: only
+    a catalogue with fewer items than beams, or one that a user has nearly used up, cuts any.
+
+    Args:
+        path: the file, which appears whole or not at all.
+        ranked_sids: codes, best first; dead beams (a negative code) are left out, and of a
+            repeated SID only the first is written.
+        target_sid: codes of the SID that came next.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if ranked_sids.ndim != 3 or target_sid.shape != (len(ranked_sids), ranked_sids.shape[-1]):
+        raise ValueError(
+            f"target_sid: shape {list(target_sid.shape)} does not fit ranked_sids "
+            f"{list(ranked_sids.shape)}"
+        )
+    shown = (ranked_sids >= 0).all(axis=-1) & ranks.first_occurrences(ranked_sids)
+    lengths = shown.sum(axis=1)
+    width = int(lengths[lengths > 0].min(initial=ranked_sids.shape[1]))
+    # A SID is spelled once, not once a beam: a million beams hold a few thousand SIDs.
+    every = np.concatenate([ranked_sids.reshape(-1, ranked_sids.shape[-1]), target_sid])
+    numbers = ranks.number_sids(every)
+    different, first = np.unique(numbers, return_index=True)
+    spelled = {
+        int(number): json.dumps(sid_string(codes))
+        for number, codes in zip(different, every[first], strict=True)
+        if (codes >= 0).all()
+    }
+    predicted = numbers[: shown.size].reshape(shown.shape)
+    output = numbers[shown.size :].tolist()
+    lines = []
+    for row, keep, target in zip(predicted, shown, output, strict=True):
+        sids = ", ".join(spelled[number] for number in row[keep][:width].tolist())
+        lines.append(f'{{"predict": [{sids}], "output": {spelled[target]}}}')
+    files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")

@@ -1,0 +1,224 @@
+"""What an evaluation leaves: `report.json`, `predictions.json` and `index.html`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from minirec import files
+from minirec.evaluation import intervals
+from minirec.evaluation.curves import Curves
+from minirec.evaluation.evaluate import LEVELS, Evaluation
+from minirec.evaluation.predictions import write_predictions
+
+MODEL = "model"
+"""The name of the recommender that the report is about; the others are baselines."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+    """One user, for people to look at.
+
+    Attributes:
+        user: what the log calls the user.
+        history: titles of the newest items, oldest first.
+        target: title of the item that came next.
+        recommended: titles of the model's list, best first.
+        rank: place of the target in the model's item list, from 0; -1 where it was not found.
+    """
+
+    user: str
+    history: Sequence[str]
+    target: str
+    recommended: Sequence[str]
+    rank: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What a report says of the items.
+
+    Attributes:
+        codes: `[N, L]`, SID of every item.
+        codebook_sizes: K of each level.
+        train_count: `[N]`, training interactions of every item.
+    """
+
+    codes: Int[np.ndarray, "N L"]
+    codebook_sizes: Sequence[int]
+    train_count: Int[np.ndarray, " N"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """Everything that an evaluation found; `write_report` makes files of it.
+
+    Attributes:
+        name: name of the run.
+        dataset: name of the data set.
+        split: "valid" or "test".
+        evaluations: by recommender, `"model"` first, then the baselines; the same users in all.
+        target: `[n]`, the item that came next.
+        ranked_sids: `[n, M, L]`, the model's beams, best first; negative codes where dead.
+        catalogue: the items.
+        exclude_seen: whether items of the history were left out of all lists.
+        config: the run's configuration, as JSON knows it.
+        seed: seed of the run.
+        seconds: how long the evaluation took.
+        curves: training curves, if the run has them.
+        examples: a few users.
+        extra: more entries for `report.json`; they may not replace its own.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    evaluations: Mapping[str, Evaluation]
+    target: Int[np.ndarray, " n"]
+    ranked_sids: Int[np.ndarray, "n M L"]
+    catalogue: Catalogue
+    exclude_seen: bool
+    config: Any
+    seed: int
+    seconds: float
+    curves: Curves = dataclasses.field(default_factory=Curves)
+    examples: Sequence[Example] = ()
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks that the parts belong together.
+
+        Raises:
+            ValueError: no model among the evaluations, or numbers of users that differ.
+        """
+        if next(iter(self.evaluations), None) != MODEL:
+            raise ValueError(
+                f"evaluations: {list(self.evaluations)}; the first must be {MODEL!r}, then the "
+                "baselines"
+            )
+        for name, evaluation in self.evaluations.items():
+            if evaluation.num_users != len(self.target):
+                raise ValueError(
+                    f"evaluations: {name} has {evaluation.num_users} users, target has "
+                    f"{len(self.target)}"
+                )
+        if len(self.ranked_sids) != len(self.target):
+            raise ValueError(
+                f"ranked_sids: {len(self.ranked_sids)} users, target has {len(self.target)}"
+            )
+
+    @property
+    def model(self) -> Evaluation:
+        """The model's evaluation."""
+        return self.evaluations[MODEL]
+
+    @property
+    def num_users(self) -> int:
+        """n, the number of users."""
+        return len(self.target)
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Returns the content of `report.json`.
+
+    The shape is fixed: `split`, `users`, `invalid`, `metrics` and `intervals` (by recommender, then
+    level, then `"hr@10"`), `config`, `seed`, `seconds`. Beside these: `differences` (95 % interval
+    of the model's metric minus each baseline's, users paired), `coverage`, `dead_beams`, `codebook`
+    a level, and what `report.extra` holds.
+
+    Raises:
+        ValueError: `report.extra` names an entry that the report has itself.
+    """
+    evaluations = report.evaluations
+    content: dict[str, Any] = {
+        "name": report.name,
+        "dataset": report.dataset,
+        "split": report.split,
+        "users": report.num_users,
+        "items": len(report.catalogue.codes),
+        "exclude_seen": report.exclude_seen,
+        "invalid": report.model.invalid,
+        "dead_beams": report.model.dead_beams,
+        "metrics": {name: evaluation.metrics for name, evaluation in evaluations.items()},
+        "intervals": {name: evaluation.intervals for name, evaluation in evaluations.items()},
+        "differences": differences(report),
+        "coverage": {name: evaluation.coverage for name, evaluation in evaluations.items()},
+        "codebook": codebook_use(report.catalogue),
+        "config": report.config,
+        "seed": report.seed,
+        "seconds": round(report.seconds, 3),
+    }
+    taken = sorted(set(report.extra) & set(content))
+    if taken:
+        raise ValueError(f"extra: {taken} would replace the report's own entries; rename them")
+    return content | dict(report.extra)
+
+
+def differences(report: Report) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Returns, by baseline, level and metric, the interval of the model's metric minus its own."""
+    result: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, evaluation in report.evaluations.items():
+        if name == MODEL:
+            continue
+        result[name] = {}
+        for level in LEVELS:
+            shared = common_ks(report, level)
+            result[name][level] = intervals.difference_intervals(
+                report.model.ranks[level], evaluation.ranks[level], shared, seed=report.seed
+            )
+    return result
+
+
+def common_ks(report: Report, level: str) -> list[int]:
+    """Returns the list lengths that every recommender of the report reaches at this level."""
+    names = [set(evaluation.metrics[level]) for evaluation in report.evaluations.values()]
+    shared = set.intersection(*names)
+    return sorted(int(name.removeprefix("hr@")) for name in shared if name.startswith("hr@"))
+
+
+def codebook_use(catalogue: Catalogue) -> list[dict[str, float]]:
+    """Returns, a level, the codebook's size, how many codes occur, and their perplexity.
+
+    Perplexity is the exponential of the entropy of the codes' shares of items: as many equally
+    used codes would spread the items as widely.
+    """
+    levels = []
+    for level, size in enumerate(catalogue.codebook_sizes):
+        counts = np.bincount(catalogue.codes[:, level], minlength=size)
+        shares = counts[counts > 0] / counts.sum()
+        levels.append(
+            {
+                "level": level,
+                "size": len(counts),
+                "used": len(shares),
+                "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+            }
+        )
+    return levels
+
+
+def write_report(folder: str | os.PathLike[str], report: Report) -> Path:
+    """Writes `report.json`, `predictions.json` and `index.html`; returns the page's path.
+
+    Each file appears whole or not at all, the page last. `index.html` is one file that needs no
+    network, and the same report gives the same bytes.
+
+    Raises:
+        ValueError: the report holds NaN, an infinity or something else that JSON cannot hold.
+    """
+    from minirec.evaluation.page import render_page  # matplotlib is slow to import
+
+    folder = Path(folder)
+    page = render_page(report)
+    files.write_json(folder / "report.json", report_json(report))
+    write_predictions(
+        folder / "predictions.json", report.ranked_sids, report.catalogue.codes[report.target]
+    )
+    files.write_text(folder / "index.html", page)
+    return folder / "index.html"

@@ -1,0 +1,303 @@
+"""The files that an evaluation leaves, and the table and lines that it prints."""
+
+import dataclasses
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+import rich.console
+
+from minirec.evaluation import (
+    Catalogue,
+    Curves,
+    Example,
+    ItemTransition,
+    Report,
+    evaluate_lists,
+    item_sids,
+    metric_lines,
+    metric_table,
+    read_curves,
+    report_json,
+    write_report,
+)
+from minirec.evaluation.curves import curves_of
+from minirec.evaluation.predictions import write_predictions
+
+HOSTILE = '<img src="http://evil.example/x.png" onerror=alert(1)> & "$x_1$" \u202e 日本'
+
+
+def make_report(**changes):
+    generator = np.random.default_rng(0)
+    num_items, num_users = 80, 60
+    codes = generator.integers(0, 8, (num_items, 3)).astype(np.int32)
+    item = generator.integers(0, num_items, 600)
+    transition = ItemTransition(item, np.arange(0, 601, 10), num_items)
+    histories = generator.integers(0, num_items, (num_users, 6))
+    target = generator.integers(0, num_items, num_users)
+    lists = [
+        baseline.recommend(histories, 60, exclude_seen=False)
+        for baseline in (transition.popularity, transition)
+    ]
+    mine = np.stack([generator.permutation(num_items)[:50] for _ in range(num_users)])
+    beams = item_sids(mine, codes)
+    beams[0, -1] = -1
+    evaluations = {
+        "model": evaluate_lists(mine, target, codes, ranked_sids=beams, num_resamples=50),
+        "popularity": evaluate_lists(lists[0], target, codes, num_resamples=50),
+        "item_transition": evaluate_lists(lists[1], target, codes, num_resamples=50),
+    }
+    rows = [{"step": step, "loss": 5.0 / step} for step in range(1, 50)]
+    rows += [{"step": step, "eval/ndcg@10": step / 1000} for step in (10, 20)]
+    report = Report(
+        name=f"run {HOSTILE}",
+        dataset=f"data {HOSTILE}",
+        split="test",
+        evaluations=evaluations,
+        target=target,
+        ranked_sids=beams,
+        catalogue=Catalogue(codes, (8, 8, 8), transition.popularity.counts),
+        exclude_seen=False,
+        config={"note": f"</pre></script>{HOSTILE}"},
+        seed=7,
+        seconds=1.25,
+        curves=curves_of(rows),
+        examples=[
+            Example(f"u{HOSTILE}", [f"h{HOSTILE}"] * 12, f"t{HOSTILE}", [f"r{HOSTILE}"] * 3, 1),
+            Example("v", [], "t", ["r"], -1),
+        ],
+    )
+    return dataclasses.replace(report, **changes)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return make_report()
+
+
+@pytest.fixture(scope="module")
+def folder(report, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    assert write_report(folder, report) == folder / "index.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects tags, and checks that all that opens closes."""
+
+    VOID = ("meta", "wbr", "br", "img", "link", "use", "path")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.data = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.data.append(data)
+
+
+def test_report_json_has_the_fixed_shape(folder):
+    content = json.loads((folder / "report.json").read_text())
+    assert content["split"] == "test"
+    assert content["users"] == 60
+    assert content["invalid"] == 0
+    assert content["dead_beams"] == 1
+    assert (content["seed"], content["seconds"]) == (7, 1.25)
+    assert list(content["metrics"]) == ["model", "popularity", "item_transition"]
+    keys = [f"{metric}@{k}" for k in (1, 3, 5, 10, 20, 50) for metric in ("hr", "ndcg")]
+    for name in content["metrics"]:
+        for level in ("item", "sid"):
+            assert list(content["metrics"][name][level]) == keys
+            for key in keys:
+                low, high = content["intervals"][name][level][key]
+                assert 0 <= low <= content["metrics"][name][level][key] <= high <= 1
+    assert content["config"]["note"].startswith("</pre>")
+    assert list(content["differences"]) == ["popularity", "item_transition"]
+    assert [level["size"] for level in content["codebook"]] == [8, 8, 8]
+
+
+def test_report_json_takes_more_entries_but_none_of_its_own(report):
+    assert report_json(make_report(extra={"checkpoint": 3}))["checkpoint"] == 3
+    with pytest.raises(ValueError, match="extra: \\['metrics'\\]"):
+        report_json(make_report(extra={"metrics": {}}))
+
+
+def test_predictions_are_rectangular_rows_of_sids_with_the_target(folder, report):
+    rows = json.loads((folder / "predictions.json").read_text())
+    assert len(rows) == 60
+    assert all(set(row) == {"predict", "output"} for row in rows)
+    assert len({len(row["predict"]) for row in rows}) == 1
+    assert all(len(set(row["predict"])) == len(row["predict"]) for row in rows)
+    codes = report.catalogue.codes[report.target[3]]
+    assert rows[3]["output"] == f"<a_{codes[0]}><b_{codes[1]}><c_{codes[2]}>"
+    first = report.ranked_sids[3, 0]
+    assert rows[3]["predict"][0] == f"<a_{first[0]}><b_{first[1]}><c_{first[2]}>"
+
+
+def test_predictions_give_the_same_sid_level_hits(folder, report):
+    rows = json.loads((folder / "predictions.json").read_text())
+    hits = [row["output"] in row["predict"][:10] for row in rows]
+    assert np.mean(hits) == report.model.metrics["sid"]["hr@10"]
+
+
+def test_a_user_without_any_beam_does_not_empty_the_other_rows(tmp_path):
+    beams = np.array([[[0], [1]], [[-1], [-1]], [[1], [-1]]])
+    write_predictions(tmp_path / "p.json", beams, np.array([[0], [1], [1]]))
+    rows = json.loads((tmp_path / "p.json").read_text())
+    assert [row["predict"] for row in rows] == [["<a_0>"], [], ["<a_1>"]]
+
+
+def test_the_page_is_well_formed_and_needs_no_network(page):
+    tags = Tags(page)
+    assert tags.open == []
+    names = {tag for tag, _ in tags.tags}
+    assert names.isdisjoint({"script", "link", "img", "iframe", "object", "image", "base"})
+    for _, attributes in tags.tags:
+        for name, value in attributes.items():
+            assert not name.startswith(("on", "xmlns"))
+            if name in ("src", "href", "xlink:href", "srcset", "action"):
+                assert value.startswith("#")
+            assert "http:" not in (value or "")
+    assert re.findall(r"url\((?!#)", page) == []
+    assert "@import" not in page
+
+
+def test_everything_that_comes_from_outside_is_escaped(page):
+    assert "<img" not in page
+    text = "".join(Tags(page).data)
+    assert text.count(HOSTILE) >= 8
+    assert "</script>" not in page
+
+
+def test_svg_references_point_to_ids_that_are_there_once(page):
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([\w-]+)', page)) <= set(ids)
+
+
+def test_the_page_speaks_to_those_who_cannot_see_its_plots(page):
+    tags = Tags(page).tags
+    plots = [attributes for tag, attributes in tags if tag == "svg"]
+    assert len(plots) == 6
+    assert all(plot["role"] == "img" and len(plot["aria-label"]) > 20 for plot in plots)
+    assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags) == 3
+    assert ("html", {"lang": "en"}) in tags
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+
+
+def test_plots_take_their_colours_from_the_page(page):
+    assert "var(--model)" in page
+    assert "#0102" not in page
+
+
+def test_the_page_has_the_same_bytes_each_time(page, tmp_path):
+    write_report(tmp_path, make_report())
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == page
+
+
+def test_the_verdict_follows_the_paired_interval(report):
+    from minirec.evaluation.page import render_page
+
+    reference = report.evaluations["item_transition"]
+    same = dict(report.evaluations) | {"model": reference}
+    assert "<strong>not clearly apart from</strong>" in render_page(make_report(evaluations=same))
+    perfect = evaluate_lists(
+        np.repeat(report.target[:, None], 50, axis=1), report.target, report.catalogue.codes
+    )
+    best = dict(report.evaluations) | {"model": perfect}
+    assert "<strong>above</strong>" in render_page(make_report(evaluations=best))
+
+
+def test_a_page_without_curves_and_examples_stands(tmp_path):
+    write_report(tmp_path, make_report(curves=Curves(), examples=()))
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Training loss" not in page
+    assert Tags(page).open == []
+
+
+def test_a_model_with_fewer_beams_is_compared_only_as_far_as_it_reaches(report):
+    from minirec.evaluation.page import render_page
+
+    beams = report.ranked_sids[:, :20]
+    codes = np.concatenate([report.catalogue.codes] * 2, axis=1)
+    lists = np.tile(np.arange(20), (report.num_users, 1))
+    short = evaluate_lists(lists, report.target, report.catalogue.codes, ranked_sids=beams)
+    shortened = make_report(
+        evaluations=dict(report.evaluations) | {"model": short},
+        ranked_sids=beams,
+        catalogue=Catalogue(codes, (8,) * 6, report.catalogue.train_count),
+    )
+    content = report_json(shortened)
+    assert "hr@50" not in content["metrics"]["model"]["item"]
+    assert "hr@20" in content["differences"]["item_transition"]["item"]
+    assert "hr@50" not in content["differences"]["item_transition"]["item"]
+    page = render_page(shortened)
+    assert "a target beyond place 20 is not shown" in page
+    assert Tags(page).open == []
+
+
+def test_a_report_needs_the_model_first_and_the_same_users(report):
+    with pytest.raises(ValueError, match="the first must be 'model'"):
+        make_report(evaluations={"popularity": report.evaluations["popularity"]})
+    with pytest.raises(ValueError, match="model has 60 users, target has 3"):
+        make_report(target=report.target[:3])
+
+
+def test_nothing_is_left_behind_when_a_report_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_report(tmp_path / "new", make_report(config={"rate": float("nan")}))
+    assert not list((tmp_path / "new").glob("*")) if (tmp_path / "new").exists() else True
+
+
+def test_lines_give_the_item_level_under_plain_names(report):
+    lines = metric_lines(report)
+    values = dict(line.split("=") for line in lines)
+    assert len(values) == len(lines)
+    assert lines[0].startswith("hr@1=")
+    assert values["invalid"] == "0"
+    assert values["hr@10"] == f"{report.model.metrics['item']['hr@10']:.4f}"
+    assert values["sid_ndcg@10"] == f"{report.model.metrics['sid']['ndcg@10']:.4f}"
+    assert "item_transition_sid_hr@50" in values
+
+
+def test_the_table_fits_a_terminal_and_shows_names_with_brackets(report):
+    console = rich.console.Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(metric_table(make_report(name="run [red]")))
+    text = console.export_text()
+    assert "run [red]" in text
+    assert "…" not in text
+    assert f"{report.model.metrics['sid']['ndcg@10']:.4f}" in text
+
+
+def test_curves_are_read_by_step_and_a_torn_last_line_is_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 2, "loss": 1.5, "stage": "a"}\n{"step": 1, "loss": 2}\n\n'
+        '{"step": 2, "eval/ndcg@10": 0.25, "eval/note": "x"}\n{"step": 3, "lo'
+    )
+    curves = read_curves(path)
+    assert curves.loss == ([1.0, 2.0], [2.0, 1.5])
+    assert curves.validation == {"ndcg@10": ([2.0], [0.25])}
+    path.write_text('{"step": 1\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        read_curves(path)
+    assert read_curves(tmp_path / "none.jsonl") == Curves()
