@@ -1,0 +1,141 @@
+"""The defaults: a config for your own log starts here and changes what differs.
+
+Every field that an experiment may set stands in this file, so that a mistyped name is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def data_folder(name: str) -> str:
+    """Returns the folder `name` below the one that the environment's MINIREC_DATA names."""
+    return str(Path(os.environ.get("MINIREC_DATA", "data")) / name)
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults."""
+    config = ConfigDict()
+    config.name = "base"
+    config.seed = 0
+
+    # Where the log comes from: `name` is a file of pipelines/sources, whose own fields (see its
+    # `Config`) stand beside it.
+    config.data = ConfigDict(
+        {
+            "source": {"name": "sasrec", "folder": "", "interactions": "", "attributes": ""},
+            "k_core": 5,
+            "split": {"name": "leave_one_out"},
+        }
+    )
+
+    # Where the semantic IDs come from.
+    config.sids = ConfigDict(
+        {
+            "source": "rq_kmeans",  # or "given", with `path` to an index.json
+            "path": "",
+            "codebook_sizes": (256, 256, 256),
+            "vectors": "both",  # "text", "cooccurrence", "both", or the path of an .npy
+            "dim": 64,  # width of the item vectors
+            "text_weight": 0.5,  # share of the text in "both"
+            "window": 3,  # how far apart two items of a history may stand to count as a pair
+            "iterations": 30,
+            "collisions": "extra_level",  # or "keep"
+        }
+    )
+
+    # How records become batches.
+    config.loader = ConfigDict(
+        {
+            "batch_size": 64,
+            "max_items": 20,  # items of history, the newest
+            "examples": "histories",  # or "windows"
+            "pack": True,
+            "row_tokens": 0,  # 0: as long as the longest example
+            "num_threads": 1,
+            "prefetch": 4,
+        }
+    )
+
+    config.model = ConfigDict(
+        {
+            "num_layers": 3,
+            "width": 128,
+            "num_heads": 4,
+            "num_kv_heads": 4,
+            "head_dim": 32,
+            "mlp_width": 384,
+            "rope_theta": 10_000.0,
+            "norm_eps": 1e-6,
+            "qk_norm": True,
+            "qkv_bias": False,
+            "dropout": 0.2,
+            "remat": False,
+            "dtype": "float32",
+            "tie_embeddings": False,
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            "num_steps": 1000,
+            "accumulate": 1,
+            "learning_rate": 1e-3,
+            "warmup_steps": 100,
+            "schedule": "cosine",
+            "end_fraction": 0.05,
+            "weight_decay": 0.1,
+            "b1": 0.9,
+            "b2": 0.98,
+            "eps": 1e-8,
+            "clip_norm": 1.0,
+            "label_smoothing": 0.0,
+            "eval_every": 200,
+            "checkpoint_every": 200,
+            "log_every": 20,
+            "patience": 5,  # evaluations without a better one before the run stops; 0: never
+        }
+    )
+
+    # `exclude_seen` holds for the model and the baselines alike.
+    config.search = ConfigDict({"num_beams": 50, "normalize": "vocab", "exclude_seen": True})
+
+    config.evaluate = ConfigDict(
+        {"batch_size": 128, "valid_users": 2000, "test_users": 0, "resamples": 1000}
+    )
+    return config
+
+
+def check_variant(variant: str, known: tuple[str, ...]) -> None:
+    """Checks the part of `--config=NAME:VARIANT` behind the colon.
+
+    Raises:
+        ValueError: it is none of `known`.
+    """
+    if variant not in known:
+        names = ", ".join(repr(name) for name in known)
+        raise ValueError(f"config variant {variant!r} is not known; there are {names}")
+
+
+def make_smoke(config: ConfigDict) -> None:
+    """Makes a config run in about a minute: a tiny model, few steps, few users."""
+    config.model.num_layers = 1
+    config.model.width = 32
+    config.model.num_heads = 2
+    config.model.num_kv_heads = 1
+    config.model.head_dim = 16
+    config.model.mlp_width = 64
+    config.loader.batch_size = 16
+    config.train.num_steps = 30
+    config.train.warmup_steps = 5
+    config.train.eval_every = 15
+    config.train.checkpoint_every = 10
+    config.train.log_every = 5
+    config.search.num_beams = 20
+    config.evaluate.batch_size = 64
+    config.evaluate.valid_users = 128
+    config.evaluate.test_users = 512
+    config.evaluate.resamples = 100

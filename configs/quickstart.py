@@ -1,0 +1,51 @@
+"""The quickstart: a generated catalogue through the whole chain.
+
+SCORES
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+VARIANTS = ("", "no_signal", "smoke")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the experiment.
+
+    Args:
+        variant: "no_signal" for a world in which nothing but popularity can be learnt, "smoke" for
+            a run of some seconds.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+    base.check_variant(variant, VARIANTS)
+    config = base.get_config()
+    config.name = "quickstart"
+    config.data.source = ConfigDict(
+        {"name": "generated", "num_users": 4000, "num_items": 1000, "seed": 0, "signal": 1.0}
+    )
+    config.sids.codebook_sizes = (32, 32)
+    config.sids.vectors = "text"
+    config.sids.dim = 32
+    config.model.num_layers = 2
+    config.model.width = 64
+    config.model.num_heads = 2
+    config.model.num_kv_heads = 2
+    config.model.mlp_width = 192
+    config.model.dropout = 0.1
+    config.train.num_steps = 1500
+    config.train.learning_rate = 3e-3
+    config.evaluate.valid_users = 1000
+    if variant == "no_signal":
+        config.name = "quickstart_no_signal"
+        config.data.source.signal = 0.0
+    if variant == "smoke":
+        config.name = "quickstart_smoke"
+        config.data.source.num_users = 200
+        config.data.source.num_items = 400
+        base.make_smoke(config)
+    return config

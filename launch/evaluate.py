@@ -1,0 +1,138 @@
+"""Evaluation: `python -m launch.evaluate --config=amazon_beauty --workdir=W`.
+
+Searches for every user of the split with the run's best checkpoint, sets the two baselines beside
+it, writes W/runs/NAME/report and prints `hr@10=…`, `ndcg@10=…`, …, `invalid=0`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from absl import flags
+
+from launch import program, wiring
+from launch.progress import user_progress
+from minirec.decoding.ranking import RankedUsers, rank_users
+from minirec.evaluation import (
+    Catalogue,
+    Example,
+    ItemTransition,
+    Popularity,
+    Report,
+    evaluate_lists,
+    item_ranks,
+    metric_lines,
+    read_curves,
+    write_report,
+)
+from minirec.training import load_best
+
+_SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
+_NUM_EXAMPLES = 8
+
+
+def run_evaluation(job: program.Job, split: str = "test") -> Report:
+    """Evaluates the job's run and writes its report.
+
+    Raises:
+        ValueError: the data, the SIDs and the run do not belong together.
+        FileNotFoundError: a step before this one has not run.
+    """
+    started = time.monotonic()
+    config = job.config
+    catalogue = wiring.load_catalogue(job.prepared, job.run)
+    model = load_best(job.run, wiring.abstract_model(config, catalogue.vocab.size))
+    batches = wiring.split_batches(catalogue, config, split, config.evaluate.test_users)
+    exclude_seen = config.search.exclude_seen
+    with user_progress("searching", batches.num_views) as advance:
+        ranked = rank_users(
+            model,
+            batches,
+            wiring.make_searcher(config),
+            catalogue.trie,
+            exclude_seen=exclude_seen,
+            on_batch=advance,
+        )
+    prepared = catalogue.prepared
+    target = prepared.targets(split)[ranked.row]
+    histories = prepared.histories(split, ranked.row)
+    codes = catalogue.table.codes
+    ranked_sids = beam_codes(ranked, catalogue)
+    item, offsets = prepared.training_items()
+    baselines = {
+        "popularity": Popularity(item, prepared.num_items),
+        "item_transition": ItemTransition(item, offsets, prepared.num_items),
+    }
+    bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
+    evaluations = {
+        "model": evaluate_lists(ranked.item, target, codes, ranked_sids=ranked_sids, **bootstrap)
+    }
+    # More items than beams, so that a list has as many distinct SIDs where items share theirs.
+    length = config.search.num_beams * catalogue.trie.max_items_per_leaf
+    for name, baseline in baselines.items():
+        lists = baseline.recommend(
+            histories, min(length, prepared.num_items), exclude_seen=exclude_seen
+        )
+        evaluations[name] = evaluate_lists(lists, target, codes, **bootstrap)
+    report = Report(
+        name=job.run.name,
+        dataset=config.name,
+        split=split,
+        evaluations=evaluations,
+        target=target,
+        ranked_sids=ranked_sids,
+        catalogue=Catalogue(codes, catalogue.table.codebook_sizes, prepared.train_count),
+        exclude_seen=exclude_seen,
+        config=config.to_dict(),
+        seed=config.seed,
+        seconds=time.monotonic() - started,
+        curves=read_curves(job.run / "metrics.jsonl"),
+        examples=examples(ranked, target, histories, catalogue, split),
+    )
+    write_report(job.run / "report", report)
+    return report
+
+
+def beam_codes(ranked: RankedUsers, catalogue: wiring.Catalogue) -> np.ndarray:
+    """Returns the beams' codes `[n, M, L]`, -1 where a beam is dead."""
+    codes = np.full(ranked.sid.shape, -1, np.int32)
+    codes[~ranked.dead] = catalogue.vocab.decode(ranked.sid[~ranked.dead])
+    return codes
+
+
+def examples(
+    ranked: RankedUsers,
+    target: np.ndarray,
+    histories: list[np.ndarray],
+    catalogue: wiring.Catalogue,
+    split: str,
+) -> list[Example]:
+    """Returns a few users, evenly spread over the split, as a person can read them."""
+    titles = catalogue.prepared.items["title"].to_list()
+    views = catalogue.prepared.views(split)
+    raw_user_ids = catalogue.prepared.users["raw_user_id"].to_list()
+    ranks = item_ranks(ranked.item, target)
+    chosen = np.linspace(0, len(target) - 1, min(_NUM_EXAMPLES, len(target))).astype(int)
+    return [
+        Example(
+            user=raw_user_ids[views[ranked.row[n], 0]],
+            history=[titles[item] for item in histories[n][-5:]],
+            target=titles[target[n]],
+            recommended=[titles[item] for item in ranked.item[n][:5] if item >= 0],
+            rank=int(ranks[n]),
+        )
+        for n in chosen
+    ]
+
+
+def main(job: program.Job) -> None:
+    """Prints the metrics, a line each."""
+    report = run_evaluation(job, _SPLIT.value)
+    for line in metric_lines(report):
+        print(line)
+    print(f"report={job.run / 'report' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    program.run(main)

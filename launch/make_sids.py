@@ -1,0 +1,119 @@
+"""Items to semantic IDs: `python -m launch.make_sids --config=amazon_beauty --workdir=W`.
+
+Takes a given `index.json`, or makes SIDs by RQ-KMeans on vectors of the items. Writes
+W/sids/sids.json and W/sids/report.json (codebook use, perplexity and collisions a level).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from launch import program
+from minirec import files
+from minirec.sids import SidTable
+from minirec.sids.collisions import resolve_collisions
+from minirec.sids.item_vectors import (
+    combine_vectors,
+    cooccurrence_vectors,
+    load_vectors,
+    text_vectors,
+)
+from minirec.sids.rq_kmeans import rq_kmeans
+from minirec.sids.statistics import sid_report
+from pipelines.prepared import Prepared
+
+
+def item_vectors(prepared: Prepared, config, seed: int) -> np.ndarray:
+    """Returns `[N, D]` float32 vectors as `config.vectors` asks for; nothing held out enters.
+
+    Raises:
+        ValueError: an unknown kind, or an `.npy` that does not fit the catalogue.
+    """
+    kind = config.vectors
+    if kind.endswith(".npy"):
+        return load_vectors(kind, prepared.num_items)
+    if kind not in ("text", "cooccurrence", "both"):
+        raise ValueError(
+            f"config.sids.vectors={kind!r}: use 'text', 'cooccurrence', 'both' or an .npy's path"
+        )
+    parts = []
+    if kind in ("text", "both"):
+        parts.append(
+            text_vectors(
+                prepared.items["text"].to_list(),
+                prepared.items["attributes"].to_list(),
+                dim=config.dim,
+                seed=seed,
+            )
+        )
+    if kind in ("cooccurrence", "both"):
+        item, offsets = prepared.training_items()
+        parts.append(
+            cooccurrence_vectors(
+                item,
+                offsets,
+                prepared.num_items,
+                dim=config.dim,
+                seed=seed,
+                window=config.window,
+            )
+        )
+    if len(parts) == 1:
+        return parts[0]
+    return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight])
+
+
+def make_table(prepared: Prepared, config, seed: int) -> tuple[SidTable, dict]:
+    """Returns the catalogue's SIDs and a report of how they were made.
+
+    Raises:
+        ValueError: an unknown source, or a given index that does not fit the catalogue.
+    """
+    raw_item_ids = prepared.items["raw_item_id"].to_list()
+    if config.source == "given":
+        if not config.path:
+            raise ValueError("config.sids.path is empty: source 'given' needs an index.json")
+        table = SidTable.load(config.path, raw_item_ids)
+        return table, {"source": config.path}
+    if config.source != "rq_kmeans":
+        raise ValueError(f"config.sids.source={config.source!r}: use 'given' or 'rq_kmeans'")
+    vectors = item_vectors(prepared, config, seed)
+    result = rq_kmeans(
+        vectors,
+        num_levels=len(config.codebook_sizes),
+        codebook_size=tuple(config.codebook_sizes),
+        seed=seed,
+        num_iterations=config.iterations,
+    )
+    codes, sizes = resolve_collisions(
+        result.codes,
+        policy=config.collisions,
+        priority=prepared.train_count,
+        codebook_sizes=config.codebook_sizes,
+    )
+    table = SidTable(raw_item_ids, codes, sizes)
+    errors = [float(value) for value in result.reconstruction_error]
+    return table, {"source": f"rq_kmeans on {config.vectors}", "reconstruction_error": errors}
+
+
+def main(job: program.Job) -> None:
+    """Makes or takes the SIDs and prints what the codebooks look like."""
+    prepared = Prepared.load(job.prepared)
+    table, report = make_table(prepared, job.config.sids, job.config.seed)
+    report |= sid_report(table.codes, table.codebook_sizes)
+    report["config"] = job.config.sids.to_dict()
+    table.save(job.sids / "sids.json")
+    files.write_json(job.sids / "report.json", report)
+    for row in report["levels"]:
+        print(" ".join(f"{name}={_short(value)}" for name, value in row.items()))
+    totals = ("num_items", "distinct_sids", "items_sharing_sid", "largest_group")
+    print(" ".join(f"{name}={report[name]}" for name in totals))
+    print(f"wrote {job.sids / 'sids.json'}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,41 @@
+"""The whole chain in one command: `python -m launch.quickstart --workdir=W`.
+
+log → prepare → make_sids → train → constrained beam search → report, by default on a generated
+catalogue (`--config=quickstart`). Run again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from launch import evaluate, make_sids, prepare, program, train
+from minirec.evaluation import metric_table
+
+
+def main(job: program.Job) -> None:
+    """Runs every step and shows the model beside the baselines."""
+    console = Console()
+    for title, step in (
+        ("1/4 prepare: log to records", prepare.main),
+        ("2/4 make_sids: item text to semantic IDs", make_sids.main),
+    ):
+        console.rule(title, align="left")
+        step(job)
+    console.rule("3/4 train", align="left")
+    if train.run_training(job).interrupted:
+        console.print("stopped; the same command goes on from here")
+        return
+    console.rule("4/4 evaluate: constrained beam search over the test users", align="left")
+    report = evaluate.run_evaluation(job)
+    console.print(metric_table(report))
+    print(f"report: {job.run / 'report' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    if not any(argument.lstrip("-").startswith("config") for argument in sys.argv[1:]):
+        sys.argv.insert(1, "--config=quickstart")
+    if not any(argument.lstrip("-").startswith("workdir") for argument in sys.argv[1:]):
+        sys.argv.insert(1, "--workdir=quickstart")
+    program.run(main)

@@ -1,0 +1,38 @@
+"""The quickstart's worlds through the whole chain, in this process; shared by the tests here."""
+
+import dataclasses
+
+import pytest
+
+from launch import evaluate, make_sids, prepare, program, train
+
+
+@pytest.fixture(scope="session")
+def run_chain(tmp_path_factory):
+    """A function from a quickstart variant and changed fields to its job and report."""
+
+    def run(variant, **changes):
+        config = program.load_config_module("quickstart").get_config(variant)
+        config.update_from_flattened_dict(changes)
+        workdir = tmp_path_factory.mktemp(config.name)
+        job = program.Job(config, workdir, workdir / "runs" / config.name)
+        prepare.main(job)
+        make_sids.main(job)
+        result = train.run_training(job)
+        assert not result.interrupted
+        return job, evaluate.run_evaluation(job)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smoke(run_chain):
+    """The smoke run: job and report."""
+    return run_chain("smoke")
+
+
+@pytest.fixture
+def with_run(smoke):
+    """A function from a run's name to the smoke job under that name."""
+    job, _ = smoke
+    return lambda name: dataclasses.replace(job, run=job.workdir / "runs" / name)

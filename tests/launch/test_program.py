@@ -1,0 +1,64 @@
+"""Flags and configs: names resolve, mistakes are told apart from crashes."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from launch import program
+
+NAMES = sorted(
+    path.stem for path in pathlib.Path(configs.__path__[0]).glob("*.py") if path.stem[0] != "_"
+)
+
+
+def launch(verb, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{verb}", *arguments], capture_output=True, text=True
+    )
+
+
+def test_a_config_is_found_by_name_with_its_variant():
+    resolved = program.resolve_config_names(["x", "--config=base:smoke", "--config.seed=3"])
+    assert resolved[1].endswith("configs/base.py:smoke")
+    assert resolved[2] == "--config.seed=3"
+    assert program.resolve_config_names(["x", "--config", "base"])[1].endswith("configs/base.py")
+
+
+def test_an_unknown_config_is_an_error_that_lists_the_known():
+    with pytest.raises(program.UsageError, match="amazon_beauty"):
+        program.config_path("amazon_beuaty")
+    done = launch("prepare", "--config=no_such", "--workdir=w")
+    assert done.returncode == 2
+    assert "no_such" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_has_the_fields_of_the_base(name):
+    module = program.load_config_module(name)
+    base = program.load_config_module("base").get_config()
+    for variant in getattr(module, "VARIANTS", ("",)):
+        config = module.get_config(variant) if variant else module.get_config()
+        assert isinstance(config, ConfigDict)
+        assert set(config) == set(base), f"{name}:{variant}"
+        for section in ("sids", "loader", "model", "train", "search", "evaluate"):
+            assert set(config[section]) == set(base[section]), f"{name}:{variant}, {section}"
+        assert module.__doc__
+
+
+@pytest.mark.parametrize("verb", ["prepare", "make_sids", "train", "evaluate", "recommend"])
+def test_print_config_prints_and_does_nothing(verb, tmp_path):
+    done = launch(verb, "--config=base", "--print_config", f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 0, done.stderr
+    assert "num_beams: 50" in done.stdout
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_missing_workdir_is_told_in_one_line():
+    done = launch("prepare", "--config=base")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --workdir is missing")

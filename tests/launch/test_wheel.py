@@ -1,0 +1,49 @@
+"""The wheel works outside the checkout."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PACKAGES = ("launch", "configs", "pipelines", "minirec", "kernels")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The Python of an empty environment with the wheel and what it asks for."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    wheels = folder / "wheels"
+    run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(source)])
+    (wheel,) = wheels.glob("minirec-*.whl")
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")])
+    python = folder / "env" / "bin" / "python"
+    constraints = ["-c", str(ROOT / "requirements.lock")]
+    run([*pip, "--python", str(python), "install", "--no-compile", *constraints, str(wheel)])
+    return python
+
+
+def run(command, cwd=None) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_wheel_carries_the_five_packages_and_runs_a_launcher(environment, tmp_path):
+    code = f"import {', '.join(PACKAGES)}; print(kernels.__file__)"
+    where = run([environment, "-c", code], cwd=tmp_path)
+    assert str(environment.parent.parent) in where, "another distribution's `kernels` is imported"
+    run(
+        [environment, "-m", "launch.prepare", "--config=quickstart:smoke", "--workdir=w"],
+        cwd=tmp_path,
+    )
+    assert (tmp_path / "w" / "prepared" / "manifest.json").is_file()
