@@ -43,8 +43,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.label_smoothing = 0.1
     if variant == "own_sids":
         config.name = "amazon_beauty_own_sids"
+        config.sids.vectors = "cooccurrence"
     else:
         config.sids.source = "given"
+        config.sids.collisions = "keep"
         config.sids.path = f"{folder}/Beauty.index.json"
     if variant == "smoke":
         config.name = "amazon_beauty_smoke"

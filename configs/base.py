@@ -12,12 +12,20 @@ from ml_collections import ConfigDict
 
 
 def data_folder(name: str) -> str:
-    """Returns the folder `name` below the one that the environment's MINIREC_DATA names."""
-    return str(Path(os.environ.get("MINIREC_DATA", "data")) / name)
+    """Returns the folder `name` below the one that the environment's MINIREC_DATA names.
+
+    Where that is unset the name itself stands in the path, so that an error shows it.
+    """
+    return str(Path(os.environ.get("MINIREC_DATA") or "$MINIREC_DATA") / name)
 
 
-def get_config() -> ConfigDict:
-    """Returns the defaults."""
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the defaults, locked: a field that is not here cannot be set.
+
+    Raises:
+        ValueError: a variant; there is none.
+    """
+    check_variant(variant, ("",))
     config = ConfigDict()
     config.name = "base"
     config.seed = 0
@@ -26,7 +34,13 @@ def get_config() -> ConfigDict:
     # `Config`) stand beside it.
     config.data = ConfigDict(
         {
-            "source": {"name": "sasrec", "folder": "", "interactions": "", "attributes": ""},
+            "source": {
+                "name": "sasrec",
+                "folder": "",
+                "interactions": "",
+                "attributes": "",
+                "index_offset": 0,
+            },
             "k_core": 5,
             "split": {"name": "leave_one_out"},
         }
@@ -106,7 +120,7 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict(
         {"batch_size": 128, "valid_users": 2000, "test_users": 0, "resamples": 1000}
     )
-    return config
+    return config.lock()
 
 
 def check_variant(variant: str, known: tuple[str, ...]) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator
+
+from absl import flags
 
 import kernels.bench.beam_step
 import kernels.bench.trie
-from absl import flags
-
 import pipelines.loader_bench
 from launch import program
 
@@ -27,21 +28,23 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the benchmarks that are asked for.
 
     Raises:
         UsageError: an unknown name.
     """
-    del argv
     unknown = sorted(set(_ONLY.value) - set(BENCHMARKS))
     if unknown:
         raise program.UsageError(f"--only={','.join(unknown)}: known are {', '.join(BENCHMARKS)}")
+    if program.asked_for_config():
+        print("\n".join(_ONLY.value or BENCHMARKS))
+        return
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     for name in _ONLY.value or BENCHMARKS:
         for row in BENCHMARKS[name]():
-            print(json.dumps({"benchmark": name, **row, "machine": machine}), flush=True)
+            print(json.dumps({"suite": name} | row | {"machine": machine}), flush=True)
 
 
 if __name__ == "__main__":
-    program.start(main)
+    program.start(main, sys.argv)

@@ -1,7 +1,8 @@
 """Evaluation: `python -m launch.evaluate --config=amazon_beauty --workdir=W`.
 
 Searches for every user of the split with the run's best checkpoint, sets the two baselines beside
-it, writes W/runs/NAME/report and prints `hr@10=…`, `ndcg@10=…`, …, `invalid=0`.
+it, writes W/runs/NAME/report (report_valid for `--split=valid`) and prints `hr@10=…`, `ndcg@10=…`,
+…, `invalid=0`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from launch import program, wiring
 from launch.progress import user_progress
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import (
+    KS,
     Catalogue,
     Example,
     ItemTransition,
@@ -26,7 +28,6 @@ from minirec.evaluation import (
     read_curves,
     write_report,
 )
-from minirec.training import load_best
 
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
 _NUM_EXAMPLES = 8
@@ -41,8 +42,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
     """
     started = time.monotonic()
     config = job.config
-    catalogue = wiring.load_catalogue(job.prepared, job.run)
-    model = load_best(job.run, wiring.abstract_model(config, catalogue.vocab.size))
+    catalogue, model = wiring.load_run(job)
     batches = wiring.split_batches(catalogue, config, split, config.evaluate.test_users)
     exclude_seen = config.search.exclude_seen
     with user_progress("searching", batches.num_views) as advance:
@@ -64,17 +64,18 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
         "popularity": Popularity(item, prepared.num_items),
         "item_transition": ItemTransition(item, offsets, prepared.num_items),
     }
+    ks = [k for k in KS if k <= config.search.num_beams]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
     evaluations = {
-        "model": evaluate_lists(ranked.item, target, codes, ranked_sids=ranked_sids, **bootstrap)
+        "model": evaluate_lists(
+            ranked.item, target, codes, ranked_sids=ranked_sids, ks=ks, **bootstrap
+        )
     }
     # More items than beams, so that a list has as many distinct SIDs where items share theirs.
-    length = config.search.num_beams * catalogue.trie.max_items_per_leaf
+    length = min(4 * config.search.num_beams, prepared.num_items)
     for name, baseline in baselines.items():
-        lists = baseline.recommend(
-            histories, min(length, prepared.num_items), exclude_seen=exclude_seen
-        )
-        evaluations[name] = evaluate_lists(lists, target, codes, **bootstrap)
+        lists = baseline.recommend(histories, length, exclude_seen=exclude_seen)
+        evaluations[name] = evaluate_lists(lists, target, codes, ks=ks, **bootstrap)
     report = Report(
         name=job.run.name,
         dataset=config.name,
@@ -90,7 +91,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
         curves=read_curves(job.run / "metrics.jsonl"),
         examples=examples(ranked, target, histories, catalogue, split),
     )
-    write_report(job.run / "report", report)
+    write_report(job.run / wiring.REPORTS[split], report)
     return report
 
 
@@ -109,7 +110,7 @@ def examples(
     split: str,
 ) -> list[Example]:
     """Returns a few users, evenly spread over the split, as a person can read them."""
-    titles = catalogue.prepared.items["title"].to_list()
+    titles = catalogue.prepared.titles
     views = catalogue.prepared.views(split)
     raw_user_ids = catalogue.prepared.users["raw_user_id"].to_list()
     ranks = item_ranks(ranked.item, target)
@@ -131,7 +132,7 @@ def main(job: program.Job) -> None:
     report = run_evaluation(job, _SPLIT.value)
     for line in metric_lines(report):
         print(line)
-    print(f"report={job.run / 'report' / 'index.html'}")
+    print(f"report={job.run / wiring.REPORTS[_SPLIT.value] / 'index.html'}")
 
 
 if __name__ == "__main__":

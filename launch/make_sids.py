@@ -1,14 +1,16 @@
 """Items to semantic IDs: `python -m launch.make_sids --config=amazon_beauty --workdir=W`.
 
 Takes a given `index.json`, or makes SIDs by RQ-KMeans on vectors of the items. Writes
-W/sids/sids.json and W/sids/report.json (codebook use, perplexity and collisions a level).
+W/sids/sids.json and W/sids/sids_report.json (codebook use, perplexity and collisions a level).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from launch import program
+from launch import program, wiring
 from minirec import files
 from minirec.sids import SidTable
 from minirec.sids.collisions import resolve_collisions
@@ -69,46 +71,50 @@ def make_table(prepared: Prepared, config, seed: int) -> tuple[SidTable, dict]:
     Raises:
         ValueError: an unknown source, or a given index that does not fit the catalogue.
     """
-    raw_item_ids = prepared.items["raw_item_id"].to_list()
+    raw_item_ids = prepared.raw_item_ids
     if config.source == "given":
-        if not config.path:
-            raise ValueError("config.sids.path is empty: source 'given' needs an index.json")
-        table = SidTable.load(config.path, raw_item_ids)
-        return table, {"source": config.path}
-    if config.source != "rq_kmeans":
+        if not Path(config.path).is_file():
+            raise ValueError(f"config.sids.path={config.path!r}: no such file; it must be an index")
+        given = SidTable.load(config.path, raw_item_ids)
+        codes, sizes = given.codes, given.codebook_sizes
+        report = {"source": Path(config.path).name, "ignored_items": given.num_ignored}
+    elif config.source == "rq_kmeans":
+        result = rq_kmeans(
+            item_vectors(prepared, config, seed),
+            num_levels=len(config.codebook_sizes),
+            codebook_size=tuple(config.codebook_sizes),
+            seed=seed,
+            num_iterations=config.iterations,
+        )
+        codes, sizes = result.codes, result.codebook_sizes
+        errors = [float(value) for value in result.reconstruction_error]
+        report = {"source": f"rq_kmeans on {config.vectors}", "reconstruction_error": errors}
+    else:
         raise ValueError(f"config.sids.source={config.source!r}: use 'given' or 'rq_kmeans'")
-    vectors = item_vectors(prepared, config, seed)
-    result = rq_kmeans(
-        vectors,
-        num_levels=len(config.codebook_sizes),
-        codebook_size=tuple(config.codebook_sizes),
-        seed=seed,
-        num_iterations=config.iterations,
-    )
     codes, sizes = resolve_collisions(
-        result.codes,
-        policy=config.collisions,
-        priority=prepared.train_count,
-        codebook_sizes=config.codebook_sizes,
+        codes, policy=config.collisions, priority=prepared.train_count, codebook_sizes=sizes
     )
-    table = SidTable(raw_item_ids, codes, sizes)
-    errors = [float(value) for value in result.reconstruction_error]
-    return table, {"source": f"rq_kmeans on {config.vectors}", "reconstruction_error": errors}
+    return SidTable(raw_item_ids, codes, sizes), report
 
 
 def main(job: program.Job) -> None:
     """Makes or takes the SIDs and prints what the codebooks look like."""
-    prepared = Prepared.load(job.prepared)
+    prepared = wiring.load_prepared(job)
     table, report = make_table(prepared, job.config.sids, job.config.seed)
     report |= sid_report(table.codes, table.codebook_sizes)
     report["config"] = job.config.sids.to_dict()
-    table.save(job.sids / "sids.json")
-    files.write_json(job.sids / "report.json", report)
+    # What the vectors were made from: SIDs of another split would hold what this one holds out.
+    report["prepared"] = prepared.manifest["fingerprint"]
+    (job.sids / wiring.SIDS_REPORT).unlink(missing_ok=True)
+    table.save(job.sids / wiring.SIDS)
+    files.write_json(job.sids / wiring.SIDS_REPORT, report)
     for row in report["levels"]:
         print(" ".join(f"{name}={_short(value)}" for name, value in row.items()))
     totals = ("num_items", "distinct_sids", "items_sharing_sid", "largest_group")
     print(" ".join(f"{name}={report[name]}" for name in totals))
-    print(f"wrote {job.sids / 'sids.json'}")
+    if report.get("ignored_items"):
+        print(f"ignored_items={report['ignored_items']} (in the index, but not in the catalogue)")
+    print(f"wrote {job.sids / wiring.SIDS}")
 
 
 def _short(value: float) -> str:

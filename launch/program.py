@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -24,9 +25,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that this and the other steps share.")
 _RUN = flags.DEFINE_string("run", None, "Name of the run in WORKDIR/runs; default: the config's.")
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace what the same step left there with other settings."
+    "overwrite", False, "Let prepare and train replace what they left there with other settings."
 )
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
+_SHARED = ("config", "workdir", "run", "overwrite", "print_config")
 
 
 class UsageError(ValueError):
@@ -95,15 +97,19 @@ def load_config_module(name: str) -> ModuleType:
 
 
 def resolve_config_names(argv: Sequence[str]) -> list[str]:
-    """Returns the command line with `--config NAME` turned into `--config=PATH`."""
+    """Returns the command line with `--config NAME` turned into `--config=PATH`.
+
+    `--config` comes first in the result, since `--config.FIELD=VALUE` needs it.
+    """
     resolved: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
         if argument in ("--config", "-config"):
             argument = f"--config={next(arguments, '')}"
         if argument.startswith(("--config=", "-config=")):
-            argument = f"--config={config_path(argument.partition('=')[2])}"
-        resolved.append(argument)
+            resolved.insert(1, f"--config={config_path(argument.partition('=')[2])}")
+        else:
+            resolved.append(argument)
     return resolved
 
 
@@ -111,56 +117,83 @@ def job_from_flags() -> Job:
     """Returns the job that the flags describe.
 
     Raises:
-        UsageError: a flag is missing.
+        UsageError: a flag is missing or impossible.
     """
     config = _CONFIG.value
     if config is None:
         raise UsageError("--config is missing: name a file of configs/, e.g. --config=quickstart")
-    if _WORKDIR.value is None:
+    if not _WORKDIR.value:
         raise UsageError("--workdir is missing: name the folder that all steps share")
     workdir = Path(_WORKDIR.value).expanduser().resolve()
-    run_folder = workdir / "runs" / (_RUN.value or config.name)
-    return Job(config=config, workdir=workdir, run=run_folder, overwrite=_OVERWRITE.value)
+    name = _RUN.value or config.name
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise UsageError(f"--run={name!r}: must be a plain name, the folder in WORKDIR/runs")
+    return Job(config, workdir, workdir / "runs" / name, overwrite=_OVERWRITE.value)
 
 
-def run(main: Callable[[Job], None]) -> None:
+def asked_for_config() -> bool:
+    """Returns whether `--print_config` was given."""
+    return _PRINT_CONFIG.value
+
+
+def run(main: Callable[[Job], None], **defaults: str) -> None:
     """Parses the command line and calls `main` with the job; the body of every launcher.
 
-    `--print_config` prints the config and does nothing else. A `ValueError` or a missing file is a
-    person's mistake, not the program's: its message goes to stderr and the exit code is 2.
+    `--print_config` prints the config and does nothing else.
+
+    Args:
+        main: does the work.
+        **defaults: values of flags that are not given, such as `config="quickstart"`.
     """
 
-    def body(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-        if _PRINT_CONFIG.value:
-            if _CONFIG.value is None:
-                raise UsageError("--print_config needs --config")
+    def body() -> None:
+        if not _PRINT_CONFIG.value:
+            main(job_from_flags())
+        elif _CONFIG.value is None:
+            raise UsageError("--print_config needs --config")
+        else:
             print(_CONFIG.value)
-            return
-        main(job_from_flags())
 
-    start(body)
+    given = {argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:]}
+    missing = [f"--{name}={value}" for name, value in defaults.items() if name not in given]
+    start(body, [sys.argv[0], *missing, *sys.argv[1:]])
 
 
-def start(body: Callable[[list[str]], None]) -> None:
-    """Runs `body` under absl with config names resolved and errors as `run` describes them."""
+def start(body: Callable[[], None], argv: Sequence[str]) -> None:
+    """Runs `body` under absl, with config names resolved.
+
+    What a person can mend (a wrong value, a missing file, a full disk) ends in one line on stderr
+    and exit code 2; the environment's MINIREC_TRACEBACK=1 shows where it came from.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in _SHARED:
+        flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
-    def guarded(argv: list[str]) -> None:
+    def parse(arguments: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(resolve_config_names(arguments))
+            if len(rest) > 1:
+                raise UsageError(f"unexpected arguments: {' '.join(rest[1:])}")
+            return rest
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+            _fail(error)
+
+    def guarded(rest: list[str]) -> None:
+        del rest
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells each save's story in INFO lines.
         try:
-            body(argv)
-        except (ValueError, FileNotFoundError) as error:
-            if os.environ.get("MINIREC_TRACEBACK"):
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            body()
+        except (ValueError, OSError, FloatingPointError) as error:
+            _fail(error)
 
-    try:
-        arguments = resolve_config_names(sys.argv)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    app.run(guarded, argv=arguments)
+    app.run(guarded, argv=list(argv), flags_parser=parse)
+
+
+def _fail(error: Exception) -> NoReturn:
+    if os.environ.get("MINIREC_TRACEBACK"):
+        raise error
+    # What goes wrong in a config file comes with its whole traceback: the last line says it all.
+    text = str(error).strip().splitlines()[-1] if isinstance(error, flags.Error) else error
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)

@@ -6,8 +6,6 @@ catalogue (`--config=quickstart`). Run again, it goes on where it stopped.
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 
 from launch import evaluate, make_sids, prepare, program, train
@@ -34,8 +32,4 @@ def main(job: program.Job) -> None:
 
 
 if __name__ == "__main__":
-    if not any(argument.lstrip("-").startswith("config") for argument in sys.argv[1:]):
-        sys.argv.insert(1, "--config=quickstart")
-    if not any(argument.lstrip("-").startswith("workdir") for argument in sys.argv[1:]):
-        sys.argv.insert(1, "--workdir=quickstart")
-    program.run(main)
+    program.run(main, config="quickstart", workdir="quickstart")

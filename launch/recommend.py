@@ -1,24 +1,26 @@
 """Recommendations for given histories, as JSON lines.
 
 `python -m launch.recommend --config=amazon_beauty --workdir=W --history=12,7,340` prints one line
-a recommended item: user, rank, item id, title, SID, score (log-probability). Instead of item ids,
-`--history` takes a file with one JSON list of item ids a line.
+a recommended item: user, rank (from 0), item id, title, SID, score (log-probability). Instead of
+item ids, `--history` takes a file with one JSON list of item ids a line.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
+from jaxtyping import Int32
 from ml_collections import ConfigDict
 
 from launch import program, wiring
 from minirec.decoding.ranking import rank_users
 from minirec.sids import sid_string
-from minirec.training import load_best
 from pipelines.batches import prompt_batch
 
 _HISTORY = flags.DEFINE_string(
@@ -32,13 +34,17 @@ def read_histories(text: str) -> list[list[str]]:
     """Returns the histories that `--history` names, each a list of raw item ids.
 
     Raises:
-        ValueError: the file has a line that is not a JSON list of ids.
+        ValueError: a file that holds no history, or a line that is not a JSON list of ids.
     """
-    if not Path(text).is_file():
+    if not os.path.isfile(text):  # Path.is_file raises where the text is too long for a name
+        if text.endswith((".json", ".jsonl", ".txt")):
+            raise ValueError(f"--history={text}: no such file")
         return [[part.strip() for part in text.split(",") if part.strip()]]
     histories = []
     with Path(text).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
@@ -46,22 +52,66 @@ def read_histories(text: str) -> list[list[str]]:
             if not isinstance(value, list):
                 raise ValueError(f"{text}, line {number}: expected a list of item ids, got {value}")
             histories.append([str(raw_item_id) for raw_item_id in value])
+    if not histories:
+        raise ValueError(f"{text}: holds no history; expected a JSON list of item ids a line")
     return histories
 
 
-def item_ids(raw: list[str], index: dict[str, int], what: str) -> np.ndarray:
-    """Returns the dense ids of raw item ids.
+def recommend(
+    job: program.Job, histories: Sequence[Sequence[str]], *, top: int, exclude: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Yields a row a recommended item: user, rank, item_id, title, sid, score.
+
+    Args:
+        job: whose run recommends.
+        histories: raw item ids, oldest first, a list a user; it may be empty.
+        top: items a user.
+        exclude: raw item ids that nobody shall get.
 
     Raises:
-        ValueError: an id that the catalogue does not have.
+        ValueError: an item that the catalogue lacks, or a run that does not fit the data.
     """
+    catalogue, model = wiring.load_run(job)
+    raw_item_ids, titles = catalogue.prepared.raw_item_ids, catalogue.prepared.titles
+    index = {raw_item_id: item for item, raw_item_id in enumerate(raw_item_ids)}
+    items = [
+        _item_ids(history, index, f"--history, user {user}")
+        for user, history in enumerate(histories)
+    ]
+    allowed = np.ones(len(raw_item_ids), bool)
+    allowed[_item_ids(exclude, index, "--exclude")] = False
+    ranked = rank_users(
+        model,
+        _prompts(items, catalogue.item_tokens, job.config),
+        wiring.make_searcher(job.config, at_least=top),
+        catalogue.trie,
+        exclude_seen=job.config.search.exclude_seen,
+        allowed=allowed,
+    )
+    for user, (best, scores) in enumerate(zip(ranked.item, ranked.item_score, strict=True)):
+        for rank, item in enumerate(best[:top]):
+            if item < 0:
+                break
+            yield {
+                "user": user,
+                "rank": rank,
+                "item_id": raw_item_ids[item],
+                "title": titles[item],
+                "sid": sid_string(catalogue.table.codes[item]),
+                "score": round(float(scores[rank]), 6),
+            }
+
+
+def _item_ids(raw: Sequence[str], index: dict[str, int], what: str) -> Int32[np.ndarray, " n"]:
     for raw_item_id in raw:
         if raw_item_id not in index:
             raise ValueError(f"{what}: the catalogue has no item {raw_item_id!r}")
     return np.array([index[raw_item_id] for raw_item_id in raw], np.int32)
 
 
-def prompts(histories: list[np.ndarray], item_tokens: np.ndarray, config: ConfigDict):
+def _prompts(
+    histories: list[np.ndarray], item_tokens: np.ndarray, config: ConfigDict
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields the histories as batches, their `row` counted through."""
     size = min(config.evaluate.batch_size, len(histories))
     for start in range(0, len(histories), size):
@@ -74,38 +124,9 @@ def main(job: program.Job) -> None:
     """Prints the recommendations for each history."""
     if _HISTORY.value is None:
         raise program.UsageError("--history is missing: item ids with commas, or a file")
-    catalogue = wiring.load_catalogue(job.prepared, job.run)
-    raw_item_ids = catalogue.prepared.items["raw_item_id"].to_list()
-    index = {raw_item_id: item for item, raw_item_id in enumerate(raw_item_ids)}
-    histories = [
-        item_ids(raw, index, f"--history, user {user}")
-        for user, raw in enumerate(read_histories(_HISTORY.value))
-    ]
-    model = load_best(job.run, wiring.abstract_model(job.config, catalogue.vocab.size))
-    allowed = np.ones(len(raw_item_ids), bool)
-    allowed[item_ids(_EXCLUDE.value, index, "--exclude")] = False
-    titles = catalogue.prepared.items["title"].to_list()
-    ranked = rank_users(
-        model,
-        prompts(histories, catalogue.item_tokens, job.config),
-        wiring.make_searcher(job.config),
-        catalogue.trie,
-        exclude_seen=job.config.search.exclude_seen,
-        allowed=allowed,
-    )
-    for user, (items, scores) in enumerate(zip(ranked.item, ranked.item_score, strict=True)):
-        for rank, item in enumerate(items[: _TOP.value]):
-            if item < 0:
-                break
-            line = {
-                "user": user,
-                "rank": rank,
-                "item_id": raw_item_ids[item],
-                "title": titles[item],
-                "sid": sid_string(catalogue.table.codes[item]),
-                "score": round(float(scores[rank]), 6),
-            }
-            sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+    histories = read_histories(_HISTORY.value)
+    for row in recommend(job, histories, top=_TOP.value, exclude=_EXCLUDE.value):
+        print(json.dumps(row, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,19 @@ command again goes on where a killed run stopped, to the same result; SIGTERM sa
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from ml_collections import ConfigDict
 
 from launch import program, wiring
 from minirec import files
 from minirec.decoding.ranking import rank_users
-from minirec.evaluation import KS, item_ranks, metrics_at
+from minirec.evaluation import KS, item_ranks, metrics_at, sid_ranks
 from minirec.training import (
     OptimizerConfig,
     SidTask,
@@ -26,15 +31,24 @@ from minirec.training import (
 )
 from pipelines.batches import train_batches
 
+SELECT_AT = 10
+SELECT_METRIC = f"ndcg@{SELECT_AT}"
+
 
 def run_training(job: program.Job) -> TrainResult:
     """Trains the model that the job's config describes, or goes on with it.
 
     Raises:
-        ValueError: a step before this one has not run, or the run's folder holds another run.
+        ValueError: a step before this one has not run, the run's folder holds another run, or the
+            config asks for what cannot be.
     """
     config = job.config
-    catalogue = wiring.load_catalogue(job.prepared, job.sids)
+    if config.search.num_beams < SELECT_AT:
+        raise ValueError(
+            f"config.search.num_beams={config.search.num_beams}: must be at least {SELECT_AT}, "
+            f"since {SELECT_METRIC} on the validation users selects"
+        )
+    catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids)
     batches = train_batches(
         catalogue.prepared,
         catalogue.item_tokens,
@@ -43,23 +57,11 @@ def run_training(job: program.Job) -> TrainResult:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    valid = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
-    target = catalogue.prepared.targets("valid")
-    searcher = wiring.make_searcher(config)
-    ks = [k for k in KS if k <= config.search.num_beams]
-
-    def evaluate(model: Any) -> dict[str, float]:
-        ranked = rank_users(
-            model, valid, searcher, catalogue.trie, exclude_seen=config.search.exclude_seen
-        )
-        return metrics_at(item_ranks(ranked.item, target[ranked.row]), ks)
-
     options = config.train.to_dict()
-    fields = ("num_steps", "accumulate")
-    stage_options = {name: options.pop(name) for name in fields}
+    stage_options = {name: options.pop(name) for name in ("num_steps", "accumulate")}
     label_smoothing = options.pop("label_smoothing")
-    fields = ("eval_every", "checkpoint_every", "log_every", "patience")
     options["patience"] = (options["eval_every"] and options["patience"]) or None
+    fields = ("eval_every", "checkpoint_every", "log_every", "patience")
     train_config = TrainConfig(
         folder=job.run,
         seed=config.seed,
@@ -69,38 +71,59 @@ def run_training(job: program.Job) -> TrainResult:
     stages = [
         Stage("train", lambda: batches, optimizer=OptimizerConfig(**options), **stage_options)
     ]
-    copy_catalogue(job, catalogue)
+    task = SidTask(
+        make_evaluator(config, catalogue),
+        select_metric=SELECT_METRIC,
+        label_smoothing=label_smoothing,
+    )
     return train(
         wiring.make_model(config, catalogue.vocab.size),
-        SidTask(evaluate, label_smoothing=label_smoothing),
+        task,
         stages,
         train_config,
-        record=run_record(job, catalogue) | as_record(train_config, stages),
+        record=wiring.run_record(job, catalogue) | as_record(train_config, stages),
         describe_batch=batches.describe,
+        on_claimed=lambda: keep_catalogue(job, catalogue),
     )
 
 
-def run_record(job: program.Job, catalogue: wiring.Catalogue) -> dict[str, Any]:
-    """Returns what tells this run from another one: settings and the data's identity."""
-    sections = ("name", "seed", "loader", "model", "search", "evaluate", "data", "sids")
-    settings = job.config.to_dict()
-    return {name: settings[name] for name in sections} | {
-        "prepared": catalogue.prepared.manifest["fingerprint"],
-        "sids_sha256": files.sha256(job.sids / "sids.json"),
-    }
+def make_evaluator(
+    config: ConfigDict, catalogue: wiring.Catalogue
+) -> Callable[[Any], dict[str, float]]:
+    """Returns a function from a model to its validation metrics, by real beam search."""
+    batches = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
+    target = catalogue.prepared.targets("valid")
+    searcher = wiring.make_searcher(config)
+    ks = [k for k in KS if k <= config.search.num_beams]
+
+    def evaluate(model: Any) -> dict[str, float]:
+        ranked = rank_users(
+            model, batches, searcher, catalogue.trie, exclude_seen=config.search.exclude_seen
+        )
+        targets = target[ranked.row]
+        sid = np.where(ranked.dead[:, :, None], -1, ranked.sid)
+        by_sid = metrics_at(sid_ranks(sid, catalogue.item_tokens[targets]), ks)
+        metrics = metrics_at(item_ranks(ranked.item, targets), ks)
+        return metrics | {f"sid_{name}": value for name, value in by_sid.items()}
+
+    return evaluate
 
 
-def copy_catalogue(job: program.Job, catalogue: wiring.Catalogue) -> None:
-    """Keeps the SIDs and the vocabulary with the run; those of an earlier run are not touched."""
-    if job.overwrite or not (job.run / "sids.json").is_file():
-        with files.atomic_path(job.run / "sids.json") as temporary:
-            shutil.copyfile(job.sids / "sids.json", temporary)
-    if job.overwrite or not (job.run / "vocab.json").is_file():
-        catalogue.vocab.save(job.run / "vocab.json")
+def keep_catalogue(job: program.Job, catalogue: wiring.Catalogue) -> None:
+    """Keeps the SIDs and the vocabulary with the run, whose record has just been found to match."""
+    for name in (wiring.SIDS, wiring.SIDS_REPORT):
+        with files.atomic_path(job.run / name) as temporary:
+            shutil.copyfile(job.sids / name, temporary)
+    catalogue.vocab.save(job.run / wiring.VOCAB)
+    if job.overwrite:
+        for report in wiring.REPORTS.values():
+            shutil.rmtree(job.run / report, ignore_errors=True)
 
 
 def main(job: program.Job) -> None:
     """Trains and prints how the run ended."""
+    # Until the loop takes over, which saves first, there is nothing to save.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     result = run_training(job)
     print(f"steps={result.step}")
     print(f"reason={result.reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -11,11 +12,20 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie, build_trie
+from launch.program import Job
+from minirec import files
 from minirec.decoding import BeamSearcher
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
 from minirec.sids import SidTable, SidVocab
+from minirec.training import compare, load_best
 from pipelines.batches import BatchConfig, EvalBatches, eval_batches
 from pipelines.prepared import Prepared
+
+SIDS = "sids.json"
+SIDS_REPORT = "sids_report.json"
+VOCAB = "vocab.json"
+# A report on validation users stands beside the one on test users, not in its place.
+REPORTS = {"test": "report", "valid": "report_valid"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +47,50 @@ class Catalogue:
     trie: Trie
 
 
-def load_catalogue(prepared_folder: Path, sids_folder: Path) -> Catalogue:
+def load_prepared(job: Job) -> Prepared:
+    """Returns the prepared data of a job.
+
+    Raises:
+        ValueError: there is none, or it is of another source or split than the config's.
+    """
+    prepared = Prepared.load(job.prepared)
+    here, config = prepared.manifest["config"], job.config.data
+    split = config.split if isinstance(config.split, str) else config.split.name
+    for field, prepared_value, asked in (
+        ("source.name", here["source"]["name"], config.source.name),
+        ("split.name", here["split"]["name"], split),
+    ):
+        if prepared_value != asked:
+            raise ValueError(
+                f"{job.prepared / 'manifest.json'}: config.data.{field} is {prepared_value!r} "
+                f"there, {asked!r} now; take the config it was prepared with, or another --workdir"
+            )
+    return prepared
+
+
+def load_catalogue(prepared: Prepared, sids_folder: Path) -> Catalogue:
     """Returns the catalogue of prepared records and of the SIDs in a folder.
 
     Args:
-        prepared_folder: W/prepared.
-        sids_folder: holds sids.json and, where a model was trained with one, vocab.json.
+        prepared: the records.
+        sids_folder: holds sids.json, sids_report.json and, where a model was trained with it,
+            vocab.json.
 
     Raises:
-        FileNotFoundError: a step before this one has not run.
-        ValueError: the SIDs do not fit the catalogue.
+        ValueError: a step before this one has not run, or the SIDs do not fit the records.
     """
-    prepared = Prepared.load(prepared_folder)
-    sids_path = sids_folder / "sids.json"
-    if not sids_path.is_file():
-        raise FileNotFoundError(f"{sids_path} is missing: run launch.make_sids (or train) first")
-    table = SidTable.load(sids_path, prepared.items["raw_item_id"].to_list())
-    vocab_path = sids_folder / "vocab.json"
+    for name in (SIDS, SIDS_REPORT):
+        if not (sids_folder / name).is_file():
+            raise ValueError(f"{sids_folder / name} is missing: run launch.make_sids and train")
+    report = files.read_json(sids_folder / SIDS_REPORT)
+    if report["prepared"] != prepared.manifest["fingerprint"]:
+        raise ValueError(
+            f"{sids_folder / SIDS_REPORT}: prepared is {report['prepared']!r}, but the records in "
+            f"{prepared.folder} are {prepared.manifest['fingerprint']!r}: these SIDs were made for "
+            "other records"
+        )
+    table = SidTable.load(sids_folder / SIDS, prepared.raw_item_ids, report["codebook_sizes"])
+    vocab_path = sids_folder / VOCAB
     vocab = SidVocab.load(vocab_path) if vocab_path.is_file() else SidVocab.from_table(table)
     item_tokens = vocab.encode(table.codes)
     by_popularity = np.lexsort((np.arange(table.num_items), -prepared.train_count))
@@ -63,6 +100,52 @@ def load_catalogue(prepared_folder: Path, sids_folder: Path) -> Catalogue:
         codebook_sizes=[vocab.size] * table.num_levels,
     )
     return Catalogue(prepared, table, vocab, item_tokens, trie)
+
+
+def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
+    """Returns what makes a run this one: settings that change it, and what it was trained on."""
+    config = job.config.to_dict()
+    loader = {k: v for k, v in config["loader"].items() if k not in ("num_threads", "prefetch")}
+    return {
+        "name": config["name"],
+        "seed": config["seed"],
+        "model": config["model"],
+        "loader": loader,
+        "search": config["search"],
+        "valid_users": config["evaluate"]["valid_users"],
+        "label_smoothing": config["train"]["label_smoothing"],
+        "data": catalogue.prepared.manifest["config"],
+        "prepared": catalogue.prepared.manifest["fingerprint"],
+        "sids_sha256": files.sha256(job.sids / SIDS),
+        "vocabulary": catalogue.vocab.size,
+    }
+
+
+def load_run(job: Job) -> tuple[Catalogue, SidDecoder]:
+    """Returns the catalogue and the best model of the job's run.
+
+    Raises:
+        ValueError: there is no such run, or it was trained with other data, SIDs or settings than
+            the ones at hand; the message names the field and both values.
+        FileNotFoundError: the run has saved no model yet.
+    """
+    path = job.run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run launch.train first")
+    catalogue = load_catalogue(load_prepared(job), job.run)
+    trained, config = files.read_json(path), job.config.to_dict()
+    here = {
+        "prepared": catalogue.prepared.manifest["fingerprint"],
+        "sids_sha256": files.sha256(job.run / SIDS),
+        "vocabulary": catalogue.vocab.size,
+        "model": config["model"],
+        "loader": {"max_items": config["loader"]["max_items"]},
+    }
+    there = {name: trained.get(name) for name in here}
+    there["loader"] = {"max_items": (there["loader"] or {}).get("max_items")}
+    for field, was, now in compare(there, here):
+        raise ValueError(f"{path}: the run was trained with {field}={was}, now it is {now}")
+    return catalogue, load_best(job.run, abstract_model(job.config, catalogue.vocab.size))
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> SidDecoder:
@@ -84,9 +167,15 @@ def abstract_model(config: ConfigDict, vocab_size: int) -> SidDecoder:
     return nnx.eval_shape(lambda: make_model(config, vocab_size))
 
 
-def make_searcher(config: ConfigDict) -> BeamSearcher:
-    """Returns the constrained search that `config.search` describes."""
-    return BeamSearcher(num_beams=config.search.num_beams, normalize=config.search.normalize)
+def make_searcher(config: ConfigDict, *, at_least: int = 1) -> BeamSearcher:
+    """Returns the constrained search that `config.search` describes.
+
+    Args:
+        config: the experiment.
+        at_least: as many beams even if the config has fewer.
+    """
+    num_beams = max(config.search.num_beams, at_least)
+    return BeamSearcher(num_beams=num_beams, normalize=config.search.normalize)
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:

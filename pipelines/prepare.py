@@ -69,7 +69,7 @@ def prepare(
                 f"{folder} holds another prepared data set (source "
                 f"{_source_name(existing)!r}, fingerprint {existing.get('fingerprint')!r}), not "
                 f"that of this config and its input files (source {plain['source']['name']!r}, "
-                f"fingerprint {fingerprint!r}); choose another folder or ask to overwrite it"
+                f"fingerprint {fingerprint!r}); choose another folder or --overwrite it"
             )
     raw.check()
     with _atomic_folder(folder) as temporary:

@@ -88,6 +88,12 @@ class Prepared:
         """What the log called each item, in the order of `item_id`."""
         return self.items["raw_item_id"].to_list()
 
+    @property
+    def titles(self) -> list[str]:
+        """What to show people of each item: its title, or its `raw_item_id` where it has none."""
+        names = zip(self.items["title"].to_list(), self.raw_item_ids, strict=True)
+        return [title or raw_item_id for title, raw_item_id in names]
+
     def views(self, split: str) -> Int[np.ndarray, "n 3"]:
         """Returns the views (user, start, stop) of a split.
 
@@ -153,11 +159,11 @@ def _array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; prepare again") from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         # An empty array cannot be mapped, but it can be read.
         try:
             array = np.load(path, allow_pickle=False)
-        except ValueError:
+        except (ValueError, EOFError):
             raise ValueError(f"{path} is damaged ({error}); prepare again") from error
     return array
 

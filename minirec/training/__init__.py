@@ -6,7 +6,7 @@ from minirec.training.loop import TrainResult, train
 from minirec.training.metrics_log import is_wall_clock, read_metrics, without_wall_clock
 from minirec.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from minirec.training.reporter import NonFiniteError
-from minirec.training.run_folder import RunFolderError
+from minirec.training.run_folder import RunFolderError, compare
 from minirec.training.sid_task import SidTask
 from minirec.training.task import Task
 
@@ -29,4 +29,5 @@ __all__ = [
     "MismatchError",
     "NonFiniteError",
     "RunFolderError",
+    "compare",
 ]

@@ -66,6 +66,7 @@ def train(
     record: Mapping[str, Any] | None = None,
     describe_batch: Callable[[Any], str] | None = None,
     batch_sharding: jax.sharding.Sharding | None = None,
+    on_claimed: Callable[[], None] | None = None,
 ) -> TrainResult:
     """Trains a model through its stages, or goes on where an earlier call was stopped.
 
@@ -84,6 +85,8 @@ def train(
             on resume. Default: what `as_record(config, stages)` returns.
         describe_batch: says where in the data a batch comes from, for errors.
         batch_sharding: where batches go on several devices; each process gives its own part.
+        on_claimed: called once the folder is known to be this run's and no one else's, before
+            anything is trained: the place to put files beside the run.
 
     Raises:
         RunFolderError: the folder holds another run, or another process trains there.
@@ -107,6 +110,8 @@ def train(
         if is_writer:
             stack.enter_context(run_folder.locked(folder))
             run_folder.claim(folder, record, overwrite=config.overwrite)
+            if on_claimed is not None:
+                on_claimed()
 
         # A finished run has a final line, written after everything else.
         lines = read_metrics(folder)

@@ -70,7 +70,7 @@ def claim(folder: str | os.PathLike[str], record: Mapping[str, Any], *, overwrit
         if (folder / CHECKPOINTS).exists():
             raise RunFolderError(
                 f"{folder}: holds checkpoints but no {CONFIG_FILE}, so nothing says what they "
-                "belong to; choose another folder or set overwrite=True"
+                "belong to; choose another folder or set overwrite=True (--overwrite)"
             )
         write_json(path, record)
         return
@@ -82,7 +82,7 @@ def claim(folder: str | os.PathLike[str], record: Mapping[str, Any], *, overwrit
             f"{path}: this folder holds a run of another configuration:\n"
             + "\n".join(lines)
             + "\nGo on with that configuration, choose another folder, or set overwrite=True "
-            "to start anew"
+            "(--overwrite) to start anew"
         )
 
 

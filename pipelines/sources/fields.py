@@ -62,6 +62,8 @@ def only_file(folder: str, pattern: str, what: str) -> Path:
     Raises:
         ValueError: there is none, or more than one.
     """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: no such folder; {what} is read from {pattern} in it")
     found = sorted(path for path in Path(folder).glob(pattern) if path.is_file())
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"

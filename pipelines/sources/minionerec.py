@@ -33,9 +33,10 @@ class Config:
         test: CSV file of test rows.
         items: JSON file, item id -> title, description, brand, categories.
         index: JSON file, item id -> SID. Where rows have SIDs, they must agree with it.
-        train_on_context: whether events that occur only in histories of validation and test rows
-            become training sequences of their own. They are no row's target, but nothing says
-            that they are older than the validation rows, so the default is to leave them out.
+        train_on_context: whether a user without training rows trains on what the first of their
+            validation or test rows has as its history. These events are no row's target, but
+            nothing says that they are older than other users' validation rows, so the default is
+            to leave them out.
     """
 
     folder: str
@@ -161,8 +162,9 @@ class _Timelines:
         train = []
         for user in users:
             segments = self._train.get(user, [])
-            if train_on_context:
-                segments = segments + self._context.get(user, [])
+            if train_on_context and not segments:
+                # What comes after a user's first held-out target is never trained on.
+                segments = [part for part in self._context.get(user, []) if part[0] == 0]
             train.extend((user, start, stop) for start, stop in segments)
         given = GivenSplit(
             train_sequences=ranges(train),

@@ -1,7 +1,5 @@
 """The quickstart's worlds through the whole chain, in this process; shared by the tests here."""
 
-import dataclasses
-
 import pytest
 
 from launch import evaluate, make_sids, prepare, program, train
@@ -29,10 +27,3 @@ def run_chain(tmp_path_factory):
 def smoke(run_chain):
     """The smoke run: job and report."""
     return run_chain("smoke")
-
-
-@pytest.fixture
-def with_run(smoke):
-    """A function from a run's name to the smoke job under that name."""
-    job, _ = smoke
-    return lambda name: dataclasses.replace(job, run=job.workdir / "runs" / name)

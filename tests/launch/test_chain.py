@@ -1,12 +1,14 @@
 """The whole chain on generated worlds: it learns what is there to learn, and nothing else."""
 
+import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
-from launch import program, recommend, train
+from launch import evaluate, make_sids, prepare, program, recommend, train
 from minirec.evaluation import difference_intervals
 from pipelines.prepared import Prepared
 
@@ -35,11 +37,15 @@ def test_every_recommendation_is_an_unseen_item_of_the_catalogue(smoke):
     job, report = smoke
     prepared = Prepared.load(job.prepared)
     assert report.model.invalid == 0
+    seen = prepared.histories("test", np.arange(len(prepared.views("test"))))
     predictions = json.loads((job.run / "report" / "predictions.json").read_text())
     sids = json.loads((job.run / "sids.json").read_text())
     catalogue = {"".join(sid) for sid in sids.values()}
     assert len(predictions) == len(prepared.views("test"))
-    for row in predictions:
+    items = dict(zip(prepared.raw_item_ids, range(prepared.num_items), strict=True))
+    item_of = {"".join(sid): items[raw] for raw, sid in sids.items()}  # here no two share one
+    for row, history in zip(predictions, seen, strict=True):
+        assert not {item_of[sid] for sid in row["predict"]} & set(history.tolist())
         assert row["output"] in catalogue
         assert set(row["predict"]) <= catalogue
         assert len(set(row["predict"])) == len(row["predict"]) == job.config.search.num_beams
@@ -71,53 +77,131 @@ def test_a_run_of_other_settings_is_refused_by_field_and_untouched(smoke):
     assert {path: path.read_bytes() for path in job.run.glob("*.json*")} == before
 
 
-def recommendations(capsys, job, monkeypatch, **flags):
-    for name, value in flags.items():
-        holder = {"history": "_HISTORY", "top": "_TOP", "exclude": "_EXCLUDE"}[name]
-        monkeypatch.setattr(recommend, holder, type("Flag", (), {"value": value}))
-    capsys.readouterr()
-    recommend.main(job)
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-
-def test_recommend_gives_items_with_title_sid_and_score(smoke, capsys, monkeypatch, tmp_path):
+def test_recommend_gives_unseen_items_with_title_sid_and_score(smoke):
     job, _ = smoke
     raw = Prepared.load(job.prepared).raw_item_ids
     sids = json.loads((job.run / "sids.json").read_text())
-    ask = {"top": 5, "exclude": []}
-    one = recommendations(capsys, job, monkeypatch, history=f"{raw[3]},{raw[7]}", **ask)
+    history = [raw[3], raw[7]]
+    one = list(recommend.recommend(job, [history], top=5))
     assert [row["rank"] for row in one] == list(range(5))
     assert all(row["sid"] == "".join(sids[row["item_id"]]) and row["title"] for row in one)
     assert all(np.diff([row["score"] for row in one]) <= 0)
-    assert not {raw[3], raw[7]} & {row["item_id"] for row in one}
+    assert not set(history) & {row["item_id"] for row in one}
 
-    gone = one[0]["item_id"]
-    ask["exclude"] = [gone]
-    other = recommendations(capsys, job, monkeypatch, history=f"{raw[3]},{raw[7]}", **ask)
-    assert [row["item_id"] for row in other[:4]] == [row["item_id"] for row in one[1:]]
+    other = recommend.recommend(job, [history], top=5, exclude=[one[0]["item_id"]])
+    assert [row["item_id"] for row in other][:4] == [row["item_id"] for row in one[1:]]
 
-    file = tmp_path / "histories.jsonl"
-    file.write_text(f'["{raw[3]}", "{raw[7]}"]\n["{raw[0]}"]\n[]\n')
-    ask["exclude"] = []
-    many = recommendations(capsys, job, monkeypatch, history=str(file), **ask)
+    many = list(recommend.recommend(job, [history, [raw[0]], []], top=5))
     assert [row["user"] for row in many] == [0] * 5 + [1] * 5 + [2] * 5
-    items = [row["item_id"] for row in many[:5]]
-    assert items == [row["item_id"] for row in one]
+    assert [row["item_id"] for row in many[:5]] == [row["item_id"] for row in one]
+
+
+def test_more_items_than_beams_can_be_asked_for(smoke):
+    job, _ = smoke
+    raw = Prepared.load(job.prepared).raw_item_ids
+    rows = list(recommend.recommend(job, [[raw[0]]], top=len(raw) + 5))
+    assert len(rows) == len(raw) - 1, "every item but the seen one, and nothing twice"
+    assert len({row["item_id"] for row in rows}) == len(rows)
+
+
+def test_an_item_that_the_catalogue_lacks_is_named(smoke):
+    job, _ = smoke
+    with pytest.raises(ValueError, match="user 1: the catalogue has no item 'nope'"):
+        list(recommend.recommend(job, [[], ["nope"]], top=1))
+
+
+def test_histories_come_as_ids_or_as_a_file(tmp_path):
+    assert recommend.read_histories("a, b,c") == [["a", "b", "c"]]
+    assert recommend.read_histories(",".join(["B000000000"] * 200)) == [["B000000000"] * 200]
+    file = tmp_path / "histories.jsonl"
+    file.write_text('["a,1", 2]\n\n[]\n')
+    assert recommend.read_histories(str(file)) == [["a,1", "2"], []]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("nope", "no item 'nope'"), ("", "no item"), ("file", "line 2")],
+    ("content", "message"),
+    [
+        ('["a"]\n{oops\n', "line 2: not JSON"),
+        ('["a"]\n\n"b"\n', "line 3: expected a list"),
+        ("", "no history"),
+        (None, "no such file"),
+    ],
 )
-def test_recommend_names_what_is_wrong_with_a_history(
-    smoke, capsys, monkeypatch, tmp_path, text, message
-):
-    job, _ = smoke
-    raw = Prepared.load(job.prepared).raw_item_ids
-    if text == "file":
-        text = str(tmp_path / "histories.jsonl")
-        (tmp_path / "histories.jsonl").write_text(f'["{raw[0]}"]\n{{oops\n')
-    if not text:
-        text = f"{raw[0]},missing"
+def test_a_damaged_file_of_histories_is_named_by_line(tmp_path, content, message):
+    file = tmp_path / "histories.jsonl"
+    if content is not None:
+        file.write_text(content)
     with pytest.raises(ValueError, match=message):
-        recommendations(capsys, job, monkeypatch, history=text, top=5, exclude=[])
+        recommend.read_histories(str(file))
+
+
+def changed(job, **fields):
+    config = job.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(fields)
+    return dataclasses.replace(job, config=config)
+
+
+def test_a_run_is_not_evaluated_with_other_settings_data_or_sids(smoke, tmp_path):
+    job, _ = smoke
+    with pytest.raises(ValueError, match=r"config\.json.*model\.rope_theta"):
+        evaluate.run_evaluation(changed(job, **{"model.rope_theta": 5.0}))
+    with pytest.raises(ValueError, match="max_items"):
+        evaluate.run_evaluation(changed(job, **{"loader.max_items": 3}))
+
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir)
+    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
+    sids = json.loads((copy.run / "sids.json").read_text())
+    first, second = list(sids)[:2]
+    sids[first], sids[second] = sids[second], sids[first]
+    (copy.run / "sids.json").write_text(json.dumps(sids))
+    with pytest.raises(ValueError, match="sids_sha256"):
+        evaluate.run_evaluation(copy)
+
+    data = changed(copy, **{"data.source.seed": 1})
+    prepare.main(dataclasses.replace(data, overwrite=True))
+    with pytest.raises(ValueError, match="other records"):
+        evaluate.run_evaluation(copy)
+    with pytest.raises(ValueError, match="other records"):
+        train.run_training(dataclasses.replace(copy, run=workdir / "runs" / "new"))
+    assert not (workdir / "runs" / "new").exists()
+
+
+def test_new_sids_do_not_touch_a_run(smoke, tmp_path):
+    job, report = smoke
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir)
+    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
+    make_sids.main(changed(copy, **{"sids.codebook_sizes": (8, 8)}))
+    again = evaluate.run_evaluation(copy)
+    assert again.model.metrics == report.model.metrics
+    with pytest.raises(ValueError, match="sids_sha256"):
+        train.run_training(copy)
+    assert evaluate.run_evaluation(copy).model.metrics == report.model.metrics
+
+
+def test_a_valid_report_stands_beside_the_test_report(smoke):
+    job, _ = smoke
+    before = (job.run / "report" / "report.json").read_bytes()
+    evaluate.run_evaluation(job, "valid")
+    assert (job.run / "report" / "report.json").read_bytes() == before
+    valid = json.loads((job.run / "report_valid" / "report.json").read_text())
+    assert valid["split"] == "valid"
+
+
+def test_steps_out_of_order_say_what_comes_first(tmp_path, smoke):
+    job, _ = smoke
+    empty = program.Job(job.config, tmp_path, tmp_path / "runs" / "x")
+    with pytest.raises(ValueError, match="prepare"):
+        make_sids.main(empty)
+    prepare.main(empty)
+    with pytest.raises(ValueError, match="make_sids"):
+        train.run_training(empty)
+    with pytest.raises(ValueError, match="train"):
+        evaluate.run_evaluation(empty)
+
+
+def test_too_few_beams_to_select_by_are_refused_before_training(smoke):
+    job, _ = smoke
+    with pytest.raises(ValueError, match="num_beams=5"):
+        train.run_training(changed(job, **{"search.num_beams": 5}))

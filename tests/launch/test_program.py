@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import configs
 from launch import program
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(
     path.stem for path in pathlib.Path(configs.__path__[0]).glob("*.py") if path.stem[0] != "_"
 )
@@ -17,12 +18,15 @@ NAMES = sorted(
 
 def launch(verb, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", f"launch.{verb}", *arguments], capture_output=True, text=True
+        [sys.executable, "-m", f"launch.{verb}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
 
 
 def test_a_config_is_found_by_name_with_its_variant():
-    resolved = program.resolve_config_names(["x", "--config=base:smoke", "--config.seed=3"])
+    resolved = program.resolve_config_names(["x", "--config.seed=3", "--config=base:smoke"])
     assert resolved[1].endswith("configs/base.py:smoke")
     assert resolved[2] == "--config.seed=3"
     assert program.resolve_config_names(["x", "--config", "base"])[1].endswith("configs/base.py")
@@ -56,6 +60,48 @@ def test_print_config_prints_and_does_nothing(verb, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "num_beams: 50" in done.stdout
     assert not (tmp_path / "w").exists()
+
+
+def test_the_quickstart_needs_no_flags_and_takes_changes(tmp_path):
+    done = launch("quickstart", "--config.train.num_steps=7", "--print_config")
+    assert "num_steps: 7" in done.stdout
+    assert "name: generated" in done.stdout
+
+
+def test_the_benchmarks_are_listed_without_running():
+    done = launch("bench", "--print_config")
+    assert done.stdout.split() == ["trie", "beam_step", "loader"]
+    done = launch("bench", "--only=tire")
+    assert done.returncode == 2
+    assert "known are trie" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=base:smoke"], "variant 'smoke'"),
+        (["--config=base", "--config.train.num_stps=3"], "num_stps"),
+        (["--config=base", "--workdir="], "--workdir is missing"),
+        (["--config=base", "--run=../x"], "--run='../x'"),
+        (["--config=amazon_beauty"], "MINIREC_DATA"),
+        (["--config=quickstart", "--workdir=/dev/null/w"], "/dev/null"),
+        (["--config=base", "surplus"], "unexpected arguments: surplus"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("MINIREC_DATA", raising=False)
+    workdir = [] if "--workdir" in " ".join(arguments) else [f"--workdir={tmp_path / 'w'}"]
+    done = launch("prepare", *arguments, *workdir)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_fields_that_are_not_in_the_base_cannot_be_set():
+    config = program.load_config_module("amazon_beauty").get_config()
+    with pytest.raises((AttributeError, KeyError)):
+        config.search.exclude_sen = False
 
 
 def test_a_missing_workdir_is_told_in_one_line():

@@ -1,7 +1,6 @@
 """A killed `launch.train` goes on to the same losses and parameters, with the real loader."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -41,7 +40,6 @@ def start(workdir, run):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")},
     )
 
 
@@ -62,7 +60,7 @@ def wait_for_checkpoint(process, run_folder, step):
 
 def outcome(workdir, run):
     this = job(workdir, run)
-    catalogue = wiring.load_catalogue(this.prepared, this.run)
+    catalogue = wiring.load_catalogue(wiring.load_prepared(this), this.run)
     model = load_last(this.run, wiring.abstract_model(this.config, catalogue.vocab.size))
     metrics = [without_wall_clock(row) for row in read_metrics(this.run)]
     return metrics, jax.tree.leaves(nnx.state(model))
