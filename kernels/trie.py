@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Int32
 
 from kernels import trie_live
+from kernels.indices import int32_indices
 from kernels.trie_build import DEAD_NODE, TrieCapacities, build_arrays
 from kernels.trie_live import Live
 
@@ -90,10 +91,12 @@ class Trie:
         Args:
             node: int `[...]`, nodes of depth `level`; what is no node has no children.
             level: static, in `[0, L)`.
+
+        Raises:
+            ValueError: the trie has no such level, or nodes that are no integers.
         """
-        if not 0 <= level < self.num_levels:
-            raise ValueError(f"level: {level}; the trie's levels are 0 to {self.num_levels - 1}")
-        child, valid = self._range(self.child_start[level], node, self.max_children(level))
+        first, count = self.child_range(node, level)
+        child, valid = _window(first, count, self.max_children(level))
         token = _take(self.token[level], child)
         return Children(
             token=jnp.where(valid, token, 0),
@@ -101,16 +104,70 @@ class Trie:
             valid=valid,
         )
 
-    def items(self, leaf: Int[Array, " ..."]) -> Int32[Array, "... I"]:
-        """Returns the items of leaves, int32 `[..., max_items_per_leaf]`, -1 where none.
+    def child_range(
+        self, node: Int[Array, " ..."], level: int
+    ) -> tuple[Int32[Array, " ..."], Int32[Array, " ..."]]:
+        """Returns where the children of nodes start and how many they are, int32 `[...]` each.
+
+        A node's children are neighbours: `first, first + 1, …, first + count - 1`, as nodes of
+        depth `level + 1`. Where there are none, `first` means nothing.
+
+        Args:
+            node: int `[...]`, nodes of depth `level`; what is no node has no children.
+            level: static, in `[0, L)`.
+
+        Raises:
+            ValueError: the trie has no such level, or nodes that are no integers.
+        """
+        self._check_level(level)
+        return _range("node", self.child_start[level], node)
+
+    def num_children(self, node: Int[Array, " ..."], level: int) -> Int32[Array, " ..."]:
+        """Returns how many children nodes of depth `level` have; arguments as `child_range`."""
+        return self.child_range(node, level)[1]
+
+    def token_of(self, node: Int[Array, " ..."], level: int) -> Int32[Array, " ..."]:
+        """Returns the token of `level` that leads to each node, int32 `[...]`.
+
+        Args:
+            node: int `[...]`, nodes of depth `level + 1`; what is no node gets some token.
+            level: static, in `[0, L)`.
+
+        Raises:
+            ValueError: the trie has no such level, or nodes that are no integers.
+        """
+        self._check_level(level)
+        return _take(self.token[level], jnp.asarray(int32_indices("node", node)))
+
+    def items(
+        self, leaf: Int[Array, " ..."], *, width: int | None = None
+    ) -> Int32[Array, "... width"]:
+        """Returns the items of leaves, int32 `[..., width]`, -1 where none.
 
         The items of one leaf come in the order of the rows that the trie was built from.
+
+        Args:
+            leaf: int `[...]`; what is no leaf has no items.
+            width: static: how many items of each leaf, the first ones; `max_items_per_leaf` by
+                default, and at most.
+
+        Raises:
+            ValueError: a width below 1, or leaves that are no integers.
         """
-        row, valid = self._range(self.item_start, leaf, self.max_items_per_leaf)
+        width = self.max_items_per_leaf if width is None else min(width, self.max_items_per_leaf)
+        if width < 1:
+            raise ValueError(f"width: {width}; it must be at least 1")
+        first, count = _range("leaf", self.item_start, leaf)
+        row, valid = _window(first, count, width)
         return jnp.where(valid, _take(self.item, row), -1)
 
     def leaf_of(self, item: Int[Array, " ..."]) -> Int32[Array, " ..."]:
-        """Returns the leaf of each item, int32 `[...]`; `DEAD_NODE` for what is not in the trie."""
+        """Returns the leaf of each item, int32 `[...]`; `DEAD_NODE` for what is not in the trie.
+
+        Raises:
+            ValueError: the item ids are no integers.
+        """
+        item = jnp.asarray(int32_indices("item", item))
         known = (item >= 0) & (item < self.item_leaf.size)
         return jnp.where(known, _take(self.item_leaf, item), DEAD_NODE)
 
@@ -147,14 +204,23 @@ class Trie:
         """
         return trie_live.live_excluding(self, excluded, allowed)
 
-    def _range(self, start: Array, index: Array, width: int) -> tuple[Array, Array]:
-        """Returns the places `start[index] + [0, width)` and which lie before the next start."""
-        index = jnp.asarray(index)
-        known = (index >= 0) & (index < start.size - 1)
-        first = _take(start, index)
-        end = jnp.where(known, _take(start, index + 1), first)
-        place = first[..., None] + jnp.arange(width, dtype=jnp.int32)
-        return place, place < end[..., None]
+    def _check_level(self, level: int) -> None:
+        if not 0 <= level < self.num_levels:
+            raise ValueError(f"level: {level}; the trie's levels are 0 to {self.num_levels - 1}")
+
+
+def _range(name: str, start: Array, index: Any) -> tuple[Array, Array]:
+    """Returns `start[index]` and how far the next start lies; 0 where there is no such index."""
+    index = jnp.asarray(int32_indices(name, index))
+    known = (index >= 0) & (index < start.size - 1)
+    first = _take(start, index)
+    return first, jnp.where(known, _take(start, index + 1) - first, 0)
+
+
+def _window(first: Array, count: Array, width: int) -> tuple[Array, Array]:
+    """Returns the places `first + [0, width)` and which of them are among the first `count`."""
+    place = jnp.arange(width, dtype=jnp.int32)
+    return first[..., None] + place, place < count[..., None]
 
 
 def _take(array: Array, index: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
+from kernels.indices import int32_indices
 from kernels.trie_build import DEAD_NODE
 
 if TYPE_CHECKING:
@@ -74,18 +75,16 @@ def live_excluding(
     trie: Trie, excluded: Int[Array, "B E"], allowed: Bool[Array, "*B items"] | None = None
 ) -> Live:
     """Returns which nodes hold an allowed item that is not excluded; see `Trie.live_excluding`."""
-    excluded = jnp.asarray(excluded)
-    if excluded.ndim != 2 or not jnp.issubdtype(excluded.dtype, jnp.integer):
-        raise ValueError(
-            f"excluded: shape {excluded.shape} of {excluded.dtype}; it must be integers [B, E]"
-        )
+    excluded = jnp.asarray(int32_indices("excluded", excluded))
+    if excluded.ndim != 2:
+        raise ValueError(f"excluded: shape {excluded.shape}; it must be integers [B, E]")
     if allowed is not None:
         allowed = _checked_allowed(allowed)
         if allowed.ndim == 2 and allowed.shape[0] != excluded.shape[0]:
             raise ValueError(f"allowed: {allowed.shape[0]} users, excluded has {excluded.shape[0]}")
     if excluded.shape[1] == 0:
         return Live(nodes=None, emptied=None) if allowed is None else live(trie, allowed)
-    return _live_excluding(trie, excluded.astype(jnp.int32), allowed)
+    return _live_excluding(trie, excluded, allowed)
 
 
 @jax.jit

@@ -87,6 +87,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
         exclude_seen=exclude_seen,
         config=config.to_dict(),
         seed=config.seed,
+        num_resamples=config.evaluate.resamples,
         seconds=time.monotonic() - started,
         curves=read_curves(job.run / "metrics.jsonl"),
         examples=examples(ranked, target, histories, catalogue, split),

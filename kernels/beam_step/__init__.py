@@ -2,9 +2,11 @@
 
 from kernels.beam_step.api import (
     IMPLEMENTATIONS,
+    NORMALIZE,
     Beams,
     BeamStep,
     Implementation,
+    UnsupportedError,
     beam_select,
     beam_step,
     default_implementation,
@@ -17,7 +19,9 @@ __all__ = [
     "Beams",
     "BeamStep",
     "IMPLEMENTATIONS",
+    "NORMALIZE",
     "Implementation",
+    "UnsupportedError",
     "default_implementation",
     "record_implementations",
 ]

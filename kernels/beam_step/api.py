@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from kernels.beam_step.types import Beams, BeamStep
+from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
 from kernels.trie import Live, Trie
 
 NORMALIZE = ("vocab", "children")
+"""What a row of logits may be normalised over; see `beam_step`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Implementation:
     platforms: tuple[str, ...]
 
 
-# Best first. A backend raises NotImplementedError for what it does not do, and the next is tried.
+# Best first. A backend raises UnsupportedError for what it does not do, and the next is tried.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "xla": Implementation("kernels.beam_step.xla", platforms=("cpu", "gpu", "tpu")),
     "reference": Implementation("kernels.beam_step.reference", platforms=()),
@@ -71,7 +72,7 @@ def record_implementations() -> Generator[list[str]]:
 
 def beam_step(
     logits: Float[Array, "B M V"],
-    beams: Beams,
+    beams: Beams | BeamStep,
     trie: Trie,
     level: int,
     *,
@@ -86,6 +87,7 @@ def beam_step(
     A candidate is a child of a beam's node. Its score is, in float32 and in this order,
     `parent score + (logit - log normaliser)`. Best score first; ties go to the lower parent, then
     to the lower token. Where candidates are fewer than `num_beams`, the rest are dead beams.
+    Arrays may be NumPy's, of the dtypes named.
 
     NaN or `+inf` anywhere in a beam's row of logits, or a log normaliser that is not finite, kills
     that beam's continuations and touches no other beam; so does a beam's own score that is not
@@ -94,7 +96,8 @@ def beam_step(
 
     Args:
         logits: float32 or bfloat16 `[B, M, V]`, not normalised; taken to float32 first.
-        beams: the `M` beams of each user, of depth `level`; `Beams.root(B)` to start.
+        beams: the `M` beams of each user, of depth `level`: `Beams.root(B)` to start, then the
+            last step's `BeamStep`, or anything else with its `node` and `score`.
         trie: the catalogue.
         level: static, in `[0, L)`: the level of the token that is appended.
         num_beams: static, at least 1: beams to return; may exceed the number of candidates.
@@ -110,11 +113,11 @@ def beam_step(
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
-        NotImplementedError: the implementation asked for is not made for these arguments.
+        UnsupportedError: the implementation asked for is not made for these arguments.
     """
     candidates = _candidates(implementation)
     logits = _array("logits", logits, ("B", "M", "V"), (jnp.float32, jnp.bfloat16))
-    level, num_beams = _check_search(logits, beams, trie, level, num_beams, live)
+    beams, level, num_beams = _check_search(logits, beams, trie, level, num_beams, live)
     sizes = trie.capacities.codebook_sizes
     if sizes is not None and logits.shape[-1] < sizes[level]:
         raise ValueError(
@@ -151,7 +154,7 @@ def beam_step(
 
 def beam_select(
     candidate_log_probs: Float32[Array, "B M C"],
-    beams: Beams,
+    beams: Beams | BeamStep,
     trie: Trie,
     level: int,
     *,
@@ -176,11 +179,11 @@ def beam_select(
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
-        NotImplementedError: the implementation asked for is not made for these arguments.
+        UnsupportedError: the implementation asked for is not made for these arguments.
     """
     candidates = _candidates(implementation)
     log_probs = _array("candidate_log_probs", candidate_log_probs, ("B", "M", "C"), (jnp.float32,))
-    level, num_beams = _check_search(log_probs, beams, trie, level, num_beams, live)
+    beams, level, num_beams = _check_search(log_probs, beams, trie, level, num_beams, live)
     if log_probs.shape[-1] != trie.max_children(level):
         raise ValueError(
             f"candidate_log_probs: C={log_probs.shape[-1]}; level {level} of this trie has "
@@ -217,7 +220,7 @@ def _run(candidates: list[str], call: Callable[[Any], BeamStep]) -> BeamStep:
     for name in candidates:
         try:
             step = call(importlib.import_module(IMPLEMENTATIONS[name].module))
-        except NotImplementedError:
+        except UnsupportedError:
             if name == candidates[-1]:
                 raise
             continue
@@ -229,12 +232,17 @@ def _run(candidates: list[str], call: Callable[[Any], BeamStep]) -> BeamStep:
 
 
 def _check_search(
-    values: Array, beams: Beams, trie: Trie, level: int, num_beams: int, live: Live | None
-) -> tuple[int, int]:
-    """Checks what both functions share; returns `level` and `num_beams` as Python integers."""
+    values: Array,
+    beams: Beams | BeamStep,
+    trie: Trie,
+    level: int,
+    num_beams: int,
+    live: Live | None,
+) -> tuple[Beams, int, int]:
+    """Checks what both functions share; returns beams of JAX arrays and Python integers."""
     if not isinstance(trie, Trie):
         raise ValueError(f"trie: a {type(trie).__name__}; it must be a Trie of build_trie")
-    if not isinstance(beams, Beams):
+    if not (hasattr(beams, "node") and hasattr(beams, "score")):
         raise ValueError(f"beams: a {type(beams).__name__}; it must be Beams(node, score)")
     node = _array("beams.node", beams.node, ("B", "M"), (jnp.int32,))
     score = _array("beams.score", beams.score, ("B", "M"), (jnp.float32,))
@@ -251,7 +259,7 @@ def _check_search(
         raise ValueError(f"num_beams: {num_beams}; it must be at least 1")
     if live is not None:
         _check_live(live, trie, values.shape[0])
-    return level, num_beams
+    return Beams(node=node, score=score), level, num_beams
 
 
 def _check_live(live: Live, trie: Trie, batch: int) -> None:

@@ -105,7 +105,8 @@ def random_sids(shape: BeamStepShape, seed: int = 0) -> Int64[np.ndarray, "N L"]
 def random_inputs(shape: BeamStepShape, trie: Trie, seed: int = 0) -> StepInputs:
     """Returns random logits and beams of the shape, on nodes that have children."""
     random = np.random.default_rng(seed)
-    num_nodes = int(np.count_nonzero(np.diff(np.asarray(trie.child_start[shape.level]))))
+    nodes = jnp.arange(trie.num_nodes(shape.level), dtype=jnp.int32)
+    num_nodes = int(np.count_nonzero(trie.num_children(nodes, shape.level)))
     node = np.stack(
         [
             random.choice(num_nodes, shape.beams, replace=num_nodes < shape.beams)

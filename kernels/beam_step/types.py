@@ -1,4 +1,4 @@
-"""What goes into a beam step and what comes out."""
+"""What goes into a beam step, what comes out, and what a backend says when it cannot."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
 from kernels.trie import DEAD_NODE
+
+
+class UnsupportedError(NotImplementedError):
+    """A backend is not made for these arguments; the next one may be.
+
+    A class of its own, so that a `NotImplementedError` of JAX's, which is a bug of the backend,
+    surfaces instead of making a silent slow path.
+    """
 
 
 @jax.tree_util.register_dataclass

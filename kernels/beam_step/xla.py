@@ -116,7 +116,7 @@ def _select(
     # Children are neighbours: the first one and the place among them are the node.
     first = _take(child.node[..., 0], parent)
     node = jnp.where(dead, DEAD_NODE, first + best % num_children)
-    token = jnp.where(dead, 0, trie.token[level].at[jnp.maximum(node, 0)].get(mode="clip"))
+    token = jnp.where(dead, 0, trie.token_of(node, level))
 
     def padded(values: Array, fill: float) -> Array:
         return jnp.pad(values, [(0, 0), (0, num_beams - kept)], constant_values=fill)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from kernels.beam_step import Beams, beam_step
+from kernels.indices import int32_indices
 from kernels.trie import DEAD_NODE, Live, Trie
 from minirec.decoding.state import DecodeState, SearchModel, SearchResult
 
@@ -43,8 +46,9 @@ def beam_search(
         implementation: of the beam step; `None` picks by platform.
 
     Raises:
-        ValueError: arguments whose shapes do not fit.
+        ValueError: arguments whose shapes or dtypes do not fit.
     """
+    excluded, allowed = _filters(excluded, allowed)
     live = _live(trie, excluded, allowed)
     state = prefill(model, tokens, lengths, num_beams=num_beams, num_levels=trie.num_levels)
     for level in range(trie.num_levels):
@@ -81,6 +85,7 @@ def prefill(
     Raises:
         ValueError: shapes that do not fit.
     """
+    tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
     if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
         raise ValueError(
             f"tokens {tokens.shape} and lengths {lengths.shape} must be [B, S] and [B]"
@@ -126,10 +131,14 @@ def step(
         implementation: of the beam step.
 
     Raises:
-        ValueError: `state` is not one of `level` levels.
+        ValueError: `state` is not one of `level` levels, or was made for another `num_beams`.
     """
     if state.sid.shape[-1] != level or state.hidden is None:
         raise ValueError(f"level={level}, but the state has taken {state.sid.shape[-1]} levels")
+    if num_beams != state.suffix.num_beams:
+        raise ValueError(
+            f"num_beams={num_beams}, but the state was made for {state.suffix.num_beams} beams"
+        )
     chosen = beam_step(
         model.logits(state.hidden),
         state.beams,
@@ -176,7 +185,7 @@ def finish(
         allowed: as given to the search.
 
     Raises:
-        ValueError: `state` has levels left to take.
+        ValueError: `state` has levels left to take, or filters whose dtype does not fit.
     """
     if state.sid.shape[-1] != trie.num_levels:
         raise ValueError(
@@ -184,7 +193,13 @@ def finish(
         )
     leaf, score = state.beams.node, state.beams.score
     dead = leaf == DEAD_NODE
-    item = trie.items(leaf)  # [B, M, I]
+    excluded, allowed = _filters(excluded, allowed)
+    # A crowded leaf need not be read to its end: of its first M + E items at most E are excluded,
+    # and no more than M are returned. What is allowed may stand anywhere.
+    width = None
+    if allowed is None:
+        width = leaf.shape[1] + (0 if excluded is None else excluded.shape[1])
+    item = trie.items(leaf, width=width)  # [B, M, I]
     B, M, I = item.shape  # noqa: E741
     item = item.reshape(B, M * I)
     wanted = item >= 0
@@ -206,6 +221,13 @@ def finish(
         .at[row, place]
         .set(item_score, mode="drop"),
     )
+
+
+def _filters(excluded: Any, allowed: Any) -> tuple[Array | None, Array | None]:
+    """Returns the filters as JAX arrays: NumPy's go no further than here."""
+    if excluded is not None:
+        excluded = jnp.asarray(int32_indices("excluded", excluded))
+    return excluded, None if allowed is None else jnp.asarray(allowed)
 
 
 def _live(trie: Trie, excluded: Array | None, allowed: Array | None) -> Live | None:

@@ -11,6 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Int
 
+from kernels.beam_step import IMPLEMENTATIONS, NORMALIZE
+from kernels.indices import int32_indices
 from kernels.trie import Trie
 from minirec.decoding.search import beam_search
 from minirec.decoding.state import SearchResult
@@ -83,9 +85,19 @@ class BeamSearcher:
             batch_buckets: sizes that the number of users is padded to.
             length_buckets: sizes that the prompts' length is padded to.
             excluded_buckets: sizes that the exclusion lists are padded to.
+
+        Raises:
+            ValueError: a number of beams, a normalisation or an implementation that is none.
         """
         if num_beams < 1:
             raise ValueError(f"num_beams={num_beams} must be at least 1")
+        if normalize not in NORMALIZE:
+            raise ValueError(f"normalize={normalize!r} must be one of {', '.join(NORMALIZE)}")
+        if implementation is not None and implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation={implementation!r} must be None or one of "
+                f"{', '.join(sorted(IMPLEMENTATIONS))}"
+            )
         self.num_beams = num_beams
         self.normalize = normalize
         self.implementation = implementation
@@ -116,10 +128,13 @@ class BeamSearcher:
             allowed: which items may be returned, by item id, for all users or for each.
 
         Raises:
-            ValueError: shapes that do not fit, a length outside `[1, S]`, or a size for which
-                there is no bucket.
+            ValueError: shapes or dtypes that do not fit, a length outside `[1, S]`, or a size for
+                which there is no bucket.
         """
         tokens, lengths = np.asarray(tokens), np.asarray(lengths)
+        for name, array in (("tokens", tokens), ("lengths", lengths)):
+            if not np.issubdtype(array.dtype, np.integer):
+                raise ValueError(f"{name}: {array.dtype} must be integers")
         if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
             raise ValueError(
                 f"tokens {tokens.shape} and lengths {lengths.shape} must be [B, S] and [B]"
@@ -136,18 +151,18 @@ class BeamSearcher:
         tokens = _pad(tokens.astype(np.int32), (users, width), 0)
         lengths = _pad(lengths.astype(np.int32), (users,), 1)
         if excluded is not None:
-            excluded = np.asarray(excluded)
+            excluded = np.asarray(int32_indices("excluded", excluded))
             if excluded.ndim != 2 or excluded.shape[0] != B:
                 raise ValueError(f"excluded {excluded.shape} must be [{B}, E]")
             entries = self._excluded.round_up(excluded.shape[1], "the exclusion lists' width")
-            excluded = _pad(excluded.astype(np.int32), (users, entries), -1)
+            excluded = _pad(excluded, (users, entries), -1)
         if allowed is not None:
             allowed = np.asarray(allowed)
             if allowed.ndim not in (1, 2) or (allowed.ndim == 2 and allowed.shape[0] != B):
                 raise ValueError(f"allowed {allowed.shape} must be [items] or [{B}, items]")
             # Ids past the trie's item capacity are in no leaf.
-            allowed = allowed[..., : trie.item_leaf.size]
-            shape = (users,) * (allowed.ndim - 1) + (trie.item_leaf.size,)
+            allowed = allowed[..., : trie.capacities.items]
+            shape = (users,) * (allowed.ndim - 1) + (trie.capacities.items,)
             allowed = _pad(allowed, shape, False)
         graphdef, state = nnx.split(model)
         result = self._jitted(graphdef, state, tokens, lengths, trie, excluded, allowed)

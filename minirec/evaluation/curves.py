@@ -13,8 +13,8 @@ from typing import Any
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
 
-_LOSS_KEYS = ("loss", "train/loss")
-_VALIDATION_PREFIXES = ("eval/", "valid/", "validation/")
+_LOSS = "loss"
+_VALIDATION_PREFIX = "eval/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,11 @@ def curves_of(rows: Iterable[Mapping[str, Any]]) -> Curves:
             value = _number(value)
             if value is None:
                 continue
-            if key in _LOSS_KEYS:
+            if key == _LOSS:
                 loss[step] = value
-            for prefix in _VALIDATION_PREFIXES:
-                if key.startswith(prefix):
-                    validation.setdefault(key.removeprefix(prefix), {})[step] = value
+            elif key.startswith(_VALIDATION_PREFIX):
+                name = key.removeprefix(_VALIDATION_PREFIX)
+                validation.setdefault(name, {})[step] = value
     return Curves(_sorted(loss), {name: _sorted(curve) for name, curve in validation.items()})
 
 

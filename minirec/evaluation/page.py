@@ -16,7 +16,6 @@ from minirec.evaluation.report import (
     Report,
     codebook_use,
     common_ks,
-    differences,
 )
 from minirec.evaluation.style import STYLE
 
@@ -95,7 +94,7 @@ def _verdict(report: Report, k: int) -> str:
         return "No baseline stands beside the model."
     rival = max(rivals, key=lambda name: rivals[name])
     gap = report.model.metrics["item"][metric] - rivals[rival]
-    low, high = differences(report)[rival]["item"][metric]
+    low, high = report.differences[rival]["item"][metric]
     if low > 0:
         judgement = "above"
     elif high < 0:
@@ -231,15 +230,13 @@ def _catalogue(report: Report) -> str:
     coverage = "; ".join(
         f"{name} {evaluation.coverage:.1%}" for name, evaluation in report.evaluations.items()
     )
-    levels = codebook_use(catalogue)
-    use = [
-        np.bincount(catalogue.codes[:, level], minlength=size)
-        for level, size in enumerate(catalogue.codebook_sizes)
-    ]
+    levels = codebook_use(report)
     summary = "; ".join(
         f"level {level['level']}: {level['used']} of {level['size']} codes" for level in levels
     )
-    bars = plots.codebook_bars(use, label=f"Items a code, a panel a level. {summary}.")
+    bars = plots.codebook_bars(
+        report.codebook_counts, label=f"Items a code, a panel a level. {summary}."
+    )
     rows = "".join(
         f'<tr><th scope="row">{level["level"]}</th><td>{level["size"]:,}</td>'
         f"<td>{level['used']:,}</td><td>{level['perplexity']:,.1f}</td></tr>"

@@ -20,9 +20,10 @@ def write_predictions(
 ) -> None:
     """Writes `[{"predict": [sid, …], "output": sid}, …]`, one user a line, in the order given.
 
-    The layout is MiniOneRec's. Offline metrics take the number of candidates from the first row
-    and refuse ragged files, so that all lists are cut to the shortest that holds anything: only
-    a catalogue with fewer items than beams, or one that a user has nearly used up, cuts any.
+    The layout is MiniOneRec's. Every list is written whole, so that metrics computed from the file
+    are the report's at SID level. Lists are of one length unless the search found a user fewer
+    SIDs than it has beams, as in a catalogue that a user has nearly used up; such a list is
+    shorter, and may be empty.
 
     Args:
         path: the file, which appears whole or not at all.
@@ -39,8 +40,6 @@ def write_predictions(
             f"{list(ranked_sids.shape)}"
         )
     shown = (ranked_sids >= 0).all(axis=-1) & ranks.first_occurrences(ranked_sids)
-    lengths = shown.sum(axis=1)
-    width = int(lengths[lengths > 0].min(initial=ranked_sids.shape[1]))
     # A SID is spelled once, not once a beam: a million beams hold a few thousand SIDs.
     every = np.concatenate([ranked_sids.reshape(-1, ranked_sids.shape[-1]), target_sid])
     numbers = ranks.number_sids(every)
@@ -54,6 +53,6 @@ def write_predictions(
     output = numbers[shown.size :].tolist()
     lines = []
     for row, keep, target in zip(predicted, shown, output, strict=True):
-        sids = ", ".join(spelled[number] for number in row[keep][:width].tolist())
+        sids = ", ".join(spelled[number] for number in row[keep].tolist())
         lines.append(f'{{"predict": [{sids}], "output": {spelled[target]}}}')
     files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ class Report:
         curves: training curves, if the run has them.
         examples: a few users.
         extra: more entries for `report.json`; they may not replace its own.
+        num_resamples: resamples of the bootstrap of the differences to the baselines.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Report:
     curves: Curves = dataclasses.field(default_factory=Curves)
     examples: Sequence[Example] = ()
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    num_resamples: int = 1000
 
     def __post_init__(self) -> None:
         """Checks that the parts belong together.
@@ -123,6 +126,33 @@ class Report:
         """n, the number of users."""
         return len(self.target)
 
+    @functools.cached_property
+    def differences(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """By baseline, level and metric: the interval of the model's metric minus the baseline's.
+
+        Users are paired. Computed once, when first asked for.
+        """
+        return {
+            name: {
+                level: intervals.difference_intervals(
+                    self.model.ranks[level],
+                    evaluation.ranks[level],
+                    common_ks(self, level),
+                    seed=self.seed,
+                    num_resamples=self.num_resamples,
+                )
+                for level in LEVELS
+            }
+            for name, evaluation in self.evaluations.items()
+            if name != MODEL
+        }
+
+    @functools.cached_property
+    def codebook_counts(self) -> list[Int[np.ndarray, " K"]]:
+        """For each level, how many items have each code."""
+        codes, sizes = self.catalogue.codes, self.catalogue.codebook_sizes
+        return [np.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)]
+
 
 def report_json(report: Report) -> dict[str, Any]:
     """Returns the content of `report.json`.
@@ -147,9 +177,9 @@ def report_json(report: Report) -> dict[str, Any]:
         "dead_beams": report.model.dead_beams,
         "metrics": {name: evaluation.metrics for name, evaluation in evaluations.items()},
         "intervals": {name: evaluation.intervals for name, evaluation in evaluations.items()},
-        "differences": differences(report),
+        "differences": report.differences,
         "coverage": {name: evaluation.coverage for name, evaluation in evaluations.items()},
-        "codebook": codebook_use(report.catalogue),
+        "codebook": codebook_use(report),
         "config": report.config,
         "seed": report.seed,
         "seconds": round(report.seconds, 3),
@@ -160,21 +190,6 @@ def report_json(report: Report) -> dict[str, Any]:
     return content | dict(report.extra)
 
 
-def differences(report: Report) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Returns, by baseline, level and metric, the interval of the model's metric minus its own."""
-    result: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for name, evaluation in report.evaluations.items():
-        if name == MODEL:
-            continue
-        result[name] = {}
-        for level in LEVELS:
-            shared = common_ks(report, level)
-            result[name][level] = intervals.difference_intervals(
-                report.model.ranks[level], evaluation.ranks[level], shared, seed=report.seed
-            )
-    return result
-
-
 def common_ks(report: Report, level: str) -> list[int]:
     """Returns the list lengths that every recommender of the report reaches at this level."""
     names = [set(evaluation.metrics[level]) for evaluation in report.evaluations.values()]
@@ -182,15 +197,14 @@ def common_ks(report: Report, level: str) -> list[int]:
     return sorted(int(name.removeprefix("hr@")) for name in shared if name.startswith("hr@"))
 
 
-def codebook_use(catalogue: Catalogue) -> list[dict[str, float]]:
+def codebook_use(report: Report) -> list[dict[str, float]]:
     """Returns, a level, the codebook's size, how many codes occur, and their perplexity.
 
     Perplexity is the exponential of the entropy of the codes' shares of items: as many equally
     used codes would spread the items as widely.
     """
     levels = []
-    for level, size in enumerate(catalogue.codebook_sizes):
-        counts = np.bincount(catalogue.codes[:, level], minlength=size)
+    for level, counts in enumerate(report.codebook_counts):
         shares = counts[counts > 0] / counts.sum()
         levels.append(
             {

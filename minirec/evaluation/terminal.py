@@ -44,12 +44,19 @@ def metric_table(report: Report, ks: Sequence[int] = (5, 10)) -> Table:
     """Returns a table with the model beside the baselines at both levels, the best in bold.
 
     It fits 80 columns. The last column is the bootstrap interval of the last NDCG shown.
+
+    Args:
+        report: what to show.
+        ks: list lengths to show; where the model's lists reach none of them, the two longest that
+            they do reach.
     """
     from rich.markup import escape
     from rich.table import Table
 
-    reached = set(report.model.metrics["item"])
-    names = [f"{metric}@{k}" for metric in ("hr", "ndcg") for k in ks if f"hr@{k}" in reached]
+    metrics = report.model.metrics["item"]
+    reached = [int(key.removeprefix("hr@")) for key in metrics if key.startswith("hr@")]
+    ks = [k for k in ks if k in reached] or sorted(reached)[-2:]
+    names = [f"{metric}@{k}" for metric in ("hr", "ndcg") for k in ks]
     table = Table(
         title=escape(
             f"{report.name} · {report.dataset} · {report.split}, {report.num_users:,} users"

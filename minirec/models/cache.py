@@ -52,6 +52,11 @@ class SuffixCache:
         return cls(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
     @property
+    def num_beams(self) -> int:
+        """`M`, how many beams a user it has room for."""
+        return self.key.shape[2]
+
+    @property
     def capacity(self) -> int:
         """How many tokens a beam may add."""
         return self.key.shape[3]

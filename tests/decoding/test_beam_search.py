@@ -1,6 +1,5 @@
 """Beam search against brute force over the catalogue, and its compiled form."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,59 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from kernels.beam_step import Beams
 from kernels.trie import DEAD_NODE, build_trie
-from minirec.decoding import BeamSearcher, Buckets, beam_search, finish, prefill, step
-from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+from minirec.decoding import DecodeState, beam_search, finish, prefill, step
+from tests.decoding.small import LENGTHS, LEVELS, TRUNK, VOCAB, make_model
 
-VOCAB = 14
-LEVELS = 3
-TRUNK = TrunkConfig(
-    num_layers=2,
-    width=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_width=24,
-    qk_norm=True,
-    qkv_bias=True,
-)
-LENGTHS = np.array([5, 2, 7], np.int32)
 # What is computed is under test: compile fast, run slowly.
 FAST_COMPILATION = {"xla_backend_optimization_level": 0}
-
-
-def make_model(seed=0):
-    config = SidDecoderConfig(TRUNK, VOCAB, tie_embeddings=False)
-    model = SidDecoder(config, rngs=nnx.Rngs(seed))
-    # A sharper head than at the start of training, so that scores lie apart.
-    model.head[...] = model.head[...] * 40
-    return model
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def catalogue():
-    """SIDs of 30 items, some of them shared by two or three items, rows in random order."""
-    rng = np.random.default_rng(0)
-    distinct = np.unique(rng.integers(2, [6, 10, 14], (24, LEVELS)), axis=0)
-    sids = np.concatenate([distinct, distinct[rng.integers(0, len(distinct), 30 - len(distinct))]])
-    assert len(np.unique(sids, axis=0)) < len(sids)
-    return rng.permutation(sids)
-
-
-@pytest.fixture(scope="module")
-def trie(catalogue):
-    return build_trie(catalogue)
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    tokens = np.random.default_rng(1).integers(1, VOCAB, (len(LENGTHS), 7)).astype(np.int32)
-    return tokens, LENGTHS
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +200,8 @@ def test_a_part_out_of_order_is_an_error(model, prompts, trie):
         finish(state, trie)
     with pytest.raises(ValueError, match="level=1, but the state has taken 0"):
         step(model, state, trie, 1, num_beams=4)
+    with pytest.raises(ValueError, match="num_beams=5, but the state was made for 4 beams"):
+        step(model, state, trie, 0, num_beams=5)
 
 
 def test_no_key_or_value_of_the_history_is_copied_a_beam(model, trie):
@@ -281,91 +236,89 @@ def test_no_key_or_value_of_the_history_is_copied_a_beam(model, trie):
     assert (TRUNK.num_layers, B, S, heads[1], TRUNK.head_dim) in shapes
 
 
-class TestBeamSearcher:
-    def test_one_compilation_serves_a_bucket_and_padding_changes_nothing(
-        self, model, prompts, trie
-    ):
-        tokens, lengths = prompts
-        excluded = np.array([[1, 2, -1], [-1, -1, -1], [5, 6, 7]], np.int32)
-        searcher = BeamSearcher(
-            num_beams=6,
-            batch_buckets=Buckets(sizes=(4, 8)),
-            length_buckets=Buckets(sizes=(8, 16)),
-        )
-        first = searcher(model, tokens, lengths, trie, excluded=excluded)
-        two = searcher(model, tokens[:2], lengths[:2], trie, excluded=excluded[:2])
-        garbage = np.full((3, 1), 9, np.int32)
-        wider = searcher(
-            model,
-            np.concatenate([tokens, garbage], axis=1),
-            lengths,
-            trie,
-            excluded=np.pad(excluded, ((0, 0), (0, 4)), constant_values=-1),
-        )
-        assert searcher.num_traces == 1
-        assert first.item.shape == (3, 6)
-        for field in dataclasses.fields(first):
-            expected = getattr(first, field.name)
-            np.testing.assert_array_equal(getattr(two, field.name), expected[:2])
-            np.testing.assert_array_equal(getattr(wider, field.name), expected)
-        # Another bucket is another program with the same answer.
-        longer = np.pad(tokens, ((0, 0), (0, 5)), constant_values=9)
-        other = searcher(model, longer, lengths, trie, excluded=excluded)
-        assert searcher.num_traces == 2
-        np.testing.assert_array_equal(other.item, first.item)
-        np.testing.assert_allclose(other.item_score, first.item_score, atol=1e-5)
-
-    def test_new_weights_trie_and_filters_reuse_the_program(self, model, prompts, trie, catalogue):
-        tokens, lengths = prompts
-        searcher = BeamSearcher(num_beams=6)
-        allowed = np.ones(len(catalogue), bool)
-        before = searcher(model, tokens, lengths, trie, allowed=allowed)
-        other_weights = searcher(make_model(1), tokens, lengths, trie, allowed=allowed)
-        swapped = build_trie(catalogue[:-2, ::1][::-1], capacities=trie.capacities)
-        other_trie = searcher(model, tokens, lengths, swapped, allowed=allowed)
-        allowed[before.item[0, 0]] = False
-        filtered = searcher(model, tokens, lengths, trie, allowed=allowed[:-1])
-        assert searcher.num_traces == 1
-        assert (other_weights.item != before.item).any()
-        assert (other_trie.item != before.item).any()
-        assert before.item[0, 0] not in filtered.item
-        assert len(catalogue) - 1 not in filtered.item
-        # The same module with its weights changed in place.
-        changed = make_model()
-        changed.head[...] = -changed.head[...]
-        assert (searcher(changed, tokens, lengths, trie, allowed=allowed).item != before.item).any()
-        assert searcher.num_traces == 1
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"lengths": np.array([5, 0, 7])}, r"lengths\[1\]=0"),
-            ({"lengths": np.array([5, 2, 8])}, r"lengths\[2\]=8"),
-            ({"lengths": np.array([5, 2])}, "must be"),
-            ({"excluded": np.zeros((2, 4), np.int32)}, "excluded"),
-            ({"allowed": np.ones((2, 4), bool)}, "allowed"),
-        ],
-    )
-    def test_arguments_that_do_not_fit_are_named(self, model, prompts, trie, change, message):
-        arguments = {"tokens": prompts[0], "lengths": prompts[1], **change}
-        with pytest.raises(ValueError, match=message):
-            BeamSearcher(num_beams=2)(model, trie=trie, **arguments)
-
-    def test_a_batch_past_the_largest_bucket_is_an_error(self, model, prompts, trie):
-        searcher = BeamSearcher(num_beams=2, batch_buckets=Buckets(sizes=(1, 2)))
-        with pytest.raises(ValueError, match="the batch is 3, the largest bucket 2"):
-            searcher(model, *prompts, trie)
-
-
-@pytest.mark.parametrize("size", [1, 3, 8, 9, 17, 100, 1000])
-def test_default_buckets_add_at_most_a_quarter(size):
-    bucket = Buckets().round_up(size, "size")
-    assert size <= bucket <= max(size + 1, 1.25 * size)
-    assert Buckets().round_up(bucket, "size") == bucket
-
-
 def test_a_catalogue_of_one_level(model, prompts):
     trie = build_trie(np.array([[3], [4], [6], [3]]))
     result = compiled(4)(model, *prompts, trie)
     assert (np.sort(result.item, axis=1) == np.arange(4)).all()
     assert (np.asarray(result.dead).sum(1) == 1).all()
+
+
+def found_leaves(leaf):
+    """The state of a search of one level that ended in these leaves, scores falling."""
+    leaf = jnp.asarray(leaf, jnp.int32)
+    score = jnp.where(leaf == DEAD_NODE, -jnp.inf, -jnp.arange(leaf.shape[1], dtype=jnp.float32))
+    return DecodeState(
+        lengths=jnp.ones(len(leaf), jnp.int32),
+        prefix=None,
+        suffix=None,
+        hidden=None,
+        beams=Beams(leaf, score),
+        sid=leaf[:, :, None],
+    )
+
+
+@pytest.mark.parametrize("exclusions", [None, 0, 6, 40])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_crowded_leaves_give_the_best_items_and_are_not_read_to_the_end(exclusions, filtered):
+    rng = np.random.default_rng(5)
+    sizes = [1, 300, 5, 40, 2]
+    items = rng.permutation(1000)[: sum(sizes)]
+    sids = np.repeat(np.arange(len(sizes)), sizes)[:, None]
+    trie = build_trie(sids, items)
+    of_leaf = np.split(items, np.cumsum(sizes)[:-1])
+    state = found_leaves([[1, 3, 0], [4, 0, DEAD_NODE], [2, 1, 4]])
+    excluded = allowed = None
+    wanted = np.ones((3, 1000), bool)
+    if exclusions is not None:
+        # The first of the leaves, which would be returned, and some of anywhere.
+        excluded = np.full((3, exclusions), -1)
+        for user, leaves in enumerate([[1, 3], [4], [2, 1]]):
+            first = np.concatenate([of_leaf[leaf][:20] for leaf in leaves])[: max(exclusions, 1)]
+            excluded[user, : len(first)] = first[:exclusions]
+            wanted[user, first[:exclusions]] = False
+    if filtered:
+        allowed = rng.random(1000) < 0.05
+        wanted &= allowed
+    result = finish(state, trie, excluded=excluded, allowed=allowed)  # NumPy's, and not jitted.
+    for user, leaves in enumerate(np.asarray(state.beams.node)):
+        ranked = [
+            (int(item), -float(place))
+            for place, leaf in enumerate(leaves)
+            for item in (of_leaf[leaf] if leaf != DEAD_NODE else ())
+            if wanted[user, item]
+        ][:3]
+        ranked += [(-1, -np.inf)] * (3 - len(ranked))
+        assert result.item[user].tolist() == [item for item, _ in ranked]
+        assert result.item_score[user].tolist() == [score for _, score in ranked]
+    if not filtered:
+        jaxpr = str(jax.make_jaxpr(finish)(state, trie, excluded=excluded))
+        width = min(trie.max_items_per_leaf, 3 + (exclusions or 0))
+        assert f"i32[3,3,{width}]" in jaxpr
+        assert f"i32[3,3,{trie.max_items_per_leaf}]" not in jaxpr
+
+
+def test_numpy_arguments_need_no_jit(model, prompts, trie, catalogue):
+    excluded = np.array([[1, 2, -1], [2**32 + 3, -1, 2**40], [5, 6, 7]])
+    allowed = np.arange(len(catalogue)) != 4
+    within = np.where(excluded < len(catalogue), excluded, -1).astype(np.int32)
+    expected = compiled(4)(model, *prompts, trie, excluded=within, allowed=allowed)
+    result = beam_search(model, *prompts, trie, num_beams=4, excluded=excluded, allowed=allowed)
+    assert result.item.tolist() == expected.item.tolist()
+    np.testing.assert_allclose(result.item_score, expected.item_score, atol=1e-5)
+    with pytest.raises(ValueError, match=r"excluded: .*float64; it must be integers"):
+        beam_search(model, *prompts, trie, num_beams=4, excluded=excluded + 0.5)
+
+
+def test_a_bfloat16_search_finds_sids_of_the_catalogue_only(prompts, trie, catalogue):
+    model = make_model(dtype="bfloat16")
+    assert model.prefill(*prompts)[0].dtype == jnp.bfloat16
+    result = compiled(40)(model, *prompts, trie)
+    num_sids = len(np.unique(catalogue, axis=0))
+    owners = {tuple(sid) for sid in catalogue.tolist()}
+    for user in range(len(LENGTHS)):
+        alive = ~np.asarray(result.dead[user])
+        found = [tuple(sid) for sid in np.asarray(result.sid)[user, alive].tolist()]
+        assert set(found) == owners
+        assert len(found) == num_sids
+        assert np.isfinite(np.asarray(result.score)[user, alive]).all()
+        assert sorted(result.item[user, : len(catalogue)].tolist()) == list(range(len(catalogue)))

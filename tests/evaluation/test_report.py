@@ -15,7 +15,9 @@ from minirec.evaluation import (
     Example,
     ItemTransition,
     Report,
+    difference_intervals,
     evaluate_lists,
+    intervals,
     item_sids,
     metric_lines,
     metric_table,
@@ -141,11 +143,10 @@ def test_report_json_takes_more_entries_but_none_of_its_own(report):
         report_json(make_report(extra={"metrics": {}}))
 
 
-def test_predictions_are_rectangular_rows_of_sids_with_the_target(folder, report):
+def test_predictions_are_rows_of_different_sids_with_the_target(folder, report):
     rows = json.loads((folder / "predictions.json").read_text())
     assert len(rows) == 60
     assert all(set(row) == {"predict", "output"} for row in rows)
-    assert len({len(row["predict"]) for row in rows}) == 1
     assert all(len(set(row["predict"])) == len(row["predict"]) for row in rows)
     codes = report.catalogue.codes[report.target[3]]
     assert rows[3]["output"] == f"<a_{codes[0]}><b_{codes[1]}><c_{codes[2]}>"
@@ -153,17 +154,58 @@ def test_predictions_are_rectangular_rows_of_sids_with_the_target(folder, report
     assert rows[3]["predict"][0] == f"<a_{first[0]}><b_{first[1]}><c_{first[2]}>"
 
 
-def test_predictions_give_the_same_sid_level_hits(folder, report):
-    rows = json.loads((folder / "predictions.json").read_text())
-    hits = [row["output"] in row["predict"][:10] for row in rows]
-    assert np.mean(hits) == report.model.metrics["sid"]["hr@10"]
+def test_predictions_give_the_reports_sid_level_metrics_at_every_k(report, tmp_path):
+    """Also where one user's list is short and another's empty: neither cuts the others'."""
+    beams = report.ranked_sids.copy()
+    target = report.catalogue.codes[report.target]
+    beams[4, 2:], beams[5] = -1, -1
+    beams[6, 49] = target[6]  # A hit at the very end.
+    beams[7, 1], beams[7, 2] = beams[7, 0], target[7]  # A SID twice takes one place.
+    mine = np.zeros((60, 50), np.int64)
+    evaluation = evaluate_lists(mine, report.target, report.catalogue.codes, ranked_sids=beams)
+    write_predictions(tmp_path / "p.json", beams, target)
+    rows = json.loads((tmp_path / "p.json").read_text())
+    assert len(rows[4]["predict"]) <= 2
+    assert rows[5]["predict"] == []
+    assert max(len(row["predict"]) for row in rows) > 40
+    places = [
+        row["predict"].index(row["output"]) if row["output"] in row["predict"] else None
+        for row in rows
+    ]
+    for k in (1, 3, 5, 10, 20, 50):
+        gains = [1 / np.log2(p + 2) if p is not None and p < k else 0.0 for p in places]
+        metrics = evaluation.metrics["sid"]
+        assert metrics[f"hr@{k}"] == pytest.approx(np.mean(np.array(gains) > 0), abs=1e-12)
+        assert metrics[f"ndcg@{k}"] == pytest.approx(np.mean(gains), abs=1e-12)
 
 
-def test_a_user_without_any_beam_does_not_empty_the_other_rows(tmp_path):
+def test_every_user_keeps_all_beams_that_live(tmp_path):
     beams = np.array([[[0], [1]], [[-1], [-1]], [[1], [-1]]])
     write_predictions(tmp_path / "p.json", beams, np.array([[0], [1], [1]]))
     rows = json.loads((tmp_path / "p.json").read_text())
-    assert [row["predict"] for row in rows] == [["<a_0>"], [], ["<a_1>"]]
+    assert [row["predict"] for row in rows] == [["<a_0>", "<a_1>"], [], ["<a_1>"]]
+
+
+def test_differences_are_computed_once_with_the_resamples_given(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*arguments, num_resamples, **options):
+        calls.append(num_resamples)
+        return difference_intervals(*arguments, num_resamples=num_resamples, **options)
+
+    monkeypatch.setattr(intervals, "difference_intervals", counted)
+    report = make_report(num_resamples=30)
+    write_report(tmp_path, report)
+    assert calls == [30] * 4  # Two baselines at two levels.
+    content = json.loads((tmp_path / "report.json").read_text())
+    expected = difference_intervals(
+        report.model.ranks["sid"],
+        report.evaluations["popularity"].ranks["sid"],
+        seed=7,
+        num_resamples=30,
+    )
+    assert content["differences"]["popularity"]["sid"] == expected
+    assert make_report().num_resamples == 1000
 
 
 def test_the_page_is_well_formed_and_needs_no_network(page):
@@ -288,11 +330,26 @@ def test_the_table_fits_a_terminal_and_shows_names_with_brackets(report):
     assert f"{report.model.metrics['sid']['ndcg@10']:.4f}" in text
 
 
+@pytest.mark.parametrize(("beams", "shown"), [(1, ["1"]), (4, ["1", "3"]), (7, ["5"])])
+def test_a_few_beams_are_shown_as_far_as_they_reach(report, beams, shown, tmp_path):
+    ks = [k for k in (1, 3, 5, 10, 20, 50) if k <= beams]
+    lists = np.tile(np.arange(beams), (report.num_users, 1))
+    ranked_sids = report.ranked_sids[:, :beams]
+    codes = report.catalogue.codes
+    model = evaluate_lists(lists, report.target, codes, ranked_sids=ranked_sids, ks=ks)
+    baseline = evaluate_lists(lists[:, ::-1], report.target, codes, ks=ks)
+    few = make_report(evaluations={"model": model, "popularity": baseline}, ranked_sids=ranked_sids)
+    names = [str(column.header) for column in metric_table(few).columns]
+    assert names == ["", *(f"HR@{k}" for k in shown), *(f"NDCG@{k}" for k in shown), "95%"]
+    write_report(tmp_path, few)
+
+
 def test_curves_are_read_by_step_and_a_torn_last_line_is_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 2, "loss": 1.5, "stage": "a"}\n{"step": 1, "loss": 2}\n\n'
-        '{"step": 2, "eval/ndcg@10": 0.25, "eval/note": "x"}\n{"step": 3, "lo'
+        '{"step": 2, "eval/ndcg@10": 0.25, "eval/note": "x", "train/loss": 9, "valid/hr@1": 1}\n'
+        '{"step": 3, "lo'
     )
     curves = read_curves(path)
     assert curves.loss == ([1.0, 2.0], [2.0, 1.5])

@@ -11,6 +11,7 @@ from kernels.beam_step import (
     IMPLEMENTATIONS,
     Beams,
     Implementation,
+    UnsupportedError,
     beam_select,
     beam_step,
     default_implementation,
@@ -123,17 +124,20 @@ def broken_backend(monkeypatch, error):
     monkeypatch.setattr(api_module, "IMPLEMENTATIONS", first | IMPLEMENTATIONS)
 
 
-def test_not_implemented_falls_through_to_the_next(monkeypatch):
-    broken_backend(monkeypatch, NotImplementedError("V must be a multiple of 128"))
+def test_unsupported_falls_through_to_the_next(monkeypatch):
+    broken_backend(monkeypatch, UnsupportedError("V must be a multiple of 128"))
     assert default_implementation("cpu") == "broken"
     with record_implementations() as ran:
         beam_step(**GOOD)
     assert ran == ["xla"]
-    with pytest.raises(NotImplementedError, match="multiple of 128"):
+    with pytest.raises(UnsupportedError, match="multiple of 128"):
         beam_step(**GOOD, implementation="broken")
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError, TypeError, ImportError])
+# JAX raises NotImplementedError of its own: a backend's bug, which must not make a slow path.
+@pytest.mark.parametrize(
+    "error", [NotImplementedError, RuntimeError, ValueError, TypeError, ImportError]
+)
 def test_any_other_error_does_not_fall_through(monkeypatch, error):
     broken_backend(monkeypatch, error("a bug"))
     with pytest.raises(error, match="a bug"):
@@ -161,3 +165,17 @@ def test_a_new_catalogue_under_the_same_capacities_is_not_traced_again():
         for item in range(2):
             step(GOOD["logits"], BEAMS, trie, jnp.full((2, 3), item, jnp.int32))
     assert len(traces) == 1
+
+
+def test_the_last_step_and_numpy_arrays_are_beams_too():
+    logits = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
+    first = beam_step(logits[:, :1], Beams.root(2), TRIE, 0, num_beams=3)
+    expected = beam_step(jnp.asarray(logits), first.beams, TRIE, 1, num_beams=3)
+    numpy_beams = Beams(np.asarray(first.node), np.asarray(first.score))
+    given = {"log_normalizer": np.zeros((2, 3), np.float32), "num_beams": 3}
+    for beams in (first, numpy_beams):
+        step = beam_step(logits, beams, TRIE, 1, num_beams=3)
+        assert jax.tree.all(jax.tree.map(np.array_equal, step, expected))
+        for name in IMPLEMENTATIONS:
+            beam_step(logits, beams, TRIE, 1, implementation=name, **given)
+            beam_select(logits[..., :2], beams, TRIE, 1, num_beams=3, implementation=name)

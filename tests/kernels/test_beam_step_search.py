@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.beam_step import IMPLEMENTATIONS, Beams, beam_select, beam_step
+from kernels.beam_step import Beams, beam_select, beam_step
 from kernels.trie import DEAD_NODE, TrieCapacities, build_trie
 
 B, L, V, ITEMS = 2, 3, 6, 60
@@ -77,11 +77,6 @@ def assert_ranked(found, scores):
     ranked = sorted(scores, key=lambda sid: -scores[sid])
     assert [sid for sid, _, _ in found] == ranked[: len(found)]
     np.testing.assert_allclose([s for *_, s in found], [scores[s] for s, *_ in found], atol=1e-5)
-
-
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
-def implementation(request):
-    return request.param
 
 
 @pytest.mark.parametrize("normalize", ["vocab", "children"])

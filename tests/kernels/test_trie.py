@@ -192,3 +192,37 @@ def test_capacities_that_do_not_suffice_are_an_error_that_names_the_field():
         build_trie([(0, 1), (0, 1)], capacities=small)
     with pytest.raises(ValueError, match="made for 2 levels"):
         build_trie([(0, 1, 2)], capacities=small)
+
+
+def test_ids_and_nodes_may_be_lists_but_no_floats():
+    trie = build_trie([(0, 1), (0, 2), (3, 1)])
+    assert trie.leaf_of([2, 0, 9]).tolist() == [2, 0, DEAD_NODE]
+    assert trie.items([1]).shape == (1, trie.max_items_per_leaf)
+    for wrong in ([0.5], np.array([True]), jnp.zeros(2)):
+        for call in (trie.leaf_of, trie.items, lambda node: trie.children(node, 0)):
+            with pytest.raises(ValueError, match="it must be integers"):
+                call(wrong)
+
+
+def test_a_width_cuts_the_items_of_a_leaf_to_the_first():
+    trie = build_trie([(0, 0), (1, 1), (1, 1), (1, 1)], [7, 3, 9, 1])
+    assert trie.items([0, 1, DEAD_NODE], width=2).tolist() == [[7, -1], [3, 9], [-1, -1]]
+    assert trie.items([1], width=999).shape == (1, trie.max_items_per_leaf)
+    with pytest.raises(ValueError, match="width: 0"):
+        trie.items([1], width=0)
+
+
+def test_ranges_and_tokens_are_those_of_the_children():
+    trie = build_trie(np.random.default_rng(9).integers(0, 6, (60, 3)))
+    for level in range(3):
+        nodes = jnp.arange(-1, trie.num_nodes(level) + 1, dtype=jnp.int32)
+        child = trie.children(nodes, level)
+        first, count = trie.child_range(nodes, level)
+        assert count.tolist() == child.valid.sum(-1).tolist()
+        assert trie.num_children(nodes, level).tolist() == count.tolist()
+        some = np.asarray(count) > 0
+        assert np.array_equal(np.asarray(first)[some], np.asarray(child.node)[some, 0])
+        token = np.asarray(trie.token_of(child.node, level))
+        assert np.array_equal(token[child.valid], child.token[child.valid])
+    with pytest.raises(ValueError, match="level: 3; the trie's levels are 0 to 2"):
+        trie.child_range([0], 3)

@@ -149,3 +149,16 @@ def test_the_way_for_neighbours_agrees_with_the_way_for_any_node():
 def test_wrong_filters_are_errors(excluded, allowed, message):
     with pytest.raises(ValueError, match=message):
         build_trie([(0, 1)]).live_excluding(excluded, allowed)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.uint32, np.int16])
+def test_ids_that_no_item_can_have_change_nothing(dtype):
+    sids = [(0, 1, 0), (2, 0, 0), (2, 1, 0), (3, 0, 0)]
+    trie, everybody = small_trie(sids), [set(range(4))] * USERS
+    largest = min(np.iinfo(dtype).max, 2**64 - 1)
+    strange = [[32, 1000, largest, largest], [32, 32, 32, largest]]
+    if largest > 2**32:
+        strange = [[2**32 + 3, 2**32, 2**33 + 1, largest], [2**31, 2**32 - 1, 32, 2**40 + 2]]
+    excluded = np.array(strange, dtype)
+    assert_exact(trie, trie.live_excluding(excluded), sids, range(4), everybody)
+    assert trie.leaf_of(excluded).tolist() == [[-1] * 4] * USERS

@@ -60,9 +60,8 @@ def sequences():
     return prompt, added, parents
 
 
-def test_prefill_and_decoding_give_the_hidden_states_of_a_full_forward_pass(decoder, sequences):
-    prompt, added, parents = sequences
-    states, _ = decode(decoder, prompt, LENGTHS, added, parents)
+def full_forward(decoder, prompt, added, parents):
+    """Hidden states [B, M, D] of each beam's prompt's last token and of its last token of all."""
     T = S + STEPS
     rows = np.zeros((B, M, T), np.int32)
     histories = [[[] for _ in range(M)] for _ in range(B)]
@@ -79,11 +78,39 @@ def test_prefill_and_decoding_give_the_hidden_states_of_a_full_forward_pass(deco
     ends = np.repeat(LENGTHS, M)
     segment_ids = (positions < ends[:, None] + STEPS).astype(np.int32)
     full = fast_jit(lambda d, *a: d(*a))(decoder, rows.reshape(B * M, T), positions, segment_ids)
+    full = np.asarray(full, np.float32)
+    at = [
+        np.take_along_axis(full, last[:, None, None], axis=1)
+        for last in (ends - 1, ends + STEPS - 1)
+    ]
+    return [states.reshape(B, M, -1) for states in at]
+
+
+def test_prefill_and_decoding_give_the_hidden_states_of_a_full_forward_pass(decoder, sequences):
+    prompt, added, parents = sequences
+    states, _ = decode(decoder, prompt, LENGTHS, added, parents)
+    first, newest = full_forward(decoder, prompt, added, parents)
+    np.testing.assert_allclose(states[:, 0], first, atol=1e-5)
     # After the last step, each beam's newest hidden state is its whole sequence's.
-    newest = np.take_along_axis(np.asarray(full), (ends + STEPS - 1)[:, None, None], axis=1)
-    np.testing.assert_allclose(states[:, -1].reshape(B * M, -1), newest[:, 0], atol=1e-5)
-    first = np.take_along_axis(np.asarray(full), (ends - 1)[:, None, None], axis=1)
-    np.testing.assert_allclose(states[:, 0].reshape(B * M, -1), first[:, 0], atol=1e-5)
+    np.testing.assert_allclose(states[:, -1], newest, atol=1e-5)
+
+
+def test_bfloat16_decoding_stays_within_its_roundings_of_a_full_forward_pass(decoder, sequences):
+    prompt, added, parents = sequences
+    trunk = dataclasses.replace(TRUNK, dtype="bfloat16")
+    rounded = SidDecoder(SidDecoderConfig(trunk, 20), rngs=nnx.Rngs(0))  # `decoder`'s weights.
+    states, _ = decode(rounded, prompt, LENGTHS, added, parents)
+    states = np.asarray(states, np.float32)
+    # A layer rounds some eight times to 8 bits (norms, projections, attention, sums), and the
+    # embedding and the last norm once each. The full pass may round the same sums to the other
+    # side; the float32 pass rounds nothing that counts.
+    bound = (8 * TRUNK.num_layers + 2) * 2.0**-8 * np.abs(states).max()
+    for reference in (rounded, decoder):
+        first, newest = full_forward(reference, prompt, added, parents)
+        assert np.abs(states[:, 0] - first).max() <= bound
+        assert np.abs(states[:, -1] - newest).max() <= bound
+    # The bound is narrow enough to tell one beam from the other.
+    assert np.abs(newest[:, 0] - newest[:, 1]).max() > 4 * bound
 
 
 def test_what_stands_behind_a_prompt_is_never_seen(decoder, sequences):

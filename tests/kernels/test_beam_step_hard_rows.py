@@ -1,0 +1,100 @@
+"""Rows that a fast implementation gets wrong first: long ties, large logits, broken candidates."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.beam_step import Beams, beam_select, beam_step
+from kernels.trie import DEAD_NODE, build_trie
+from tests.kernels.brute_force import INF, Catalogue, assert_step, exact, score_bound
+
+NAN = np.float32(np.nan)
+
+# Two first codes with 600 children each; so few beams that long rows are searched in stages.
+WIDE = [(first, second) for first in range(2) for second in range(600)]
+V, NUM_BEAMS = 600, 3
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return Catalogue(WIDE), build_trie(WIDE)
+
+
+def wide_beams(batch, scores=(0.0, 0.0)):
+    return Beams(
+        jnp.tile(jnp.arange(2, dtype=jnp.int32), (batch, 1)),
+        jnp.tile(jnp.array(scores, jnp.float32), (batch, 1)),
+    )
+
+
+def check_wide(wide, implementation, logits, scores=(0.0, 0.0)):
+    """Asserts a step and a selection of given log-probabilities, with `==`; returns the step."""
+    catalogue, trie = wide
+    beams = wide_beams(len(logits), scores)
+    zeros = jnp.zeros(logits.shape[:2])
+    fixed = {"num_beams": NUM_BEAMS, "implementation": implementation}
+    expected = exact(catalogue, logits, beams, 1, zeros, num_beams=NUM_BEAMS)
+    step = beam_step(logits, beams, trie, 1, log_normalizer=zeros, **fixed)
+    assert_step(step, expected)
+    log_probs = np.zeros((*logits.shape[:2], trie.max_children(1)), np.float32)
+    log_probs[..., :V] = logits
+    assert_step(beam_select(log_probs, beams, trie, 1, **fixed), expected)
+    return step
+
+
+def test_long_rows_of_two_values_tie_by_parent_then_token(wide, implementation):
+    random = np.random.default_rng(0)
+    # From next to no ones to next to no zeros, so that either value makes up the last beams.
+    share = np.array([0.0, 0.0005, 0.001, 0.01, 0.5, 1.0])[:, None, None]
+    logits = (random.random((len(share), 2, V)) < share).astype(np.float32)
+    check_wide(wide, implementation, logits)
+    check_wide(wide, implementation, logits, scores=(0.0, 1.0))
+
+
+def test_a_better_candidate_behind_does_not_bring_its_neighbours_to_the_front(wide, implementation):
+    logits = np.zeros((2, 2, V), np.float32)
+    logits[0, 1, 500], logits[1, 0, 37] = 2.0, 2.0
+    logits[0, 1, 501] = logits[1, 0, 38] = 1.0  # Beside the best one,
+    logits[0, 0, [5, 6]] = logits[1, 0, [0, 1]] = 1.0  # and before it, equally good.
+    step = check_wide(wide, implementation, logits)
+    assert step.token.tolist() == [[500, 5, 6], [37, 0, 1]]
+
+
+SIDS = [(0, 0), (0, 1), (1, 0), (1, 4), (2, 2), (3, 1), (3, 3)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("normalize", ["vocab", "children"])
+def test_logits_in_the_hundreds_are_normalised_within_the_bound(implementation, dtype, normalize):
+    random = np.random.default_rng(11)
+    logits = 100 * random.normal(size=(4, 4, 5)) + np.array([0, 500, -500, 0])[:, None]
+    logits = jnp.asarray(logits, dtype)
+    beams = Beams(
+        jnp.tile(jnp.arange(4, dtype=jnp.int32), (4, 1)),
+        jnp.tile(jnp.array([-1.0, -2.0, -3.0, -4.0]), (4, 1)),
+    )
+    fixed = {"num_beams": 9, "normalize": normalize, "implementation": implementation}
+    step = beam_step(logits, beams, build_trie(SIDS), 1, **fixed)
+    assert (np.asarray(step.node[:, : len(SIDS)]) != DEAD_NODE).all()
+    expected = exact(Catalogue(SIDS), logits, beams, 1, normalize, num_beams=9)
+    assert_step(step, expected, bound=score_bound(np.asarray(logits, np.float32), beams))
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_broken_candidate_kills_its_beam_and_touches_no_other(implementation, bad):
+    trie = build_trie(SIDS)
+    nodes = jnp.arange(4, dtype=jnp.int32)[None]
+    beams = Beams(nodes, jnp.array([[-1.0, -2.0, -3.0, -4.0]]))
+    log_probs = np.log(np.random.default_rng(5).random((1, 4, trie.max_children(1)), np.float32))
+    # What is no child is not read.
+    log_probs[~np.asarray(trie.children(nodes, 1).valid)] = bad
+    fixed = {"num_beams": 6, "implementation": implementation}
+    whole = beam_select(log_probs, beams, trie, 1, **fixed)
+    assert set(whole.parent[0].tolist()) == {0, 1, 2, 3}
+    without = Beams(nodes, beams.score.at[0, 1].set(-INF))
+    expected = beam_select(log_probs, without, trie, 1, **fixed)
+    log_probs[0, 1, 0] = bad  # One child of beam 1; the other is sound.
+    step = beam_select(log_probs, beams, trie, 1, **fixed)
+    for field in ("token", "parent", "node", "score"):
+        assert np.array_equal(getattr(step, field), getattr(expected, field))
+    assert np.isfinite(step.score[0, :5]).all()
