@@ -30,7 +30,7 @@ quickstart: $(VENV)/.core  ## Run the whole chain on a generated catalogue (at m
 	$(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
 
 test: $(VENV)/.dev  ## Run the test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --durations=15
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 lint: $(VENV)/.dev  ## Check style (ruff) and types (pyrefly); both block
 	$(BIN)/ruff check .

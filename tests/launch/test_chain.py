@@ -16,10 +16,10 @@ HR = "hr@10"
 
 
 def test_a_world_with_signal_is_learnt_far_beyond_both_baselines(run_chain):
-    steps = {"train.num_steps": 600, "train.eval_every": 0, "evaluate.test_users": 1000}
+    steps = {"train.num_steps": 500, "train.eval_every": 0, "evaluate.test_users": 1000}
     _, report = run_chain("", **steps)
     scores = {name: values.metrics["item"][HR] for name, values in report.evaluations.items()}
-    assert scores["model"] > 1.5 * scores["item_transition"] > 1.5 * scores["popularity"]
+    assert scores["model"] > 1.4 * scores["item_transition"] > 1.4 * scores["popularity"]
     assert report.model.invalid == 0
 
 
