@@ -29,8 +29,8 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "name": "sasrec",
             "folder": folder,
-            "interactions": "Beauty.txt",
-            "attributes": "Beauty_item2attributes.json",
+            "interactions": "*.txt",
+            "attributes": "*_item2attributes.json",
             "index_offset": 1,  # Beauty.txt counts items from 1, Beauty.index.json from 0
         }
     )
@@ -47,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
     else:
         config.sids.source = "given"
         config.sids.collisions = "keep"
-        config.sids.path = f"{folder}/Beauty.index.json"
+        config.sids.path = "*.index.json"
     if variant == "smoke":
         config.name = "amazon_beauty_smoke"
         base.make_smoke(config)

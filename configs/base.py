@@ -50,7 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sids = ConfigDict(
         {
             "source": "rq_kmeans",  # or "given", with `path` to an index.json
-            "path": "",
+            "path": "",  # from data.source.folder on; a pattern such as *.index.json will do
             "codebook_sizes": (256, 256, 256),
             "vectors": "both",  # "text", "cooccurrence", "both", or the path of an .npy
             "dim": 64,  # width of the item vectors

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
+from ml_collections import ConfigDict
 
 from launch import program, wiring
 from minirec import files
@@ -23,9 +25,10 @@ from minirec.sids.item_vectors import (
 from minirec.sids.rq_kmeans import rq_kmeans
 from minirec.sids.statistics import sid_report
 from pipelines.prepared import Prepared
+from pipelines.sources.fields import input_file
 
 
-def item_vectors(prepared: Prepared, config, seed: int) -> np.ndarray:
+def item_vectors(prepared: Prepared, config: ConfigDict, seed: int) -> Float32[np.ndarray, "N D"]:
     """Returns `[N, D]` float32 vectors as `config.vectors` asks for; nothing held out enters.
 
     Raises:
@@ -65,19 +68,40 @@ def item_vectors(prepared: Prepared, config, seed: int) -> np.ndarray:
     return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight])
 
 
-def make_table(prepared: Prepared, config, seed: int) -> tuple[SidTable, dict]:
+def index_file(name: str, folder: str) -> Path:
+    """Returns the index that `config.sids.path` names, relative to the data's folder.
+
+    Raises:
+        ValueError: there is no such file, or not exactly one that matches a pattern.
+    """
+    if not name:
+        raise ValueError("config.sids.path is empty: source 'given' needs an index.json")
+    try:
+        return input_file(folder, name, "the given SIDs")
+    except ValueError as error:
+        raise ValueError(f"config.sids.path={name!r}: {error}") from error
+
+
+def make_table(
+    prepared: Prepared, config: ConfigDict, seed: int, folder: str = ""
+) -> tuple[SidTable, dict]:
     """Returns the catalogue's SIDs and a report of how they were made.
+
+    Args:
+        prepared: the records.
+        config: `config.sids`.
+        seed: of vectors and codebooks.
+        folder: what a given index's path is relative to.
 
     Raises:
         ValueError: an unknown source, or a given index that does not fit the catalogue.
     """
     raw_item_ids = prepared.raw_item_ids
     if config.source == "given":
-        if not Path(config.path).is_file():
-            raise ValueError(f"config.sids.path={config.path!r}: no such file; it must be an index")
-        given = SidTable.load(config.path, raw_item_ids)
+        path = index_file(config.path, folder)
+        given = SidTable.load(path, raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
-        report = {"source": Path(config.path).name, "ignored_items": given.num_ignored}
+        report = {"source": path.name, "ignored_items": given.num_ignored}
     elif config.source == "rq_kmeans":
         result = rq_kmeans(
             item_vectors(prepared, config, seed),
@@ -100,7 +124,8 @@ def make_table(prepared: Prepared, config, seed: int) -> tuple[SidTable, dict]:
 def main(job: program.Job) -> None:
     """Makes or takes the SIDs and prints what the codebooks look like."""
     prepared = wiring.load_prepared(job)
-    table, report = make_table(prepared, job.config.sids, job.config.seed)
+    folder = job.config.data.source.get("folder", "")
+    table, report = make_table(prepared, job.config.sids, job.config.seed, folder)
     report |= sid_report(table.codes, table.codebook_sizes)
     report["config"] = job.config.sids.to_dict()
     # What the vectors were made from: SIDs of another split would hold what this one holds out.

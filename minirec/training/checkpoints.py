@@ -44,7 +44,7 @@ class Position:
         early_stop: state of `EarlyStop`.
         window: the sums that the next log line will average.
         metrics_bytes: length of `metrics.jsonl`; what a later step wrote comes after it.
-        seconds: training time so far, over all sessions.
+        seconds: training time so far, over all its processes.
     """
 
     step: int

@@ -28,7 +28,7 @@ from minirec.training.task import Task, array_inputs, leading_axis
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """How a run, or this session of it, ended.
+    """How a run, or this part of it in one process, ended.
 
     Attributes:
         step: steps of the run so far.
@@ -37,9 +37,9 @@ class TrainResult:
         select_metric: name of the metric that selects.
         best_metric: its best value, None where the run never evaluated.
         best_step: the step of `best_metric`.
-        seconds: time over all sessions.
-        resumed_from: the step that this session went on from, None if it was the first.
-        traces: how often this session traced a step; once a stage unless shapes change.
+        seconds: time over all its processes.
+        resumed_from: the step that this process went on from, None if it was the first.
+        traces: how often this process traced a step; once a stage unless shapes change.
     """
 
     step: int
@@ -53,7 +53,7 @@ class TrainResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal ended the session before the run's end."""
+        """Whether a signal ended the process before the run's end."""
         return self.reason == "interrupted"
 
 

@@ -27,7 +27,7 @@ class ProgressBar:
 
         Args:
             total: steps of the run.
-            done: steps before this session.
+            done: steps before this process.
             enabled: False shows nothing at all.
             line_every: seconds between two lines where there is no terminal.
         """

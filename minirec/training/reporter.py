@@ -21,10 +21,10 @@ class NonFiniteError(FloatingPointError):
 
 
 class Clock:
-    """Seconds of a run, over all its sessions.
+    """Seconds of a run, over all its processes.
 
     Attributes:
-        working: seconds of this session outside of `paused`.
+        working: seconds of this process outside of `paused`.
     """
 
     def __init__(self, seconds_before: float) -> None:
@@ -39,7 +39,7 @@ class Clock:
 
     @property
     def working(self) -> float:
-        """Seconds of this session, without the paused ones."""
+        """Seconds of this process, without the paused ones."""
         return time.monotonic() - self._started - self._paused
 
     @contextlib.contextmanager

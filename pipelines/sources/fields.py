@@ -45,12 +45,14 @@ def from_mapping(kind: type, fields: Mapping[str, Any], where: str) -> Any:
 
 
 def input_file(folder: str, name: str, what: str) -> Path:
-    """Returns `folder/name`.
+    """Returns `folder/name`; a name with a `*` is a pattern that one file must match.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or several match.
     """
     path = Path(folder) / name
+    if "*" in path.name:
+        return only_file(str(path.parent), path.name, what)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {what} is read from it")
     return path

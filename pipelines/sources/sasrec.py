@@ -22,9 +22,9 @@ class Config:
 
     Attributes:
         folder: where the files lie.
-        interactions: file of the lines.
-        attributes: JSON file of attributes, or empty for none. With it, it is the catalogue;
-            without, the catalogue is the items of the log.
+        interactions: file of the lines, or a pattern such as `*.txt` that one file matches.
+        attributes: JSON file of attributes (or a pattern), or empty for none. With it, it is the
+            catalogue; without, the catalogue is the items of the log.
         index_offset: what is taken off an item's number to get its `raw_item_id`. LETTER's
             `index.json` counts items from 0 where S3-Rec's files count from 1: with 1 here,
             prepared items and the index agree.
@@ -44,13 +44,14 @@ def load(config: Config) -> RawDataset:
             below `index_offset`, a user with two lines, or an item without attributes.
     """
     path = input_file(config.folder, config.interactions, "the log")
-    inputs = {config.interactions: path}
+    inputs = {path.name: path}
     users, lengths, numbers = _read_lines(path, config.index_offset)
     attributes: dict[int, list[str]] = {}
     if config.attributes:
-        inputs[config.attributes] = input_file(config.folder, config.attributes, "attributes")
-        attributes = _read_attributes(inputs[config.attributes], config.index_offset)
-        _check_known(path, users, lengths, numbers, inputs[config.attributes], attributes)
+        attributes_path = input_file(config.folder, config.attributes, "attributes")
+        inputs[attributes_path.name] = attributes_path
+        attributes = _read_attributes(attributes_path, config.index_offset)
+        _check_known(path, users, lengths, numbers, attributes_path, attributes)
         catalogue = np.array(sorted(attributes), np.int64)
     else:
         catalogue = np.unique(numbers)

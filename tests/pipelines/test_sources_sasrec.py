@@ -130,3 +130,13 @@ def test_real_beauty_has_its_published_counts(real_data, tmp_path):
     assert prepared.train_count.sum() == 198502 - 2 * 22363
     index = json.loads((real_data / "amazon_beauty" / "Beauty.index.json").read_text())
     assert set(prepared.raw_item_ids) == set(index)
+
+
+def test_a_pattern_names_the_one_file_that_matches_it(folder):
+    by_pattern = load(folder, interactions="*.txt", attributes="*.json")
+    by_name = load(folder)
+    assert by_pattern.interactions.equals(by_name.interactions)
+    assert by_pattern.inputs == by_name.inputs
+    (folder / "other.txt").write_text("eve 1\n")
+    with pytest.raises(ValueError, match=r"\*\.txt.*log\.txt, other\.txt"):
+        load(folder, interactions="*.txt")
