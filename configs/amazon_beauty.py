@@ -1,6 +1,22 @@
 """Amazon Beauty 2014, 5-core, leave-one-out, all 22,363 users and 12,101 items ranked.
 
-SCORES
+    export MINIREC_DATA=...   # the folder that holds amazon_beauty/
+    for step in prepare make_sids train evaluate; do
+      python -m launch.$step --config=amazon_beauty --workdir=W
+    done
+
+On 2 CPU cores (AMD EPYC) training takes 16.7 min (`:own_sids`: 16.5 min) and evaluation 49 s
+(47 s). Test split, item level, seed 0, invalid 0, seen items excluded:
+
+                                        HR@5    NDCG@5   HR@10   NDCG@10
+    model, LETTER's SIDs                .0393   .0264    .0611   .0334
+    model, own SIDs (`:own_sids`)       .0461   .0297    .0722   .0381
+    item_transition                     .0582   .0435    .0793   .0502
+    popularity                          .0075   .0041    .0115   .0055
+
+Validation (2,000 users) chose step 6,000 of 6,000 with LETTER's SIDs, 5,500 with the project's own
+(RQ-KMeans on co-occurrence vectors of the training split). `amazon_beauty:smoke` is a run of about
+half a minute. For another set in the same layout set `config.data.source.folder`.
 """
 
 from __future__ import annotations
@@ -50,5 +66,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sids.path = "*.index.json"
     if variant == "smoke":
         config.name = "amazon_beauty_smoke"
-        base.make_smoke(config)
+        base.make_smoke(config, num_steps=400)
     return config

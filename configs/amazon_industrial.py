@@ -68,5 +68,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.search.exclude_seen = False  # its users do buy the same again
     if variant == "smoke":
         config.name = "amazon_industrial_smoke"
-        base.make_smoke(config)
+        base.make_smoke(config, num_steps=400)
     return config

@@ -134,20 +134,22 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"config variant {variant!r} is not known; there are {names}")
 
 
-def make_smoke(config: ConfigDict) -> None:
-    """Makes a config run in about a minute: a tiny model, few steps, few users."""
+def make_smoke(config: ConfigDict, num_steps: int = 30) -> None:
+    """Makes a config run in well under a minute: a tiny model, few steps, few users."""
     config.model.num_layers = 1
     config.model.width = 32
     config.model.num_heads = 2
     config.model.num_kv_heads = 1
     config.model.head_dim = 16
     config.model.mlp_width = 64
+    config.model.dropout = 0.0
     config.loader.batch_size = 16
-    config.train.num_steps = 30
+    config.train.num_steps = num_steps
+    config.train.learning_rate = 5e-3
     config.train.warmup_steps = 5
-    config.train.eval_every = 15
-    config.train.checkpoint_every = 10
-    config.train.log_every = 5
+    config.train.eval_every = num_steps // 2
+    config.train.checkpoint_every = num_steps // 3
+    config.train.log_every = num_steps // 6
     config.search.num_beams = 20
     config.evaluate.batch_size = 64
     config.evaluate.valid_users = 128

@@ -43,7 +43,7 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     for name in _ONLY.value or BENCHMARKS:
         for row in BENCHMARKS[name]():
-            print(json.dumps({"suite": name} | row | {"machine": machine}), flush=True)
+            print(json.dumps(row | {"machine": machine}), flush=True)
 
 
 if __name__ == "__main__":

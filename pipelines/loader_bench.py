@@ -108,7 +108,7 @@ def run(
                 elements = _per_element(log, item_tokens, case_config, batches.row_tokens)
                 element_rates[case] = _batches_per_second(elements, seconds) * batch_size
             row: dict[str, Any] = {
-                "bench": "loader",
+                "benchmark": "loader",
                 "case": case,
                 "implementation": "minirec",
                 "examples_per_second": round(rate * batches.num_examples),
@@ -122,7 +122,7 @@ def run(
             if case in element_rates:
                 row["ratio"] = round(rate * batches.num_examples / element_rates[case], 1)
                 yield {
-                    "bench": "loader",
+                    "benchmark": "loader",
                     "case": case,
                     "implementation": "grain_per_element",
                     "examples_per_second": round(element_rates[case]),
