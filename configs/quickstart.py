@@ -1,6 +1,17 @@
 """The quickstart: a generated catalogue through the whole chain.
 
-SCORES
+    python -m launch.quickstart --workdir=quickstart     # make quickstart does the same
+
+On 2 CPU cores (AMD EPYC) 2 minutes, the installation included. Test split, 4,000 users, item level,
+seed 0, invalid 0, seen items excluded:
+
+                      HR@5    NDCG@5   HR@10   NDCG@10
+    model             .4015   .2739    .5765   .3302
+    item_transition   .0867   .0537    .1527   .0749
+    popularity        .0165   .0110    .0338   .0166
+
+The next category follows from the last two by a hidden rule, which a count of item pairs cannot
+see.
 """
 
 from __future__ import annotations
