@@ -69,6 +69,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "examples": "histories",  # or "windows"
             "pack": True,
             "row_tokens": 0,  # 0: as long as the longest example
+            "stride": 0,  # new items a window of a long history; 0: half a window
+            "num_workers": 0,
             "num_threads": 1,
             "prefetch": 4,
         }

@@ -13,7 +13,6 @@ import numpy as np
 from absl import flags
 
 from launch import program, wiring
-from launch.progress import user_progress
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import (
     KS,
@@ -28,6 +27,7 @@ from minirec.evaluation import (
     read_curves,
     write_report,
 )
+from minirec.training.progress import ProgressBar
 
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
 _NUM_EXAMPLES = 8
@@ -45,7 +45,15 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
     catalogue, model = wiring.load_run(job)
     batches = wiring.split_batches(catalogue, config, split, config.evaluate.test_users)
     exclude_seen = config.search.exclude_seen
-    with user_progress("searching", batches.num_views) as advance:
+    searched, search_started = 0, time.monotonic()
+    with ProgressBar(batches.num_views) as bar:
+
+        def advance(num_users: int) -> None:
+            nonlocal searched
+            searched += num_users
+            rate = searched / (time.monotonic() - search_started)
+            bar.update("search", searched, f"{rate:,.0f} users/s")
+
         ranked = rank_users(
             model,
             batches,

@@ -36,7 +36,10 @@ def item_vectors(prepared: Prepared, config: ConfigDict, seed: int) -> Float32[n
     """
     kind = config.vectors
     if kind.endswith(".npy"):
-        return load_vectors(kind, prepared.num_items)
+        try:
+            return load_vectors(kind, prepared.num_items)
+        except ValueError as error:
+            raise ValueError(f"config.sids.vectors: {error}") from error
     if kind not in ("text", "cooccurrence", "both"):
         raise ValueError(
             f"config.sids.vectors={kind!r}: use 'text', 'cooccurrence', 'both' or an .npy's path"

@@ -48,6 +48,11 @@ def run_training(job: program.Job) -> TrainResult:
             f"config.search.num_beams={config.search.num_beams}: must be at least {SELECT_AT}, "
             f"since {SELECT_METRIC} on the validation users selects"
         )
+    if config.loader.batch_size % config.train.accumulate:
+        raise ValueError(
+            f"config.train.accumulate={config.train.accumulate}: must divide "
+            f"config.loader.batch_size={config.loader.batch_size}"
+        )
     catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids)
     batches = train_batches(
         catalogue.prepared,
@@ -71,10 +76,12 @@ def run_training(job: program.Job) -> TrainResult:
     stages = [
         Stage("train", lambda: batches, optimizer=OptimizerConfig(**options), **stage_options)
     ]
+    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
     task = SidTask(
         make_evaluator(config, catalogue),
         select_metric=SELECT_METRIC,
         label_smoothing=label_smoothing,
+        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
     )
     return train(
         wiring.make_model(config, catalogue.vocab.size),

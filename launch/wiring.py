@@ -105,7 +105,8 @@ def load_catalogue(prepared: Prepared, sids_folder: Path) -> Catalogue:
 def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
     """Returns what makes a run this one: settings that change it, and what it was trained on."""
     config = job.config.to_dict()
-    loader = {k: v for k, v in config["loader"].items() if k not in ("num_threads", "prefetch")}
+    how_fast = ("num_threads", "num_workers", "prefetch")  # changes nothing in the stream
+    loader = {name: value for name, value in config["loader"].items() if name not in how_fast}
     return {
         "name": config["name"],
         "seed": config["seed"],
@@ -143,8 +144,9 @@ def load_run(job: Job) -> tuple[Catalogue, SidDecoder]:
     }
     there = {name: trained.get(name) for name in here}
     there["loader"] = {"max_items": (there["loader"] or {}).get("max_items")}
-    for field, was, now in compare(there, here):
-        raise ValueError(f"{path}: the run was trained with {field}={was}, now it is {now}")
+    differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
+    if differences:
+        raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")
     return catalogue, load_best(job.run, abstract_model(job.config, catalogue.vocab.size))
 
 
@@ -181,7 +183,8 @@ def make_searcher(config: ConfigDict, *, at_least: int = 1) -> BeamSearcher:
 def batch_config(config: ConfigDict) -> BatchConfig:
     """Returns the loader's settings from `config.loader`."""
     fields = config.loader.to_dict()
-    fields["row_tokens"] = fields["row_tokens"] or None
+    for name in ("row_tokens", "stride"):
+        fields[name] = fields[name] or None
     return BatchConfig(**fields)
 
 

@@ -200,8 +200,8 @@ def finish(
     if allowed is None:
         width = leaf.shape[1] + (0 if excluded is None else excluded.shape[1])
     item = trie.items(leaf, width=width)  # [B, M, I]
-    B, M, I = item.shape  # noqa: E741
-    item = item.reshape(B, M * I)
+    B, M, items_per_leaf = item.shape
+    item = item.reshape(B, M * items_per_leaf)
     wanted = item >= 0
     if allowed is not None:
         wanted &= _allows(allowed, item)
@@ -210,7 +210,7 @@ def finish(
     # The beams are sorted, so the best M items are the first M that are wanted.
     place = jnp.where(wanted, jnp.cumsum(wanted, axis=1) - 1, M)
     row = jnp.arange(B)[:, None]
-    item_score = jnp.repeat(score, I, axis=1)
+    item_score = jnp.repeat(score, items_per_leaf, axis=1)
     return SearchResult(
         sid=jnp.where(dead[:, :, None], 0, state.sid),
         score=score,

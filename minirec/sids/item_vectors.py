@@ -157,6 +157,8 @@ def load_vectors(path: str | os.PathLike[str], num_items: int) -> Float32[np.nda
             the message names file and row.
     """
     path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; the item vectors are read from it")
     try:
         with path.open("rb") as file:
             vectors = np.lib.format.read_array(file, allow_pickle=False)

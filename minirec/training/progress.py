@@ -18,16 +18,16 @@ from rich.progress import (
 
 
 class ProgressBar:
-    """Shows steps, loss, examples a second and time left, on standard error."""
+    """Shows how far something is, a status and the time left, on standard error."""
 
     def __init__(
         self, total: int, *, done: int = 0, enabled: bool = True, line_every: float = 10.0
     ) -> None:
-        """Makes the bar of a run of `total` steps, of which `done` are behind it.
+        """Makes the bar of `total` steps (or users, or whatever is counted).
 
         Args:
-            total: steps of the run.
-            done: steps before this process.
+            total: steps in all.
+            done: steps that are behind it already.
             enabled: False shows nothing at all.
             line_every: seconds between two lines where there is no terminal.
         """
@@ -67,9 +67,8 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, stage: str, step: int, loss: float, examples_per_second: float) -> None:
-        """Shows where the run is."""
-        status = f"loss {loss:.4f}  {examples_per_second:,.0f} examples/s"
+    def update(self, stage: str, step: int, status: str) -> None:
+        """Shows that `step` of `total` are done, with what there is to say of it."""
         if self._bar is not None:
             self._bar.update(self._task, description=stage, completed=step, status=status)
         elif self._enabled:

@@ -122,7 +122,8 @@ class Reporter:
         self._examples += step.examples
         rate = self._examples / max(self._clock.working - self._window_began, 1e-9)
         total, denominator = self.window["loss"]
-        self._progress.update(step.stage, step.step, _ratio(total, denominator), rate)
+        status = f"loss {_ratio(total, denominator):.4f}  {rate:,.0f} examples/s"
+        self._progress.update(step.stage, step.step, status)
         if step.step % self._log_every == 0:
             self._log.write(
                 {

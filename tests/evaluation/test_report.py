@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import io
 import json
 import re
 
@@ -322,7 +323,7 @@ def test_lines_give_the_item_level_under_plain_names(report):
 
 
 def test_the_table_fits_a_terminal_and_shows_names_with_brackets(report):
-    console = rich.console.Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
     console.print(metric_table(make_report(name="run [red]")))
     text = console.export_text()
     assert "run [red]" in text

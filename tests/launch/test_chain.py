@@ -10,6 +10,7 @@ import pytest
 
 from launch import evaluate, make_sids, prepare, program, recommend, train
 from minirec.evaluation import difference_intervals
+from minirec.training import read_metrics
 from pipelines.prepared import Prepared
 
 HR = "hr@10"
@@ -205,3 +206,28 @@ def test_too_few_beams_to_select_by_are_refused_before_training(smoke):
     job, _ = smoke
     with pytest.raises(ValueError, match="num_beams=5"):
         train.run_training(changed(job, **{"search.num_beams": 5}))
+
+
+def test_an_accumulation_that_does_not_divide_the_batch_is_refused_before_the_run_is_claimed(smoke):
+    job, _ = smoke
+    new = dataclasses.replace(job, run=job.workdir / "runs" / "odd")
+    with pytest.raises(ValueError, match=r"accumulate=3: must divide.*batch_size=16"):
+        train.run_training(changed(new, **{"train.accumulate": 3}))
+    assert not new.run.exists()
+
+
+def test_windows_in_rows_of_their_own_are_trained_on_too(smoke):
+    job, _ = smoke
+    new = dataclasses.replace(job, run=job.workdir / "runs" / "windows")
+    fields = {"loader.examples": "windows", "loader.pack": False, "train.num_steps": 10}
+    result = train.run_training(changed(new, **fields, **{"train.eval_every": 0}))
+    assert result.step == 10
+    losses = [row["loss"] for row in read_metrics(new.run) if row["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_missing_item_vectors_are_named_by_field_and_file(smoke, tmp_path):
+    job, _ = smoke
+    missing = str(tmp_path / "none.npy")
+    with pytest.raises(ValueError, match=r"config\.sids\.vectors: .*none\.npy: no such file"):
+        make_sids.main(changed(job, **{"sids.vectors": missing}))

@@ -10,17 +10,8 @@ import pytest
 from flax import nnx
 
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+from tests.decoding.small import TRUNK
 
-TRUNK = TrunkConfig(
-    num_layers=2,
-    width=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_width=24,
-    qk_norm=True,
-    qkv_bias=True,
-)
 CONFIG = SidDecoderConfig(TRUNK, vocab_size=20)
 B, S, M, STEPS = 3, 6, 2, 3
 LENGTHS = np.array([6, 1, 4], np.int32)
