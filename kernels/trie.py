@@ -1,11 +1,10 @@
 """The trie of a catalogue's SIDs: arrays on the device that say which tokens may follow.
 
-Level-wise and lexicographic. A node of depth `d` is a distinct prefix of `d` tokens; its number is
-its place among the sorted prefixes of that depth. The root is node 0 of depth 0, the leaves have
-depth `L`. Level `l` leads from depth `l` to depth `l + 1`. Children of a node are neighbours,
-sorted by token, so a node needs only where its children start: compressed sparse rows, as in
-STATIC (arXiv 2602.22647) and other constrained decoders, here for every level, padded to
-capacities and with the items below each leaf.
+A node of depth `d` is a prefix of `d` tokens that some SID starts with; the root has depth 0, the
+leaves depth `L`. Level `l` leads from depth `l` to depth `l + 1`. How the nodes lie in tables, and
+what their numbers mean, is said in `kernels.trie_tables`: prefixes sorted and packed, as compressed
+rows are in other constrained decoders (STATIC, arXiv 2602.22647), but with bits where nodes have
+many children, and with nothing but the sorted SIDs themselves where they have few.
 """
 
 from __future__ import annotations
@@ -16,18 +15,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
 
 from kernels import trie_live
 from kernels.indices import int32_indices
-from kernels.trie_build import DEAD_NODE, TrieCapacities, build_arrays
+from kernels.trie_build import DEAD_NODE, build_arrays
+from kernels.trie_layout import RowCapacities, TrieCapacities
 from kernels.trie_live import Live
+from kernels.trie_tables import Edges, MaskTable, RowTable, Table, take
 
 __all__ = ["DEAD_NODE", "Children", "Live", "Trie", "TrieCapacities", "build_trie"]
 
 
 class Children(NamedTuple):
-    """The children of some nodes, sorted by token, padded to the level's `max_children`.
+    """The children of some nodes, sorted by token, in the level's `max_children` columns.
+
+    Columns without a child may stand between those with one.
 
     Attributes:
         token: int32 `[..., C]`, 0 where there is no child.
@@ -46,22 +50,18 @@ class Trie:
     """A catalogue's SIDs as a prefix tree; a pytree, to be passed to jitted functions.
 
     The arrays are data, the capacities are static: tries of equal capacities share compiled
-    programs. Make one with `build_trie`.
+    programs. Make one with `build_trie`. A node is known by an int32 that means something at its
+    depth only: the root is 0, others come from a beam step, `children` or `node_of`.
 
     Attributes:
-        child_start: for each level `l`, int32 `[nodes of depth l + 1 more]`: the first child of
-            each node, as a node of depth `l + 1`; one node's end is the next one's start.
-        token: for each level `l`, int32 `[nodes of depth l+1]`: the token that leads to a node.
-        parent: for each level `l`, int32 `[nodes of depth l+1]`: the node above, of depth `l`.
+        tables: the levels' tables, from the root to the leaves.
         item_start: int32 `[leaves + 1]`: where each leaf's items start in `item`.
         item: int32 `[rows]`: the items, leaf by leaf; -1 in the padding.
         item_leaf: int32 `[items]`: the leaf of each item id; `DEAD_NODE` for ids not in the trie.
         capacities: the padded sizes; static and hashable.
     """
 
-    child_start: tuple[Int32[Array, " nodes_plus_1"], ...]
-    token: tuple[Int32[Array, " nodes"], ...]
-    parent: tuple[Int32[Array, " nodes"], ...]
+    tables: tuple[Table, ...]
     item_start: Int32[Array, " leaves_plus_1"]
     item: Int32[Array, " rows"]
     item_leaf: Int32[Array, " items"]
@@ -70,74 +70,84 @@ class Trie:
     @property
     def num_levels(self) -> int:
         """`L`, the number of tokens of a SID."""
-        return len(self.capacities.nodes)
+        return self.capacities.num_levels
 
     @property
     def max_items_per_leaf(self) -> int:
         """The most items that one leaf may hold; static."""
         return self.capacities.items_per_leaf
 
-    def max_children(self, level: int) -> int:
-        """Returns `C`, the most children that a node of depth `level` may have; static."""
-        return self.capacities.children[level]
+    def table_at(self, level: int) -> Table:
+        """Returns the table that holds `level`.
 
-    def num_nodes(self, depth: int) -> int:
-        """Returns the capacity of nodes of `depth`: 1 for the root's, leaves at depth `L`."""
-        return (1, *self.capacities.nodes)[depth]
+        Raises:
+            ValueError: the trie has no such level.
+        """
+        self._check_level(level)
+        return self.tables[self.capacities.table_index(level)]
+
+    def max_children(self, level: int) -> int:
+        """Returns `C`, the columns that the children of a node of depth `level` take; static.
+
+        A mask table has one column a token of its span, a row table one a row below the node.
+        """
+        sizes = self.table_at(level).capacities
+        return sizes.columns[level - sizes.level]
+
+    def edges(self, node: Int[Array, " ..."], level: int) -> Edges:
+        """Returns the children of nodes of depth `level` by their places in the table."""
+        return self.table_at(level).edges(jnp.asarray(int32_indices("node", node)), level)
+
+    def below(self, edge: Int32[Array, " ..."], level: int) -> Int32[Array, " ..."]:
+        """Returns the nodes of depth `level + 1` that edges of `level` lead to."""
+        table = self.table_at(level)
+        sizes = table.capacities
+        if table.below is None or level < sizes.level + sizes.num_levels - 1:
+            return edge
+        return take(table.below.reshape(-1), edge)
 
     def children(self, node: Int[Array, " ..."], level: int) -> Children:
         """Returns the children of nodes of depth `level`; none for `DEAD_NODE`.
 
         Args:
-            node: int `[...]`, nodes of depth `level`; what is no node has no children.
+            node: int `[...]`, nodes of depth `level`.
             level: static, in `[0, L)`.
 
         Raises:
             ValueError: the trie has no such level, or nodes that are no integers.
         """
-        first, count = self.child_range(node, level)
-        child, valid = _window(first, count, self.max_children(level))
-        token = _take(self.token[level], child)
-        return Children(
-            token=jnp.where(valid, token, 0),
-            node=jnp.where(valid, child, DEAD_NODE),
-            valid=valid,
-        )
-
-    def child_range(
-        self, node: Int[Array, " ..."], level: int
-    ) -> tuple[Int32[Array, " ..."], Int32[Array, " ..."]]:
-        """Returns where the children of nodes start and how many they are, int32 `[...]` each.
-
-        A node's children are neighbours: `first, first + 1, …, first + count - 1`, as nodes of
-        depth `level + 1`. Where there are none, `first` means nothing.
-
-        Args:
-            node: int `[...]`, nodes of depth `level`; what is no node has no children.
-            level: static, in `[0, L)`.
-
-        Raises:
-            ValueError: the trie has no such level, or nodes that are no integers.
-        """
-        self._check_level(level)
-        return _range("node", self.child_start[level], node)
+        found = self.edges(node, level)
+        node = jnp.where(found.valid, self.below(found.edge, level), DEAD_NODE)
+        return Children(token=found.token, node=node, valid=found.valid)
 
     def num_children(self, node: Int[Array, " ..."], level: int) -> Int32[Array, " ..."]:
-        """Returns how many children nodes of depth `level` have; arguments as `child_range`."""
-        return self.child_range(node, level)[1]
+        """Returns how many children nodes of depth `level` have; arguments as `children`."""
+        return jnp.sum(self.edges(node, level).valid, axis=-1, dtype=jnp.int32)
 
-    def token_of(self, node: Int[Array, " ..."], level: int) -> Int32[Array, " ..."]:
-        """Returns the token of `level` that leads to each node, int32 `[...]`.
+    def node_of(self, prefix: Int[Array, "... d"]) -> Int32[Array, " ..."]:
+        """Returns the nodes of prefixes; `DEAD_NODE` where no SID starts that way.
 
         Args:
-            node: int `[...]`, nodes of depth `level + 1`; what is no node gets some token.
-            level: static, in `[0, L)`.
+            prefix: int `[..., d]`, `0 <= d <= L` tokens each.
 
         Raises:
-            ValueError: the trie has no such level, or nodes that are no integers.
+            ValueError: prefixes longer than a SID, or no integers.
         """
-        self._check_level(level)
-        return _take(self.token[level], jnp.asarray(int32_indices("node", node)))
+        prefix = jnp.asarray(int32_indices("prefix", prefix))
+        if prefix.ndim < 1 or prefix.shape[-1] > self.num_levels:
+            raise ValueError(f"prefix: shape {prefix.shape}; at most {self.num_levels} tokens each")
+        node = jnp.zeros(prefix.shape[:-1], jnp.int32)
+        for level in range(prefix.shape[-1]):
+            table, token = self.table_at(level), prefix[..., level]
+            if isinstance(table, MaskTable):
+                found, edge = table.has(node, token), table.edge_of(node, token)
+            else:
+                child = table.edges(node, level)
+                same = child.valid & (child.token == token[..., None])
+                found = jnp.any(same, axis=-1)
+                edge = jnp.max(jnp.where(same, child.edge, 0), axis=-1)
+            node = jnp.where(found, self.below(edge, level), DEAD_NODE)
+        return node
 
     def items(
         self, leaf: Int[Array, " ..."], *, width: int | None = None
@@ -157,9 +167,13 @@ class Trie:
         width = self.max_items_per_leaf if width is None else min(width, self.max_items_per_leaf)
         if width < 1:
             raise ValueError(f"width: {width}; it must be at least 1")
-        first, count = _range("leaf", self.item_start, leaf)
-        row, valid = _window(first, count, width)
-        return jnp.where(valid, _take(self.item, row), -1)
+        leaf = jnp.asarray(int32_indices("leaf", leaf))
+        known = (leaf >= 0) & (leaf < self.item_start.size - 1)
+        first = take(self.item_start, leaf)
+        count = jnp.where(known, take(self.item_start, leaf + 1) - first, 0)
+        place = jnp.arange(width, dtype=jnp.int32)
+        item = take(self.item, first[..., None] + place)
+        return jnp.where(place < count[..., None], item, -1)
 
     def leaf_of(self, item: Int[Array, " ..."]) -> Int32[Array, " ..."]:
         """Returns the leaf of each item, int32 `[...]`; `DEAD_NODE` for what is not in the trie.
@@ -169,15 +183,15 @@ class Trie:
         """
         item = jnp.asarray(int32_indices("item", item))
         known = (item >= 0) & (item < self.item_leaf.size)
-        return jnp.where(known, _take(self.item_leaf, item), DEAD_NODE)
+        return jnp.where(known, take(self.item_leaf, item), DEAD_NODE)
 
     def live(self, allowed: Bool[Array, "*B items"]) -> Live:
         """Returns which nodes hold an allowed item, for `live=` of the beam step.
 
         Args:
             allowed: bool `[items]` for the whole batch or `[B, items]`, by item id. Ids past its
-                end are not allowed. `[B, items]` costs `B` bools a node; where a request only
-                excludes a few items, `live_excluding` is far smaller.
+                end are not allowed. `[B, items]` costs a copy of the trie a user; where a request
+                only excludes a few items, `live_excluding` is far smaller.
 
         Raises:
             ValueError: wrong shape or dtype.
@@ -204,28 +218,24 @@ class Trie:
         """
         return trie_live.live_excluding(self, excluded, allowed)
 
+    def live_children(
+        self, live: Live, node: Int32[Array, "B M"], level: int
+    ) -> Bool[Array, "B M C"]:
+        """Returns which columns of `children(node, level)` are live; means nothing at the others.
+
+        Args:
+            live: made by this trie.
+            node: int32 `[B, M]`, nodes of depth `level`.
+            level: static, in `[0, L)`.
+
+        Raises:
+            ValueError: the trie has no such level.
+        """
+        return live.at_children(self, level, node)
+
     def _check_level(self, level: int) -> None:
         if not 0 <= level < self.num_levels:
             raise ValueError(f"level: {level}; the trie's levels are 0 to {self.num_levels - 1}")
-
-
-def _range(name: str, start: Array, index: Any) -> tuple[Array, Array]:
-    """Returns `start[index]` and how far the next start lies; 0 where there is no such index."""
-    index = jnp.asarray(int32_indices(name, index))
-    known = (index >= 0) & (index < start.size - 1)
-    first = _take(start, index)
-    return first, jnp.where(known, _take(start, index + 1) - first, 0)
-
-
-def _window(first: Array, count: Array, width: int) -> tuple[Array, Array]:
-    """Returns the places `first + [0, width)` and which of them are among the first `count`."""
-    place = jnp.arange(width, dtype=jnp.int32)
-    return first[..., None] + place, place < count[..., None]
-
-
-def _take(array: Array, index: Array) -> Array:
-    """Returns `array[index]`, clipped at both ends; negative indices do not wrap around."""
-    return array.at[index].get(mode="clip", wrap_negative_indices=False)
 
 
 def build_trie(
@@ -239,7 +249,7 @@ def build_trie(
 
     Args:
         sids: int `[N, L]`, `1 <= L <= 16`, or a sequence of tuples: one SID an item, in any
-            order, duplicates allowed. Codes or tokens, any integers in `[0, 2^31)`.
+            order, duplicates allowed. Codes or tokens, any integers in `[0, 2^29)`.
         items: int `[N]`, distinct item ids; `arange(N)` by default. An array of the size of the
             largest id is kept. Items that share a SID keep the order of the rows, so rows that
             come most popular first rank the more popular item first.
@@ -253,5 +263,21 @@ def build_trie(
             are negative, capacities that do not suffice. The message names the row or the field.
     """
     arrays = build_arrays(sids, items, codebook_sizes, capacities)
-    device = jax.tree.map(jnp.asarray, arrays[:-1])
-    return Trie(*device, capacities=arrays.capacities)
+
+    def device(array: np.ndarray | None) -> Array | None:
+        return None if array is None else jnp.asarray(array)
+
+    tables: list[Table] = []
+    for table in arrays.tables:
+        words, below = tuple(map(jnp.asarray, table.words)), device(table.below)
+        if isinstance(table.capacities, RowCapacities):
+            tables.append(RowTable(words, below, table.capacities))
+        else:
+            tables.append(MaskTable(words[0], below, table.capacities))
+    return Trie(
+        tables=tuple(tables),
+        item_start=jnp.asarray(arrays.item_start),
+        item=jnp.asarray(arrays.item),
+        item_leaf=jnp.asarray(arrays.item_leaf),
+        capacities=arrays.capacities,
+    )

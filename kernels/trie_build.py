@@ -1,4 +1,4 @@
-"""Builds a trie's arrays on the host, with NumPy: check, sort, cut into levels, pad."""
+"""Builds a trie's arrays on the host, with NumPy: check, sort, fill the planned tables."""
 
 from __future__ import annotations
 
@@ -8,38 +8,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kernels.trie_layout import (
+    BLOCK,
+    LINE,
+    MAX_CODE_BITS,
+    MaskCapacities,
+    RowCapacities,
+    TrieCapacities,
+    round_up,
+)
+from kernels.trie_plan import Catalogue, packed, plan
+
 MAX_LEVELS = 16
 DEAD_NODE = -1
 _INT32_MAX = np.iinfo(np.int32).max
+_MAX_CODE = (1 << MAX_CODE_BITS) - 1
 
 
-@dataclasses.dataclass(frozen=True)
-class TrieCapacities:
-    """The padded sizes of a trie's arrays; all that a compiled program knows of a catalogue.
+class TableArrays(NamedTuple):
+    """A table's arrays as NumPy; a mask table has one word, its mask."""
 
-    Attributes:
-        nodes: nodes a depth, for the depths `1 … L`.
-        children: most children of one node, for the levels `0 … L-1`.
-        items: item ids, `0 … items-1`.
-        rows: items in all leaves together.
-        items_per_leaf: most items of one leaf.
-        codebook_sizes: codes a level, where the caller gave them.
-    """
-
-    nodes: tuple[int, ...]
-    children: tuple[int, ...]
-    items: int
-    rows: int
-    items_per_leaf: int
-    codebook_sizes: tuple[int, ...] | None = None
+    words: tuple[np.ndarray, ...]
+    below: np.ndarray | None
+    capacities: MaskCapacities | RowCapacities
 
 
 class TrieArrays(NamedTuple):
     """A trie's arrays as NumPy, with the fields of `kernels.trie.Trie`."""
 
-    child_start: tuple[np.ndarray, ...]
-    token: tuple[np.ndarray, ...]
-    parent: tuple[np.ndarray, ...]
+    tables: tuple[TableArrays, ...]
     item_start: np.ndarray
     item: np.ndarray
     item_leaf: np.ndarray
@@ -62,49 +59,39 @@ def build_arrays(
         codebook_sizes = capacities.codebook_sizes
     if codebook_sizes is not None:
         _check_codes(sids, codebook_sizes)
+    if capacities is not None:
+        _check_same_codes(capacities, num_levels, codebook_sizes)
 
-    order = _lexicographic_order(sids)
-    sids, items = sids[order], items[order]
-    first_difference = _first_difference(sids)
+    catalogue, items, item_start = _sorted(sids, items)
+    tables = plan(catalogue, codebook_sizes) if capacities is None else capacities.tables
+    filled, leaf = _fill(catalogue, tables)
 
-    # The first row of every node, depth by depth: a node of depth d starts where one of the first
-    # d codes changes. Node n of depth d is the n-th such row.
-    first_row = [np.zeros(1, np.int32)]
-    for depth in range(1, num_levels + 1):
-        first_row.append(np.flatnonzero(first_difference < depth).astype(np.int32))
-
-    child_start, tokens, parents = [], [], []
-    for level in range(num_levels):
-        above, below = first_row[level], first_row[level + 1]
-        start = np.searchsorted(below, above).astype(np.int32)
-        child_start.append(np.append(start, np.int32(below.size)))
-        tokens.append(sids[below, level])
-        parents.append(np.repeat(np.arange(above.size, dtype=np.int32), np.diff(child_start[-1])))
-    item_start = np.append(first_row[-1], np.int32(num_rows))
     item_leaf = np.full(int(items.max()) + 1, DEAD_NODE, np.int32)
-    item_leaf[items] = np.repeat(np.arange(first_row[-1].size, dtype=np.int32), np.diff(item_start))
-
+    counts = np.diff(item_start)
+    item_leaf[items] = np.repeat(leaf, counts)
+    tables = tuple(table.capacities for table in filled)
     needed = TrieCapacities(
-        nodes=tuple(rows.size for rows in first_row[1:]),
-        children=tuple(int(np.diff(start).max()) for start in child_start),
+        tables=tables,
         items=item_leaf.size,
         rows=num_rows,
-        items_per_leaf=int(np.diff(item_start).max()),
+        items_per_leaf=int(counts.max()),
         codebook_sizes=codebook_sizes,
     )
     if capacities is None:
-        capacities = _rounded_up(needed)
-    _check_capacities(needed, capacities)
-    depth_nodes = (1, *capacities.nodes)
+        capacities = dataclasses.replace(
+            needed,
+            items=round_up(needed.items),
+            rows=round_up(needed.rows),
+            items_per_leaf=round_up(needed.items_per_leaf),
+        )
+    for field in ("items", "rows", "items_per_leaf"):
+        _check_room(field, getattr(needed, field), getattr(capacities, field))
+    # Edges between two leaves hold no items: both their ends are the next leaf's start.
+    starts = np.zeros(tables[-1].edges + 1, np.int32)
+    starts[leaf + 1] = counts
     return TrieArrays(
-        # Nodes past the last one have no children and no items: their ranges are empty.
-        child_start=tuple(
-            _padded(start, nodes + 1, start[-1])
-            for start, nodes in zip(child_start, depth_nodes[:-1], strict=True)
-        ),
-        token=tuple(_padded(t, n, 0) for t, n in zip(tokens, capacities.nodes, strict=True)),
-        parent=tuple(_padded(p, n, 0) for p, n in zip(parents, capacities.nodes, strict=True)),
-        item_start=_padded(item_start, capacities.nodes[-1] + 1, num_rows),
+        tables=filled,
+        item_start=np.cumsum(starts, dtype=np.int32),
         item=_padded(items, capacities.rows, -1),
         item_leaf=_padded(item_leaf, capacities.items, DEAD_NODE),
         capacities=capacities,
@@ -134,11 +121,11 @@ def _check_sids(sids: Any) -> np.ndarray:
         raise ValueError(f"sids: {array.shape[0]} rows; there may be at most {_INT32_MAX}")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"sids: dtype {array.dtype}; codes must be integers")
-    if array.min() < 0 or array.max() > _INT32_MAX:
-        row, level = np.argwhere((array < 0) | (array > _INT32_MAX))[0]
+    if array.min() < 0 or array.max() > _MAX_CODE:
+        row, level = np.argwhere((array < 0) | (array > _MAX_CODE))[0]
         raise ValueError(
             f"sids: row {row} has code {array[row, level]} at level {level}; codes must lie in "
-            f"[0, {_INT32_MAX}]"
+            f"[0, {_MAX_CODE}]"
         )
     return array.astype(np.int32, copy=False)
 
@@ -183,11 +170,46 @@ def _check_codes(sids: np.ndarray, codebook_sizes: tuple[int, ...]) -> None:
             )
 
 
+def _check_same_codes(
+    given: TrieCapacities, num_levels: int, codebook_sizes: tuple[int, ...] | None
+) -> None:
+    if given.num_levels != num_levels:
+        raise ValueError(
+            f"capacities: made for {given.num_levels} levels, the SIDs have {num_levels}"
+        )
+    if given.codebook_sizes != codebook_sizes:
+        raise ValueError(
+            f"codebook_sizes: {codebook_sizes} differ from the capacities' {given.codebook_sizes}"
+        )
+
+
+def _check_room(field: str, need: int, have: int) -> None:
+    if need > have:
+        raise ValueError(f"capacities.{field}: {have} is too small; the SIDs need {need}")
+
+
+def _sorted(sids: np.ndarray, items: np.ndarray) -> tuple[Catalogue, np.ndarray, np.ndarray]:
+    """Returns the distinct SIDs in order, the items in that order, and each leaf's first item."""
+    order = _lexicographic_order(sids)
+    num_rows, num_levels = sids.shape
+    difference = np.full(num_rows, num_levels, np.int8)
+    codes = [np.ascontiguousarray(sids[:, level])[order] for level in range(num_levels)]
+    for level in reversed(range(num_levels)):
+        difference[1:][codes[level][1:] != codes[level][:-1]] = level
+    difference[0] = -1
+    item_start = np.flatnonzero(difference < num_levels)
+    if item_start.size < num_rows:
+        codes = [of_level[item_start] for of_level in codes]
+        difference = difference[item_start]
+    return Catalogue(tuple(codes), difference), items[order], np.append(item_start, num_rows)
+
+
 def _lexicographic_order(sids: np.ndarray) -> np.ndarray:
     """Returns the stable order of the rows, as `np.lexsort` over the levels would.
 
-    Neighbouring levels share a 64-bit word, most significant first, so that 1 to 16 levels sort
-    as a few words: 8 levels of 2048 codes are two.
+    Neighbouring levels share a 64-bit word, most significant first. Large catalogues sort by the
+    first word alone, not stably, which is several times as fast, and then put in order what shares
+    it.
     """
     words: list[np.ndarray] = []
     free_bits = 0
@@ -200,57 +222,106 @@ def _lexicographic_order(sids: np.ndarray) -> np.ndarray:
             words[-1] <<= np.uint64(bits)
             words[-1] |= codes.astype(np.uint64)
             free_bits -= bits
-    return np.lexsort(words[::-1])
+    order = np.argsort(words[0])
+    first = words[0][order]
+    tied = np.zeros(first.size, bool)
+    np.equal(first[1:], first[:-1], out=tied[1:])
+    tied[:-1] |= tied[1:]
+    place = np.flatnonzero(tied)
+    rows = order[place]
+    # The row itself is the last key, which makes the order stable.
+    order[place] = rows[np.lexsort([rows, *(word[rows] for word in reversed(words))])]
+    return order
 
 
-def _first_difference(sids: np.ndarray) -> np.ndarray:
-    """Returns, for each sorted row, the first level where it differs from the row before.
-
-    The first row differs at level 0; a row equal to the one before gets `L`.
-    """
-    num_rows, num_levels = sids.shape
-    difference = np.full(num_rows, num_levels, np.int8)
-    for level in reversed(range(num_levels)):
-        codes = np.ascontiguousarray(sids[:, level])
-        difference[1:][codes[1:] != codes[:-1]] = level
-    difference[0] = 0
-    return difference
-
-
-def _rounded_up(needed: TrieCapacities) -> TrieCapacities:
-    return dataclasses.replace(
-        needed,
-        nodes=tuple(_round_up(n) for n in needed.nodes),
-        children=tuple(_round_up(n) for n in needed.children),
-        items=_round_up(needed.items),
-        rows=_round_up(needed.rows),
-        items_per_leaf=_round_up(needed.items_per_leaf),
-    )
-
-
-def _round_up(size: int) -> int:
-    """Returns the next of 1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, …: a quarter octave."""
-    octave = 1 << (size - 1).bit_length() if size > 1 else 1
-    if octave <= 8:
-        return octave
-    step = octave // 8
-    return -(-size // step) * step
+def _fill(
+    catalogue: Catalogue, tables: tuple[MaskCapacities | RowCapacities, ...]
+) -> tuple[tuple[TableArrays, ...], np.ndarray]:
+    """Returns the tables filled, and the leaf of each SID."""
+    filled: list[TableArrays] = []
+    edges, table = np.zeros(0, np.int64), None
+    for index, sizes in enumerate(tables):
+        name = f"tables[{index}]"
+        if isinstance(sizes, MaskCapacities):
+            nodes, words, next_edges = _fill_mask(catalogue, sizes, name)
+        else:
+            nodes, words, next_edges = _fill_rows(catalogue, sizes, name)
+        if table is not None:
+            # Above a mask, edges that are numbered without gaps are its nodes already.
+            below = None
+            if isinstance(sizes, RowCapacities) or isinstance(table.capacities, RowCapacities):
+                below = np.zeros(table.capacities.edges, np.int32)
+                below[edges] = nodes
+                # Gaps repeat the edge before them, so that the whole rises.
+                below = np.maximum.accumulate(below).reshape(-1, LINE)
+            filled.append(table._replace(below=below))
+        table, edges = TableArrays(words, None, sizes), next_edges
+    assert table is not None
+    return (*filled, table), edges
 
 
-def _check_capacities(needed: TrieCapacities, given: TrieCapacities) -> None:
-    if len(given.nodes) != len(needed.nodes) or len(given.children) != len(needed.children):
+def _fill_mask(
+    catalogue: Catalogue, sizes: MaskCapacities, name: str
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray]:
+    """Returns the nodes of the level's depth, the mask, and the edges of the next depth's nodes."""
+    starts, below = catalogue.starts(sizes.level), catalogue.starts(sizes.level + 1)
+    codes = catalogue.codes[sizes.level][below].astype(np.int64) - sizes.first_token
+    if codes.min() < 0 or codes.max() >= sizes.span:
         raise ValueError(
-            f"capacities: made for {len(given.nodes)} levels, the SIDs have {len(needed.nodes)}"
+            f"capacities.{name}: for tokens {sizes.first_token} to "
+            f"{sizes.first_token + sizes.span - 1}; level {sizes.level} of the SIDs has "
+            f"{codes.min() + sizes.first_token} to {codes.max() + sizes.first_token}"
         )
-    if given.codebook_sizes != needed.codebook_sizes:
-        raise ValueError(
-            f"codebook_sizes: {needed.codebook_sizes} differ from the capacities' "
-            f"{given.codebook_sizes}"
-        )
-    for field in ("nodes", "children", "items", "rows", "items_per_leaf"):
-        need, have = getattr(needed, field), getattr(given, field)
-        if np.any(np.asarray(need) > np.asarray(have)):
-            raise ValueError(f"capacities.{field}: {have} is too small; the SIDs need {need}")
+    _check_room(f"{name}.nodes", starts.size, sizes.nodes)
+    _check_room(f"{name}.edges", below.size, sizes.edges)
+    first_edge = np.searchsorted(below, starts)
+    node = np.repeat(np.arange(starts.size), np.diff(first_edge, append=below.size))
+    line = node * sizes.blocks + codes // BLOCK
+    bit = np.left_shift(1, codes % BLOCK // LINE).astype(np.uint32)
+    mask = np.zeros((sizes.nodes * sizes.blocks, LINE), np.uint32)
+    # No two edges share a bit, so what is summed up by word is what is set.
+    word = line * LINE + codes % LINE
+    np.bitwise_or.at(mask.reshape(-1), word, bit)
+    base = np.searchsorted(line, np.arange(len(mask))).astype(np.uint32)
+    mask[:, 0] |= (base & 0xFFFF) << 16
+    mask[:, 1] |= base >> 16 << 16
+    return np.arange(starts.size), (mask.view(np.int32),), np.arange(below.size)
+
+
+def _fill_rows(
+    catalogue: Catalogue, sizes: RowCapacities, name: str
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray]:
+    """Returns the nodes of the first level's depth, the words, and the rows' edges."""
+    end = sizes.level + sizes.num_levels
+    rows = catalogue.starts(end)
+    for index, columns in enumerate(sizes.columns):
+        first = np.searchsorted(rows, catalogue.starts(sizes.level + index))
+        count = np.diff(first, append=rows.size)
+        _check_room(f"{name}.columns[{index}]", int(count.max()), columns)
+    first = np.searchsorted(rows, catalogue.starts(sizes.level))
+    count = np.diff(first, append=rows.size)
+    nodes, lines = packed(count)
+    _check_room(f"{name}.lines", lines, sizes.lines)
+    place = np.repeat(nodes - first, count) + np.arange(rows.size)
+
+    difference = catalogue.difference[rows]
+    words: list[np.ndarray] = []
+    for index, field in enumerate(sizes.fields):
+        level = sizes.level + index
+        codes = catalogue.codes[level][rows]
+        if int(codes.max()).bit_length() > field.bits:
+            raise ValueError(
+                f"capacities.{name}.bits[{index}]: {field.bits} is too small for code "
+                f"{codes.max()} of level {level}"
+            )
+        if field.place == 0:
+            levels = sum(other.word == field.word for other in sizes.fields)
+            word = np.zeros(sizes.edges, np.int32)
+            relative = np.clip(difference.astype(np.int32) - (level - 1), 0, levels + 1)
+            word[place] = relative
+            words.append(word)
+        words[-1][place] |= codes << field.shift
+    return nodes, tuple(word.reshape(-1, LINE) for word in words), place
 
 
 def _padded(array: np.ndarray, size: int, fill: int) -> np.ndarray:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32
+from jaxtyping import Array, Bool, Int, Int8, Int32
 
 from kernels.indices import int32_indices
 from kernels.trie_build import DEAD_NODE
+from kernels.trie_layout import BLOCK, CHUNKS, LINE, TrieCapacities
+from kernels.trie_tables import MaskTable, RowTable, columns_of, take
 
 if TYPE_CHECKING:
     from kernels.trie import Trie
@@ -20,55 +22,81 @@ if TYPE_CHECKING:
 _NO_NODE = np.iinfo(np.int32).max
 
 
+class Emptied(NamedTuple):
+    """Children of one level that hold nothing but excluded items.
+
+    Attributes:
+        node: int32 `[B, E]`, their parents; a number that no node has where there is nothing.
+        column: int32 `[B, E]`, where they stand among the columns of their parents' children.
+    """
+
+    node: Int32[Array, "B E"]
+    column: Int32[Array, "B E"]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """The live nodes of each depth: in `nodes`, and not in `emptied`. A pytree.
+    """The live children of each node: in `allowed`, and not in `emptied`. A pytree.
 
     Attributes:
-        nodes: for each level `l`, bool `[nodes]` or `[B, nodes]` over the nodes of depth `l + 1`;
-            None where all are live.
-        emptied: for each level `l`, int32 `[B, E]`, sorted: nodes of depth `l + 1` that are live
-            in `nodes` but hold nothing else than excluded items; None where no user has any.
+        allowed: for each table: a mask table's mask, int32 `[*B, lines, 128]`, with the bits of
+            live children alone; for a row table, int8 `[*B, rows]`, the greatest depth at which
+            the node that starts at a row is live. None where all are.
+        emptied: for each level, children that are live in `allowed` but hold nothing else than
+            excluded items; None where no user has any.
+        capacities: of the trie that it was made by; static.
     """
 
-    nodes: tuple[Bool[Array, "*B nodes"], ...] | None
-    emptied: tuple[Int32[Array, "B E"], ...] | None
+    allowed: tuple[Int32[Array, "*B lines 128"] | Int8[Array, "*B rows"], ...] | None
+    emptied: tuple[Emptied, ...] | None
+    capacities: TrieCapacities = dataclasses.field(metadata={"static": True})
 
-    def at(self, level: int, node: Int32[Array, "B ..."]) -> Bool[Array, "B ..."]:
-        """Returns which nodes of depth `level + 1` are live; `DEAD_NODE` is not.
-
-        Args:
-            level: static.
-            node: int32 `[B, ...]`.
-        """
-        live = node != DEAD_NODE
-        if self.nodes is not None:
-            live &= _take(self.nodes[level], node)
-        if self.emptied is not None:
-            live &= ~_contains(self.emptied[level], node)
-        return live
-
-    def at_children(self, level: int, node: Int32[Array, "B M C"]) -> Bool[Array, "B M C"]:
-        """Returns what `at` does, faster, for `trie.children(…, level).node`.
-
-        Children are neighbours, so an emptied node's place among them is a subtraction. That is
-        `E` operations a row; where rows are shorter, looking up each child is cheaper.
-        """
-        if self.emptied is None or node.shape[-1] <= self.emptied[level].shape[-1]:
-            return self.at(level, node)
-        live = Live(nodes=self.nodes, emptied=None).at(level, node)
-        place = self.emptied[level][:, None, :] - node[:, :, :1]
-        # What is emptied elsewhere falls outside the row and is dropped. What falls behind a row's
-        # last child, or into a row without any, meets only what is not live anyway.
-        place = jnp.where(place < 0, node.shape[-1], place)
-        b, m = jnp.indices(node.shape[:2])
+    def at_children(
+        self, trie: Trie, level: int, node: Int32[Array, "B M"]
+    ) -> Bool[Array, "B M C"]:
+        """Returns which columns of the nodes' children are live; see `Trie.live_children`."""
+        columns = trie.max_children(level)
+        table = trie.table_at(level)
+        if self.allowed is None:
+            live = jnp.ones((*node.shape, columns), bool)
+        else:
+            allowed = self.allowed[trie.capacities.table_index(level)]
+            if isinstance(table, MaskTable):
+                sizes = table.capacities
+                block = jnp.arange(sizes.blocks, dtype=jnp.int32)
+                lines = _take(allowed, node[..., None] * sizes.blocks + block, entry_axes=1)
+                live = columns_of(lines, columns)
+            else:
+                row = node[..., None] + jnp.arange(columns, dtype=jnp.int32)
+                live = _take(allowed, row) > level
+        if self.emptied is None:
+            return live
+        emptied = self.emptied[level]
+        # What is emptied below another node falls outside the row and is dropped.
+        below = emptied.node[:, None, :] == node[:, :, None]
+        place = jnp.where(below, emptied.column[:, None, :], columns)
+        b, m = jnp.indices(node.shape)
         return live.at[b[..., None], m[..., None], place].set(False, mode="drop")
+
+
+def check(live: Live, trie: Trie, batch: int) -> None:
+    """Raises a `ValueError` unless `live` was made by a trie of these sizes for `batch` users."""
+    users = [] if live.emptied is None else [emptied.node.shape[0] for emptied in live.emptied]
+    for allowed, table in zip(live.allowed or (), trie.tables, strict=False):
+        entry_axes = 1 if isinstance(table, MaskTable) else 0
+        users += allowed.shape[: allowed.ndim - 1 - entry_axes]
+    if live.capacities != trie.capacities or any(number != batch for number in users):
+        raise ValueError(f"live: made for another trie or for another batch than B={batch}")
 
 
 def live(trie: Trie, allowed: Bool[Array, "*B items"]) -> Live:
     """Returns which nodes hold an allowed item; see `Trie.live`."""
-    return Live(nodes=_count_live(trie, _checked_allowed(allowed))[0], emptied=None)
+    return Live(
+        allowed=_allowed(trie, _checked_allowed(allowed))[0],
+        emptied=None,
+        capacities=trie.capacities,
+    )
 
 
 def live_excluding(
@@ -83,19 +111,17 @@ def live_excluding(
         if allowed.ndim == 2 and allowed.shape[0] != excluded.shape[0]:
             raise ValueError(f"allowed: {allowed.shape[0]} users, excluded has {excluded.shape[0]}")
     if excluded.shape[1] == 0:
-        return Live(nodes=None, emptied=None) if allowed is None else live(trie, allowed)
+        return (
+            Live(allowed=None, emptied=None, capacities=trie.capacities)
+            if allowed is None
+            else live(trie, allowed)
+        )
     return _live_excluding(trie, excluded, allowed)
 
 
 @jax.jit
 def _live_excluding(trie: Trie, excluded: Array, allowed: Array | None) -> Live:
-    nodes, counts = (None, None) if allowed is None else _count_live(trie, allowed)
-
-    def num_live_below(depth: int, node: Array) -> Array:
-        if counts is not None:
-            return _take(counts[depth], node)
-        start = (*trie.child_start, trie.item_start)[depth]
-        return start.at[node + 1].get(mode="clip") - start.at[node].get(mode="clip")
+    live_tables, before = (None, None) if allowed is None else _allowed(trie, allowed)
 
     # Excluded items that are in the trie, allowed, and counted once.
     item = jnp.sort(excluded, axis=1)
@@ -104,46 +130,138 @@ def _live_excluding(trie: Trie, excluded: Array, allowed: Array | None) -> Live:
     counted = first & (leaf != DEAD_NODE)
     if allowed is not None:
         counted &= (item < allowed.shape[-1]) & _take(allowed, jnp.maximum(item, 0))
-    node = jnp.sort(jnp.where(counted, leaf, _NO_NODE), axis=1)
+    leaf = jnp.sort(jnp.where(counted, leaf, _NO_NODE), axis=1)
+    below = trie.item_start if before is None else before.at[..., trie.item_start].get(mode="clip")
+    edge = _gone(leaf, _take(below, leaf + 1) - _take(below, leaf))
 
-    # From the leaves upwards: a node is emptied when all that was live below it is gone. `node`
-    # lists, sorted and once for each thing below that is gone, the nodes that lose it.
-    emptied = []
-    for level in reversed(range(trie.num_levels)):
-        first, length = _runs(node)
-        gone = first & (node != _NO_NODE) & (length == num_live_below(level + 1, node))
-        node = jnp.sort(jnp.where(gone, node, _NO_NODE), axis=1)
-        emptied.append(node)
-        above = trie.parent[level].at[node].get(mode="clip")
-        node = jnp.where(node == _NO_NODE, _NO_NODE, above)
-    return Live(nodes=nodes, emptied=tuple(reversed(emptied)))
+    # From the leaves upwards: a node is emptied when all that was live below it is gone. `edge`
+    # lists, sorted, the children that are gone.
+    emptied: list[Emptied] = []
+    for index in reversed(range(len(trie.tables))):
+        table = trie.tables[index]
+        sizes = table.capacities
+        live_here = None if live_tables is None else live_tables[index]
+        for level in reversed(range(sizes.level, sizes.level + sizes.num_levels)):
+            if isinstance(table, MaskTable):
+                node, column, count = _above_mask(table, edge, live_here)
+            else:
+                node, column, count = _above_rows(table, edge, level, live_here)
+            there = edge != _NO_NODE
+            node = jnp.where(there, node, _NO_NODE)
+            emptied.append(Emptied(node, jnp.where(there, column, 0)))
+            edge = _gone(node, count)
+        if index > 0:
+            above = trie.tables[index - 1].below
+            if above is not None:
+                # The first edge that leads to the node; the gaps behind it repeat it.
+                found = jnp.searchsorted(above.reshape(-1), edge).astype(jnp.int32)
+                edge = jnp.where(edge == _NO_NODE, _NO_NODE, found)
+    return Live(allowed=live_tables, emptied=tuple(reversed(emptied)), capacities=trie.capacities)
+
+
+def _gone(node: Array, num_live: Array) -> Array:
+    """Returns the nodes that are listed as often as something live is below them, sorted."""
+    first, length = _runs(node)
+    gone = first & (node != _NO_NODE) & (length == num_live)
+    return jnp.sort(jnp.where(gone, node, _NO_NODE), axis=1)
+
+
+def _above_mask(table: MaskTable, edge: Array, live: Array | None) -> tuple[Array, Array, Array]:
+    """Returns each edge's parent, its column there, and how many live children the parent has."""
+    sizes = table.capacities
+    node = jnp.searchsorted(table.first_edges(), edge, side="right").astype(jnp.int32) - 1
+    column = table.token_of(node, edge) - sizes.first_token
+    mask = table.mask if live is None else live
+    line = node[..., None] * sizes.blocks + jnp.arange(sizes.blocks, dtype=jnp.int32)
+    lines = _take(mask, line, entry_axes=1)
+    children = jax.lax.population_count(lines & ((1 << CHUNKS) - 1))
+    return node, column, jnp.sum(children, axis=(-2, -1))
+
+
+def _above_rows(
+    table: RowTable, edge: Array, level: int, live: Array | None
+) -> tuple[Array, Array, Array]:
+    """Returns each edge's parent, its column there, and how many live children the parent has."""
+    node = table.parent_of(edge, level)
+    child = table.edges(node, level)
+    counted = child.valid
+    if live is not None:
+        counted &= _take(live, child.edge) > level
+    return node, edge - node, jnp.sum(counted, axis=-1, dtype=jnp.int32)
 
 
 @jax.jit
-def _count_live(trie: Trie, allowed: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Returns the live nodes of each level and what is live below each node of each depth.
-
-    The second counts, for depths `0 … L`, a node's live children, or at depth `L` a leaf's allowed
-    items.
-    """
+def _allowed(trie: Trie, allowed: Array) -> tuple[tuple[Array, ...], Array]:
+    """Returns `Live.allowed`, and how many allowed items stand before each row of `trie.item`."""
     num_items = trie.item_leaf.size
     allowed = allowed[..., :num_items]
     missing = num_items - allowed.shape[-1]
     allowed = jnp.pad(allowed, [(0, 0)] * (allowed.ndim - 1) + [(0, missing)])
-    allowed &= trie.item_leaf != DEAD_NODE
-    counts = [_add_up(allowed, trie.item_leaf, trie.num_nodes(trie.num_levels))]
-    nodes = []
-    for level in reversed(range(trie.num_levels)):
-        nodes.append(counts[-1] > 0)
-        counts.append(_add_up(nodes[-1], trie.parent[level], trie.num_nodes(level)))
-    return tuple(reversed(nodes)), tuple(reversed(counts))
+    by_row = allowed.at[..., trie.item].get(mode="clip") & (trie.item >= 0)
+    counts = jnp.cumsum(by_row, axis=-1, dtype=jnp.int32)
+    before = jnp.pad(counts, [(0, 0)] * (allowed.ndim - 1) + [(1, 0)])
+    at_start = before.at[..., trie.item_start].get(mode="clip")
+    live_edge = at_start[..., 1:] > at_start[..., :-1]
+
+    found: list[Array] = []
+    for index in reversed(range(len(trie.tables))):
+        table = trie.tables[index]
+        if isinstance(table, MaskTable):
+            mask = _live_mask(table, live_edge)
+            found.append(mask)
+            lines = mask.reshape(*mask.shape[:-2], table.capacities.nodes, -1)
+            live_node = jnp.any((lines & (1 << CHUNKS) - 1) != 0, axis=-1)
+        else:
+            depth = _live_depth(table, live_edge)
+            found.append(depth)
+            live_node = depth >= table.capacities.level
+        if index > 0:
+            above = trie.tables[index - 1]
+            if above.below is None:
+                # Capacities of edges and of the nodes below may differ in their padding.
+                missing = max(above.capacities.edges - live_node.shape[-1], 0)
+                widths = [(0, 0)] * (live_node.ndim - 1) + [(0, missing)]
+                live_edge = jnp.pad(live_node, widths)[..., : above.capacities.edges]
+            else:
+                live_edge = live_node.at[..., above.below.reshape(-1)].get(mode="clip")
+    return tuple(reversed(found)), before
 
 
-def _add_up(counted: Array, above: Array, size: int) -> Array:
-    """Returns how many of `counted [*B, n]` lie below each of `size` nodes, int32 `[*B, size]`."""
-    counts = jnp.zeros((*counted.shape[:-1], size), jnp.int32)
-    # What is not counted may carry any index, DEAD_NODE too, which would wrap around: it adds 0.
-    return counts.at[..., above].add(counted.astype(jnp.int32))
+def _live_mask(table: MaskTable, live_edge: Array) -> Array:
+    """Returns the mask without the bits of children that are not live, upper halves zero."""
+    sizes = table.capacities
+    child = table.edges(jnp.arange(sizes.nodes, dtype=jnp.int32), sizes.level)
+    bit = child.valid & live_edge.at[..., child.edge].get(mode="clip")
+    width = sizes.blocks * BLOCK
+    bit = jnp.pad(bit, [(0, 0)] * (bit.ndim - 1) + [(0, width - sizes.span)])
+    bit = bit.reshape(*bit.shape[:-2], -1, CHUNKS, LINE)
+    chunk = jnp.arange(CHUNKS, dtype=jnp.int32)[:, None]
+    return jnp.sum(bit.astype(jnp.int32) << chunk, axis=-2)
+
+
+def _live_depth(table: RowTable, live_row: Array) -> Array:
+    """Returns the greatest depth at which the node that starts at each row is live, int8.
+
+    A row shares with a later one as many levels as the smallest difference between them says, so
+    the depth is the largest such number over the live rows from it on. Twice as many rows are
+    looked at each time, up to the longest node.
+    """
+    sizes = table.capacities
+    nowhere = jnp.int8(-1)
+    depth = jnp.where(live_row, jnp.int8(sizes.level + sizes.num_levels), nowhere)
+    # What the next rows share with this one: the next one's difference from it.
+    shared = jnp.append(table.differences()[1:], sizes.level - 1).astype(jnp.int8)
+
+    def later(values: Array, by: int) -> Array:
+        fill = jnp.full((*values.shape[:-1], by), nowhere)
+        return jnp.concatenate([values[..., by:], fill], axis=-1)
+
+    step = 1
+    while step < min(max(sizes.columns), sizes.edges):
+        depth = jnp.maximum(depth, jnp.minimum(shared, later(depth, step)))
+        shared = jnp.minimum(shared, later(shared, step))
+        step *= 2
+    return depth
 
 
 def _checked_allowed(allowed: Array) -> Array:
@@ -156,11 +274,17 @@ def _checked_allowed(allowed: Array) -> Array:
     return allowed
 
 
-def _take(table: Array, index: Array) -> Array:
-    """Returns `table[index]`, or `table[b, index[b]]` where there is one table a user."""
-    if table.ndim == 1:
-        return table.at[index].get(mode="clip")
-    return jax.vmap(lambda row, at: row.at[at].get(mode="clip"))(table, index)
+def _take(table: Array, index: Array, entry_axes: int = 0) -> Array:
+    """Returns `table[index]`, or `table[b, index[b]]` where there is one table a user.
+
+    Args:
+        table: `[n, *entry]` or `[B, n, *entry]`.
+        index: `[B, ...]`, or of any shape where there is one table for all.
+        entry_axes: axes of an entry.
+    """
+    if table.ndim == 1 + entry_axes:
+        return take(table, index)
+    return jax.vmap(take)(table, index)
 
 
 def _runs(values: Array) -> tuple[Array, Array]:
@@ -168,9 +292,3 @@ def _runs(values: Array) -> tuple[Array, Array]:
     left = jax.vmap(lambda row: jnp.searchsorted(row, row, side="left"))(values)
     right = jax.vmap(lambda row: jnp.searchsorted(row, row, side="right"))(values)
     return left == jnp.arange(values.shape[1]), right - left
-
-
-def _contains(rows: Array, values: Array) -> Array:
-    """Returns whether each of `values [B, ...]` is in its sorted row of `rows [B, E]`."""
-    place = jax.vmap(lambda row, value: jnp.searchsorted(row, value))(rows, values)
-    return _take(rows, place) == values

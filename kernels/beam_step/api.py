@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from kernels import trie_live
+from kernels.beam_step import gradient
 from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
 from kernels.trie import Live, Trie
 
@@ -37,6 +39,7 @@ class Implementation:
 
 # Best first. A backend raises UnsupportedError for what it does not do, and the next is tried.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "triton_gpu": Implementation("kernels.beam_step.triton_gpu", platforms=("gpu",)),
     "xla": Implementation("kernels.beam_step.xla", platforms=("cpu", "gpu", "tpu")),
     "reference": Implementation("kernels.beam_step.reference", platforms=()),
 }
@@ -53,7 +56,7 @@ def default_implementation(platform: str | None = None) -> str:
     Raises:
         ValueError: no implementation is made for this platform.
     """
-    return _candidates(None, platform)[0]
+    return _candidates(IMPLEMENTATIONS, None, platform)[0]
 
 
 @contextlib.contextmanager
@@ -94,6 +97,9 @@ def beam_step(
     finite. A candidate whose score is not finite, as after a logit of `-inf`, is dead. A token past
     the row's end (`>= V`) has no logit and is no candidate.
 
+    The scores are differentiable in the logits, `beams.score` and `log_normalizer`, whichever
+    implementation runs; dead beams have the gradient zero, and so have broken rows.
+
     Args:
         logits: float32 or bfloat16 `[B, M, V]`, not normalised; taken to float32 first.
         beams: the `M` beams of each user, of depth `level`: `Beams.root(B)` to start, then the
@@ -115,7 +121,7 @@ def beam_step(
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
         UnsupportedError: the implementation asked for is not made for these arguments.
     """
-    candidates = _candidates(implementation)
+    candidates = _candidates(IMPLEMENTATIONS, implementation)
     logits = _array("logits", logits, ("B", "M", "V"), (jnp.float32, jnp.bfloat16))
     beams, level, num_beams = _check_search(logits, beams, trie, level, num_beams, live)
     sizes = trie.capacities.codebook_sizes
@@ -138,8 +144,10 @@ def beam_step(
                 f"log_normalizer: shape {log_normalizer.shape}; the logits need {logits.shape[:2]}"
             )
     return _run(
+        IMPLEMENTATIONS,
         candidates,
-        lambda module: module.beam_step(
+        lambda module: gradient.beam_step(
+            module.beam_step,
             logits,
             beams,
             trie,
@@ -181,7 +189,7 @@ def beam_select(
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
         UnsupportedError: the implementation asked for is not made for these arguments.
     """
-    candidates = _candidates(implementation)
+    candidates = _candidates(IMPLEMENTATIONS, implementation)
     log_probs = _array("candidate_log_probs", candidate_log_probs, ("B", "M", "C"), (jnp.float32,))
     beams, level, num_beams = _check_search(log_probs, beams, trie, level, num_beams, live)
     if log_probs.shape[-1] != trie.max_children(level):
@@ -190,36 +198,45 @@ def beam_select(
             f"C={trie.max_children(level)}"
         )
     return _run(
+        IMPLEMENTATIONS,
         candidates,
-        lambda module: module.beam_select(
-            log_probs, beams, trie, level, num_beams=num_beams, live=live
+        lambda module: gradient.beam_select(
+            module.beam_select, log_probs, beams, trie, level, num_beams=num_beams, live=live
         ),
     )
 
 
-def _candidates(implementation: str | None, platform: str | None = None) -> list[str]:
+def _candidates(
+    implementations: dict[str, Implementation],
+    implementation: str | None,
+    platform: str | None = None,
+) -> list[str]:
     """Returns the names to try, in order."""
     if implementation is not None:
-        if implementation not in IMPLEMENTATIONS:
+        if implementation not in implementations:
             raise ValueError(
                 f"implementation: {implementation!r} is not known; there are "
-                f"{', '.join(sorted(IMPLEMENTATIONS))}"
+                f"{', '.join(sorted(implementations))}"
             )
         return [implementation]
     platform = platform or jax.default_backend()
-    names = [name for name, entry in IMPLEMENTATIONS.items() if platform in entry.platforms]
+    names = [name for name, entry in implementations.items() if platform in entry.platforms]
     if not names:
         raise ValueError(
             f"platform: no implementation is made for {platform!r}; name one of "
-            f"{', '.join(sorted(IMPLEMENTATIONS))}"
+            f"{', '.join(sorted(implementations))}"
         )
     return names
 
 
-def _run(candidates: list[str], call: Callable[[Any], BeamStep]) -> BeamStep:
+def _run(
+    implementations: dict[str, Implementation],
+    candidates: list[str],
+    call: Callable[[Any], BeamStep],
+) -> BeamStep:
     for name in candidates:
         try:
-            step = call(importlib.import_module(IMPLEMENTATIONS[name].module))
+            step = call(importlib.import_module(implementations[name].module))
         except UnsupportedError:
             if name == candidates[-1]:
                 raise
@@ -267,18 +284,7 @@ def _check_live(live: Live, trie: Trie, batch: int) -> None:
         raise ValueError(
             f"live: a {type(live).__name__}; it must come from trie.live or trie.live_excluding"
         )
-    for level in range(trie.num_levels):
-        if live.nodes is not None:
-            nodes = trie.num_nodes(level + 1)
-            if len(live.nodes) != trie.num_levels or live.nodes[level].shape not in (
-                (nodes,),
-                (batch, nodes),
-            ):
-                raise ValueError(f"live: made for another trie or for another batch than B={batch}")
-        if live.emptied is not None and (
-            len(live.emptied) != trie.num_levels or live.emptied[level].shape[0] != batch
-        ):
-            raise ValueError(f"live: made for another trie or for another batch than B={batch}")
+    trie_live.check(live, trie, batch)
 
 
 def _array(name: str, value: Any, axes: tuple[str, ...], dtypes: tuple[Any, ...]) -> Array:

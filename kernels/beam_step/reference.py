@@ -39,6 +39,9 @@ def beam_step(
     node = jnp.full((batch, num_parents, vocab), DEAD_NODE, jnp.int32)
     node = node.at[b[..., None], m[..., None], column].set(child.node, mode="drop")
     is_child = node != DEAD_NODE
+    if live is not None:  # What is not live is no candidate, but still counts as a child.
+        kept = jnp.where(trie.live_children(live, beams.node, level), child.node, DEAD_NODE)
+        node = node.at[b[..., None], m[..., None], column].set(kept, mode="drop")
 
     if log_normalizer is None:
         counted = logits if normalize == "vocab" else jnp.where(is_child, logits, -jnp.inf)
@@ -47,7 +50,7 @@ def beam_step(
 
     broken = jnp.any(jnp.isnan(logits) | (logits == jnp.inf), axis=-1)
     broken |= ~jnp.isfinite(log_normalizer)
-    return _select(log_probs, beams.score, broken, node, live, level, num_beams)
+    return _select(log_probs, beams.score, broken, node, num_beams)
 
 
 @functools.partial(jax.jit, static_argnames=("level", "num_beams"))
@@ -64,7 +67,10 @@ def beam_select(
     child = trie.children(beams.node, level)
     impossible = jnp.isnan(candidate_log_probs) | (candidate_log_probs == jnp.inf)
     broken = jnp.any(child.valid & impossible, axis=-1)
-    step = _select(candidate_log_probs, beams.score, broken, child.node, live, level, num_beams)
+    node = child.node
+    if live is not None:
+        node = jnp.where(trie.live_children(live, beams.node, level), node, DEAD_NODE)
+    step = _select(candidate_log_probs, beams.score, broken, node, num_beams)
     # Here a column is a place among the children, not yet a token.
     b = jnp.arange(step.token.shape[0])[:, None]
     return BeamStep(
@@ -80,21 +86,16 @@ def _select(
     parent_score: Array,
     broken: Array,
     node: Array,
-    live: Live | None,
-    level: int,
     num_beams: int,
 ) -> BeamStep:
-    """Returns the best of the candidates `[B, M, X]`; `token` is the column.
+    """Returns the best of the candidates `[B, M, X]` that have a node; `token` is the column.
 
     Columns rise with the token, so that a stable sort of the flattened candidates breaks ties by
     parent, then token.
     """
-    is_child = node != DEAD_NODE
     dead_parent = broken | ~jnp.isfinite(parent_score)
     score = parent_score[..., None] + log_probs
-    candidate = is_child & ~dead_parent[..., None] & jnp.isfinite(score)
-    if live is not None:
-        candidate &= live.at(level, node)
+    candidate = (node != DEAD_NODE) & ~dead_parent[..., None] & jnp.isfinite(score)
     score = jnp.where(candidate, score, -jnp.inf)
     score = jnp.where(score == 0, 0.0, score)  # -0.0 ties with 0.0.
 

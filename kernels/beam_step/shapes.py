@@ -52,7 +52,9 @@ def _shape(name: str, **sizes) -> BeamStepShape:
 
 
 _AMAZON = {"batch": 16, "beams": 50, "vocab": 256, "levels": 4, "num_sids": 100_000}
+# As crowded from level 1 on as 20 million SIDs: 9,800 SIDs below each first code.
 _YOUTUBE = {"batch": 2, "beams": 70, "vocab": 2048, "levels": 8, "num_sids": 1_000_000}
+_YOUTUBE["first_codes"] = 102
 _INDUSTRIAL = {"batch": 16, "beams": 50, "vocab": 256, "levels": 3, "num_sids": 3_686}
 
 SHAPES: dict[str, BeamStepShape] = {
@@ -62,8 +64,7 @@ SHAPES: dict[str, BeamStepShape] = {
         _shape("industrial", **_INDUSTRIAL, level=1),
         _shape("amazon_wide", **_AMAZON, level=1),
         _shape("amazon_narrow", **_AMAZON, level=2),
-        # As crowded as level 1 of 20 million SIDs: 9,800 SIDs below each first code.
-        _shape("youtube_wide", **_YOUTUBE, level=1, first_codes=102),
+        _shape("youtube_wide", **_YOUTUBE, level=1),
         _shape("youtube_narrow", **_YOUTUBE, level=2),
         _shape("youtube_deep", **_YOUTUBE, level=7),
         # A language model's head: SID tokens at the end of a shared vocabulary.
@@ -103,19 +104,25 @@ def random_sids(shape: BeamStepShape, seed: int = 0) -> Int64[np.ndarray, "N L"]
 
 
 def random_inputs(shape: BeamStepShape, trie: Trie, seed: int = 0) -> StepInputs:
-    """Returns random logits and beams of the shape, on nodes that have children."""
+    """Returns random logits and beams of the shape, on nodes that have children.
+
+    Args:
+        shape: the shape; the trie is that of its `random_sids`.
+        trie: where the nodes are.
+        seed: of the draw.
+    """
     random = np.random.default_rng(seed)
-    nodes = jnp.arange(trie.num_nodes(shape.level), dtype=jnp.int32)
-    num_nodes = int(np.count_nonzero(trie.num_children(nodes, shape.level)))
-    node = np.stack(
-        [
-            random.choice(num_nodes, shape.beams, replace=num_nodes < shape.beams)
-            for _ in range(shape.batch)
-        ]
-    )
+    prefixes = np.unique(random_sids(shape)[:, : shape.level], axis=0)
+    drawn = [
+        random.choice(len(prefixes), shape.beams, replace=len(prefixes) < shape.beams)
+        for _ in range(shape.batch)
+    ]
     score = -np.sort(random.exponential(3.0 * shape.level, (shape.batch, shape.beams)))
     logits = random.standard_normal((shape.batch, shape.beams, shape.vocab), np.float32)
     return StepInputs(
         logits=jnp.asarray(3.0 * logits, shape.dtype),
-        beams=Beams(node=jnp.asarray(node, jnp.int32), score=jnp.asarray(score, jnp.float32)),
+        beams=Beams(
+            node=trie.node_of(jnp.asarray(prefixes[np.stack(drawn)])),
+            score=jnp.asarray(score, jnp.float32),
+        ),
     )

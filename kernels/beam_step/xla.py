@@ -1,22 +1,25 @@
-"""The beam step in plain XLA: reads the logits for their normaliser, then only the children.
+"""The beam step in plain XLA: the fast one where the chip has no kernel.
 
-The default where there is no kernel for the chip. `top_k` runs over the `M·C` children; nothing of
-the size of the vocabulary is sorted or written.
+Only log-probabilities of candidates are computed, and no mask over the vocabulary is made but where
+a trie's table is one. A row's maximum and sum are the only passes over its logits.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from kernels.beam_step.types import Beams, BeamStep
-from kernels.trie import DEAD_NODE, Children, Live, Trie
+from kernels.trie import DEAD_NODE, Live, Trie
+from kernels.trie_tables import MaskTable, take
 
-# Values a group of the two-stage `top_k`; on CPU, rows of 16 · 16 · k gain, shorter ones do not.
-_GROUP = 16
+# Values a group of the two-stage `top_k`, and from how many times `k` groups a row gains; on CPU.
+_GROUP = 32
+_GAIN = 8
 
 
 @functools.partial(jax.jit, static_argnames=("level", "num_beams", "normalize"))
@@ -32,9 +35,9 @@ def beam_step(
     live: Live | None,
 ) -> BeamStep:
     """Returns the best beams; see `kernels.beam_step.beam_step`."""
-    child = trie.children(beams.node, level)
-    child = child._replace(valid=child.valid & (child.token < logits.shape[-1]))
-    child_logits = _take(logits, child.token).astype(jnp.float32)
+    token, valid = _candidates(beams, trie, level)
+    valid &= token < logits.shape[-1]
+    child_logits = _child_logits(logits, token, valid, trie, level).astype(jnp.float32)
 
     # One pass finds the maximum and whether the row is sound: a maximum hands on NaN and +inf.
     row_max = jnp.max(logits, axis=-1).astype(jnp.float32)
@@ -43,11 +46,11 @@ def beam_step(
         if normalize == "vocab":
             log_normalizer = _log_sum_exp(logits.astype(jnp.float32), row_max)
         else:
-            counted = jnp.where(child.valid, child_logits, -jnp.inf)
+            counted = jnp.where(valid, child_logits, -jnp.inf).reshape(*row_max.shape, -1)
             log_normalizer = _log_sum_exp(counted, jnp.max(counted, axis=-1))
     sound &= jnp.isfinite(log_normalizer)
-    log_probs = child_logits - log_normalizer[..., None]
-    return _select(log_probs, sound, beams, trie, child, live, level, num_beams)
+    log_probs = child_logits - _over(log_normalizer, valid)
+    return _select(log_probs, valid, sound, beams, trie, live, level, num_beams)
 
 
 @functools.partial(jax.jit, static_argnames=("level", "num_beams"))
@@ -61,21 +64,58 @@ def beam_select(
     live: Live | None,
 ) -> BeamStep:
     """Returns the best beams; see `kernels.beam_step.beam_select`."""
-    child = trie.children(beams.node, level)
-    largest = jnp.max(jnp.where(child.valid, candidate_log_probs, -jnp.inf), axis=-1)
-    sound = largest < jnp.inf
-    return _select(candidate_log_probs, sound, beams, trie, child, live, level, num_beams)
+    _, valid = _candidates(beams, trie, level)
+    log_probs = _padded_to(candidate_log_probs, valid.shape)
+    largest = jnp.max(jnp.where(valid, log_probs, -jnp.inf), axis=tuple(range(2, valid.ndim)))
+    return _select(log_probs, valid, largest < jnp.inf, beams, trie, live, level, num_beams)
+
+
+def _candidates(
+    beams: Beams, trie: Trie, level: int
+) -> tuple[Int32[Array, " ..."], Bool[Array, "B M ..."]]:
+    """Returns the columns' tokens and which columns are children.
+
+    The columns of a mask, `[B, M, blocks, chunks, 128]`, keep the shape in which its bits lie, and
+    have the same tokens in every row; others are `[B, M, C]`.
+    """
+    table = trie.table_at(level)
+    if isinstance(table, MaskTable):
+        valid = table.bits(beams.node)
+        column = jnp.arange(math.prod(valid.shape[2:]), dtype=jnp.int32)
+        return (table.capacities.first_token + column).reshape(valid.shape[2:]), valid
+    found = table.edges(beams.node, level)
+    return found.token, found.valid
+
+
+def _child_logits(
+    logits: Array, token: Array, valid: Array, trie: Trie, level: int
+) -> Float[Array, "B M ..."]:
+    """Returns the logits of the columns' tokens; those of a mask are neighbours."""
+    table = trie.table_at(level)
+    if isinstance(table, MaskTable):
+        sizes = table.capacities
+        window = logits[..., sizes.first_token : sizes.first_token + sizes.span]
+        return _padded_to(window, valid.shape)
+    return _take(logits, token)
+
+
+def _padded_to(values: Array, shape: tuple[int, ...]) -> Array:
+    """Returns columns `[B, M, C]` in a mask's shape, which may have room for some more."""
+    missing = math.prod(shape[2:]) - values.shape[-1]
+    return jnp.pad(values, [(0, 0), (0, 0), (0, missing)]).reshape(shape)
+
+
+def _over(rows: Array, columns: Array) -> Array:
+    """Returns `rows [B, M]` with axes of 1 for those of the columns."""
+    return rows.reshape(*rows.shape, *(1 for _ in columns.shape[2:]))
 
 
 def _take(rows: Array, index: Array) -> Array:
     """Returns `rows[..., index]` row by row, clipped at the ends."""
-
-    def take(row: Array, at: Array) -> Array:
-        return row.at[at].get(mode="clip", wrap_negative_indices=False)
-
+    function = take
     for _ in rows.shape[:-1]:
-        take = jax.vmap(take)
-    return take(rows, index)
+        function = jax.vmap(function)
+    return function(rows, index)
 
 
 def _log_sum_exp(values: Array, maximum: Array) -> Array:
@@ -86,39 +126,49 @@ def _log_sum_exp(values: Array, maximum: Array) -> Array:
 
 def _select(
     log_probs: Array,
+    valid: Array,
     sound: Array,
     beams: Beams,
     trie: Trie,
-    child: Children,
     live: Live | None,
     level: int,
     num_beams: int,
 ) -> BeamStep:
-    """Returns the best of the children `[B, M, C]` of the beams that are `sound [B, M]`.
+    """Returns the best of the `valid` columns of the beams that are `sound [B, M]`.
 
-    Children are sorted by token and `top_k` prefers the lower index, so ties go to the lower
+    Columns are sorted by token and `top_k` prefers the lower index, so ties go to the lower
     parent, then to the lower token.
     """
     # A parent that is dead hands on a score that is not finite, so one test covers both.
     parent_score = jnp.where(sound, beams.score, -jnp.inf)
-    score = parent_score[..., None] + log_probs
-    candidate = child.valid & jnp.isfinite(score)
+    score = _over(parent_score, valid) + log_probs
+    candidate = valid & jnp.isfinite(score)
     if live is not None:
-        candidate &= live.at_children(level, child.node)
+        candidate &= _padded_to(trie.live_children(live, beams.node, level), valid.shape)
     score = jnp.where(candidate, score, -jnp.inf)
     score = jnp.where(score == 0, 0.0, score)  # -0.0 ties with 0.0, but top_k sets them apart.
 
-    batch, num_parents, num_children = score.shape
-    kept = min(num_beams, num_parents * num_children)
-    score, best = _top_k(score.reshape(batch, -1), kept)
+    batch, num_parents = beams.node.shape
+    score = score.reshape(batch, -1)
+    columns = score.shape[-1] // num_parents
+    kept = min(num_beams, score.shape[-1])
+    score, best = _top_k(score, kept)
     dead = score == -jnp.inf
-    parent = jnp.where(dead, 0, best // num_children)
-    # Children are neighbours: the first one and the place among them are the node.
-    first = _take(child.node[..., 0], parent)
-    node = jnp.where(dead, DEAD_NODE, first + best % num_children)
-    token = jnp.where(dead, 0, trie.token_of(node, level))
+    parent, column = best // columns, best % columns
+
+    # Only now, for the few that won: their tokens and where they lead.
+    above = _take(beams.node, parent)
+    table = trie.table_at(level)
+    if isinstance(table, MaskTable):
+        token = table.capacities.first_token + column
+        edge = table.edge_of(above, token)
+    else:
+        edge = above + column
+        token = table.token_at(edge, level)
+    node = trie.below(edge, level)
 
     def padded(values: Array, fill: float) -> Array:
+        values = jnp.where(dead, fill, values)
         return jnp.pad(values, [(0, 0), (0, num_beams - kept)], constant_values=fill)
 
     return BeamStep(
@@ -137,7 +187,7 @@ def _top_k(values: Array, k: int) -> tuple[Array, Array]:
     where equal, at a lower place. So a second, short `top_k` over those groups is exact.
     """
     batch, size = values.shape
-    if size < _GROUP * _GROUP * k:
+    if size < _GAIN * _GROUP * k:
         return jax.lax.top_k(values, k)
     padding = [(0, 0), (0, -size % _GROUP)]
     groups = jnp.pad(values, padding, constant_values=-jnp.inf).reshape(batch, -1, _GROUP)

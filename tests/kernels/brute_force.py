@@ -3,34 +3,43 @@
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.trie import DEAD_NODE
+from kernels.trie import DEAD_NODE, build_trie
+from tests.kernels.layouts import nodes_of
 
 INF = np.float32(np.inf)
 EPS = np.finfo(np.float32).eps
 
 
 class Catalogue:
-    """The sorted distinct prefixes of each depth: what a trie says, without a trie."""
+    """The sorted distinct prefixes of each depth: what a trie says, without a trie.
 
-    def __init__(self, sids):
+    Only the nodes' nodes_of are taken from a trie, which is free to choose them.
+    """
+
+    def __init__(self, sids, trie=None):
         sids = np.asarray(sids)
         self.sids = [tuple(sid) for sid in sids.tolist()]
         self.prefixes = [
             sorted({sid[:depth] for sid in self.sids}) for depth in range(sids.shape[1] + 1)
         ]
+        self.node = [{(): 0}]
+        for depth in range(1, sids.shape[1] + 1):
+            found = nodes_of(build_trie(sids) if trie is None else trie, self.prefixes[depth])
+            assert len(set(found.tolist())) == len(found)
+            assert DEAD_NODE not in found
+            self.node.append(dict(zip(self.prefixes[depth], found.tolist(), strict=True)))
+        self.prefix = [{node: p for p, node in of_depth.items()} for of_depth in self.node]
 
     def children(self, node, level):
         """Returns the (token, node) that follow a node of depth `level`, sorted by token."""
-        below = self.prefixes[level + 1]
-        if not 0 <= node < len(self.prefixes[level]):
-            return []
-        prefix = self.prefixes[level][node]
-        return [(p[-1], child) for child, p in enumerate(below) if p[:-1] == prefix]
+        prefix = self.prefix[level].get(int(node))
+        below = self.node[level + 1]
+        return [(p[-1], below[p]) for p in self.prefixes[level + 1] if p[:-1] == prefix]
 
     def live(self, level, wanted):
         """Returns the nodes of depth `level + 1` above a wanted item."""
         alive = {sid[: level + 1] for item, sid in enumerate(self.sids) if item in wanted}
-        return {node for node, p in enumerate(self.prefixes[level + 1]) if p in alive}
+        return {node for p, node in self.node[level + 1].items() if p in alive}
 
 
 def brute_force(children, logits, scores, num_beams, *, log_normalizer, live=None):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kernels.beam_step import IMPLEMENTATIONS, Beams, beam_select, beam_step, record_implementations
 from kernels.beam_step.shapes import SHAPES, random_inputs, random_sids
-from kernels.trie import DEAD_NODE, TrieCapacities, build_trie
+from kernels.trie import DEAD_NODE, build_trie
 from tests.kernels.brute_force import (
     INF,
     Catalogue,
@@ -25,14 +25,13 @@ from tests.kernels.brute_force import (
     exact,
     score_bound,
 )
+from tests.kernels.layouts import LAYOUTS, layout, nodes_of
 
 NAN = np.float32(np.nan)
 
 # One size for all small cases, so that they share compiled programs.
 B, M, V, L, NUM_BEAMS, EXCLUDED, ITEMS = 2, 4, 5, 3, 6, 4, 16
-CAPACITIES = TrieCapacities(
-    nodes=(5, 16, 16), children=(5, 5, 5), items=ITEMS, rows=16, items_per_leaf=16
-)
+CAPACITIES = layout(LAYOUTS["mask_row_run"], ITEMS, V)
 
 
 @functools.cache
@@ -66,12 +65,13 @@ def arrays(elements, *shape):
 
 
 @st.composite
-def small_steps(draw):
-    """Draws a catalogue, a level, beams, logits, a normaliser and a filter."""
+def small_steps(draw, layouts):
+    """Draws a trie and its catalogue, a level, beams, logits, a normaliser and a filter."""
     code = st.integers(0, V - 1)
     sids = draw(st.lists(st.tuples(code, code, code), min_size=1, max_size=ITEMS))
-    catalogue, level = Catalogue(sids), draw(st.integers(0, L - 1))
-    node = st.integers(DEAD_NODE, len(catalogue.prefixes[level]) - 1)
+    trie = build_trie(sids, capacities=layout(LAYOUTS[draw(layouts)], ITEMS, V))
+    catalogue, level = Catalogue(sids, trie), draw(st.integers(0, L - 1))
+    node = st.sampled_from([DEAD_NODE, *catalogue.prefix[level]])
     nodes = draw(st.lists(node, min_size=B * M, max_size=B * M))
     beams = Beams(
         node=jnp.array(nodes, jnp.int32).reshape(B, M),
@@ -82,15 +82,14 @@ def small_steps(draw):
     item = st.integers(-1, ITEMS)
     excluded = draw(st.lists(item, min_size=B * EXCLUDED, max_size=B * EXCLUDED))
     allowed = draw(st.lists(st.booleans(), min_size=ITEMS, max_size=ITEMS))
-    return catalogue, level, beams, logits, log_normalizer, (excluded, allowed)
+    return (trie, catalogue), level, beams, logits, log_normalizer, (excluded, allowed)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", sorted(IMPLEMENTATIONS))
-@given(case=small_steps(), filtered=st.booleans())
+@given(case=small_steps(st.sampled_from(sorted(LAYOUTS))), filtered=st.booleans())
 def test_any_small_step_equals_brute_force(name, case, filtered):
-    catalogue, level, beams, logits, log_normalizer, (excluded, allowed) = case
-    trie = build_trie(catalogue.sids, capacities=CAPACITIES)
+    (trie, catalogue), level, beams, logits, log_normalizer, (excluded, allowed) = case
     excluded = np.array(excluded, np.int32).reshape(B, EXCLUDED)
     allowed = np.array(allowed) if filtered else np.ones(ITEMS, bool)
     excluded = excluded if filtered else np.full_like(excluded, -1)
@@ -121,17 +120,21 @@ def test_any_small_step_equals_brute_force(name, case, filtered):
 
 
 SIDS = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 4), (1, 4, 4), (1, 4, 4), (4, 4, 4)]
+TRIE = build_trie(SIDS, capacities=CAPACITIES)
+CATALOGUE = Catalogue(SIDS, TRIE)
+FIRST = [CATALOGUE.node[1][prefix] for prefix in [(0,), (1,), (4,)]]
 
 
 def small_step(implementation, logits, beams, level=1, normalize="vocab", **arrays):
     """Runs a step on `SIDS`; logits and beams are broadcast to `[B, M, …]`."""
-    trie = build_trie(SIDS, capacities=CAPACITIES)
     logits = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (B, M, V))
     step = compiled(beam_step, implementation, level, NUM_BEAMS, normalize)
-    return logits, step(logits, beams, trie, **arrays)
+    return logits, step(logits, beams, TRIE, **arrays)
 
 
 def some_beams(nodes=(0, 1, 2, DEAD_NODE), scores=(-1.0, -2.0, -3.0, -INF)):
+    """Returns beams on the `nodes`-th first codes of `SIDS`; what is none stays as it is."""
+    nodes = [FIRST[node] if 0 <= node < len(FIRST) else node for node in nodes]
     return Beams(
         node=jnp.tile(jnp.array(nodes, jnp.int32), (B, 1)),
         score=jnp.tile(jnp.array(scores, jnp.float32), (B, 1)),
@@ -157,11 +160,12 @@ def test_zero_and_minus_zero_tie(implementation):
 
 
 def test_fewer_candidates_than_beams_leave_dead_beams(implementation):
-    beams = some_beams(nodes=(2, DEAD_NODE, 99, 1), scores=(-1.0, 0.0, 0.0, -2.0))
+    beams = some_beams(nodes=(2, DEAD_NODE, 10**6, 1), scores=(-1.0, 0.0, 0.0, -2.0))
     _, step = small_step(implementation, 0.0, beams, log_normalizer=ZEROS)
     assert step.token[0].tolist() == [4, 0, 4, 0, 0, 0]
     assert step.parent[0].tolist() == [0, 3, 3, 0, 0, 0]
-    assert step.node[0].tolist() == [4, 2, 3, DEAD_NODE, DEAD_NODE, DEAD_NODE]
+    second = [CATALOGUE.node[2][prefix] for prefix in [(4, 4), (1, 0), (1, 4)]]
+    assert step.node[0].tolist() == [*second, DEAD_NODE, DEAD_NODE, DEAD_NODE]
     assert step.score[0].tolist() == [-1.0, -2.0, -2.0, -INF, -INF, -INF]
 
 
@@ -199,10 +203,9 @@ def test_a_broken_logit_is_seen_anywhere_in_a_long_row(implementation, dtype):
     logits = np.zeros((1, rows, width), np.float32)
     logits[0, np.arange(rows), place] = np.where(np.arange(rows) % 2, NAN, INF)
     logits[0, 77] = 0.0  # The only sound row.
-    beams = Beams(jnp.zeros((1, rows), jnp.int32), jnp.zeros((1, rows)))
-    trie = build_trie(SIDS, capacities=CAPACITIES)
+    beams = Beams(jnp.full((1, rows), FIRST[0], jnp.int32), jnp.zeros((1, rows)))
     step = compiled(beam_step, implementation, 1, NUM_BEAMS, "vocab")
-    step = step(jnp.asarray(logits, dtype), beams, trie)
+    step = step(jnp.asarray(logits, dtype), beams, TRIE)
     assert step.parent[0].tolist() == [77, 77, 0, 0, 0, 0]
     assert step.token[0].tolist() == [0, 1, 0, 0, 0, 0]
 
@@ -231,13 +234,12 @@ def test_minus_infinity_is_a_dead_candidate_not_a_dead_beam(implementation, norm
 
 def test_a_filter_removes_candidates_and_keeps_the_normaliser(implementation):
     logits = np.random.default_rng(2).normal(size=(B, M, V)).astype(np.float32)
-    trie = build_trie(SIDS, capacities=CAPACITIES)
-    live = trie.live_excluding(jnp.array([[5, 6, -1, 0, 0], [5, -1, 2, 3, 3]], jnp.int32))
+    live = TRIE.live_excluding(jnp.array([[5, 6, -1, 0, 0], [5, -1, 2, 3, 3]], jnp.int32))
     for normalize in ("vocab", "children"):
         _, all_beams = small_step(implementation, logits, some_beams(), normalize=normalize)
         _, step = small_step(implementation, logits, some_beams(), normalize=normalize, live=live)
-        # Node 3 is (1, 4), emptied for user 0; node 1 is (0, 1), emptied for user 1.
-        for user, emptied in enumerate((3, 1)):
+        for user, prefix in enumerate([(1, 4), (0, 1)]):
+            emptied = CATALOGUE.node[2][prefix]
             kept = np.asarray(all_beams.node[user]) != emptied
             assert emptied not in step.node[user]
             assert step.node[user, :4].tolist() == all_beams.node[user][kept][:4].tolist()
@@ -247,24 +249,27 @@ def test_a_filter_removes_candidates_and_keeps_the_normaliser(implementation):
 @pytest.mark.parametrize("normalize", ["vocab", "children"])
 def test_normalised_scores_are_within_the_bound_of_float32(implementation, normalize):
     random = np.random.default_rng(7)
-    catalogue = Catalogue(SIDS)
     logits = (8 * random.normal(size=(B, M, V))).astype(np.float32)
     beams = some_beams()
-    for level, nodes in enumerate([(0, DEAD_NODE, 0, DEAD_NODE), (0, 1, 2, -1), (4, 3, 0, 1)]):
+    for level in range(L):
+        nodes = [
+            CATALOGUE.node[level][CATALOGUE.prefixes[level][i % 3 if level else 0]]
+            for i in (3, 1, 2)
+        ]
+        nodes.append(DEAD_NODE)
         at_level = Beams(jnp.tile(jnp.array(nodes, jnp.int32), (B, 1)), beams.score)
         _, step = small_step(implementation, logits, at_level, level, normalize)
-        expected = exact(catalogue, logits, at_level, level, normalize, num_beams=NUM_BEAMS)
+        expected = exact(CATALOGUE, logits, at_level, level, normalize, num_beams=NUM_BEAMS)
         assert_step(step, expected, bound=score_bound(logits, beams))
 
 
 def test_bfloat16_logits_are_taken_to_float32_first(implementation):
     random = np.random.default_rng(8)
     logits = jnp.asarray(random.normal(size=(B, M, V)), jnp.bfloat16)
-    trie = build_trie(SIDS, capacities=CAPACITIES)
     normalizer = jnp.asarray(random.normal(size=(B, M)), jnp.float32)
     step = compiled(beam_step, implementation, 1, NUM_BEAMS, "vocab")
-    got = step(logits, some_beams(), trie, log_normalizer=normalizer)
-    expected = exact(Catalogue(SIDS), logits, some_beams(), 1, normalizer, num_beams=NUM_BEAMS)
+    got = step(logits, some_beams(), TRIE, log_normalizer=normalizer)
+    expected = exact(CATALOGUE, logits, some_beams(), 1, normalizer, num_beams=NUM_BEAMS)
     assert_step(got, expected)
 
 
@@ -275,7 +280,7 @@ def test_a_token_past_the_row_is_no_candidate(implementation):
         step = beam_step(logits, beams, trie, level, num_beams=3, implementation=implementation)
         logits, beams = jnp.zeros((1, 3, 5)), step.beams
     assert step.token.tolist() == [[2, 0, 0]]
-    assert step.node.tolist() == [[0, DEAD_NODE, DEAD_NODE]]
+    assert step.node.tolist() == [[int(trie.node_of([0, 2])), DEAD_NODE, DEAD_NODE]]
 
 
 @functools.cache
@@ -284,21 +289,19 @@ def real_case(shape):
     sids = random_sids(shape)
     trie = build_trie(sids)
     inputs = random_inputs(shape, trie)
-    # Prefixes as numbers: enough to number nodes and to list children without the trie.
-    base = [1]
-    for _ in range(shape.level + 1):
-        base.append(base[-1] * shape.vocab)
-    prefixes = np.unique(sids[:, : shape.level + 1] @ np.array(base[shape.level :: -1]))
-    above, parent = np.unique(prefixes // shape.vocab, return_inverse=True)
-    ends = np.searchsorted(parent, np.arange(above.size + 1))
-    node = np.asarray(inputs.beams.node)
-    children = [
-        [
-            [(int(prefixes[c] % shape.vocab), int(c)) for c in range(ends[n], ends[n + 1])]
-            for n in user
-        ]
-        for user in node
-    ]
+    # The prefixes below each beam, found in the sorted prefixes.
+    below = np.unique(sids[:, : shape.level + 1], axis=0)
+    nodes = nodes_of(trie, below)
+    above, first, count = np.unique(
+        below[:, : shape.level], axis=0, return_index=True, return_counts=True
+    )
+    place = {int(node): i for i, node in enumerate(nodes_of(trie, above))}
+    children = []
+    for user in np.asarray(inputs.beams.node).tolist():
+        runs = [slice(first[place[n]], first[place[n]] + count[place[n]]) for n in user]
+        children.append(
+            [list(zip(below[run, -1].tolist(), nodes[run].tolist(), strict=True)) for run in runs]
+        )
     logits = np.asarray(inputs.logits, np.float32)
     normalizer = np.log(np.exp(logits.astype(np.float64)).sum(-1)).astype(np.float32)
     expected = [
@@ -314,15 +317,19 @@ def real_case(shape):
     return trie, inputs, normalizer, expected
 
 
-# Not the one whose prefixes are too long for one integer; few rows of the widest, for time.
-REAL = SHAPES | {"language_model": dataclasses.replace(SHAPES["language_model"], batch=1, beams=10)}
+def smaller(shape):
+    """Returns a shape as crowded as the real one, with fewer SIDs and rows, for time."""
+    if shape.num_sids == 1_000_000:
+        return dataclasses.replace(shape, num_sids=100_000, first_codes=10)
+    if shape.vocab > 100_000:
+        return dataclasses.replace(shape, batch=1, beams=10)
+    return shape
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [shape for name, shape in REAL.items() if name != "youtube_deep"],
-    ids=lambda shape: shape.name,
-)
+REAL = {name: smaller(shape) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize("shape", REAL.values(), ids=lambda shape: shape.name)
 def test_a_real_shape_equals_brute_force(implementation, shape):
     trie, inputs, normalizer, expected = real_case(shape)
     step = compiled(beam_step, implementation, shape.level, shape.num_beams, "vocab")

@@ -7,6 +7,7 @@ import pytest
 from kernels.beam_step import Beams, beam_select, beam_step
 from kernels.trie import DEAD_NODE, build_trie
 from tests.kernels.brute_force import INF, Catalogue, assert_step, exact, score_bound
+from tests.kernels.layouts import layout
 
 NAN = np.float32(np.nan)
 
@@ -15,14 +16,17 @@ WIDE = [(first, second) for first in range(2) for second in range(600)]
 V, NUM_BEAMS = 600, 3
 
 
-@pytest.fixture(scope="module")
-def wide():
-    return Catalogue(WIDE), build_trie(WIDE)
+@pytest.fixture(scope="module", params=["mask", "rows"])
+def wide(request):
+    sizes = layout([("rows", 0, 1), (request.param, 1, 1)], len(WIDE), V)
+    trie = build_trie(WIDE, capacities=sizes)
+    return Catalogue(WIDE, trie), trie
 
 
-def wide_beams(batch, scores=(0.0, 0.0)):
+def wide_beams(catalogue, batch, scores=(0.0, 0.0)):
+    nodes = jnp.array([catalogue.node[1][first,] for first in range(2)], jnp.int32)
     return Beams(
-        jnp.tile(jnp.arange(2, dtype=jnp.int32), (batch, 1)),
+        jnp.tile(nodes, (batch, 1)),
         jnp.tile(jnp.array(scores, jnp.float32), (batch, 1)),
     )
 
@@ -30,7 +34,7 @@ def wide_beams(batch, scores=(0.0, 0.0)):
 def check_wide(wide, implementation, logits, scores=(0.0, 0.0)):
     """Asserts a step and a selection of given log-probabilities, with `==`; returns the step."""
     catalogue, trie = wide
-    beams = wide_beams(len(logits), scores)
+    beams = wide_beams(catalogue, len(logits), scores)
     zeros = jnp.zeros(logits.shape[:2])
     fixed = {"num_beams": NUM_BEAMS, "implementation": implementation}
     expected = exact(catalogue, logits, beams, 1, zeros, num_beams=NUM_BEAMS)
@@ -61,6 +65,7 @@ def test_a_better_candidate_behind_does_not_bring_its_neighbours_to_the_front(wi
 
 
 SIDS = [(0, 0), (0, 1), (1, 0), (1, 4), (2, 2), (3, 1), (3, 3)]
+TRIE = build_trie(SIDS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -70,20 +75,20 @@ def test_logits_in_the_hundreds_are_normalised_within_the_bound(implementation, 
     logits = 100 * random.normal(size=(4, 4, 5)) + np.array([0, 500, -500, 0])[:, None]
     logits = jnp.asarray(logits, dtype)
     beams = Beams(
-        jnp.tile(jnp.arange(4, dtype=jnp.int32), (4, 1)),
+        jnp.tile(TRIE.node_of([[0], [1], [2], [3]]), (4, 1)),
         jnp.tile(jnp.array([-1.0, -2.0, -3.0, -4.0]), (4, 1)),
     )
     fixed = {"num_beams": 9, "normalize": normalize, "implementation": implementation}
-    step = beam_step(logits, beams, build_trie(SIDS), 1, **fixed)
+    step = beam_step(logits, beams, TRIE, 1, **fixed)
     assert (np.asarray(step.node[:, : len(SIDS)]) != DEAD_NODE).all()
-    expected = exact(Catalogue(SIDS), logits, beams, 1, normalize, num_beams=9)
+    expected = exact(Catalogue(SIDS, TRIE), logits, beams, 1, normalize, num_beams=9)
     assert_step(step, expected, bound=score_bound(np.asarray(logits, np.float32), beams))
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_a_broken_candidate_kills_its_beam_and_touches_no_other(implementation, bad):
-    trie = build_trie(SIDS)
-    nodes = jnp.arange(4, dtype=jnp.int32)[None]
+    trie = TRIE
+    nodes = TRIE.node_of([[[0], [1], [2], [3]]])
     beams = Beams(nodes, jnp.array([[-1.0, -2.0, -3.0, -4.0]]))
     log_probs = np.log(np.random.default_rng(5).random((1, 4, trie.max_children(1)), np.float32))
     # What is no child is not read.

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from kernels.beam_step import Beams, beam_select, beam_step
-from kernels.trie import DEAD_NODE, TrieCapacities, build_trie
+from kernels.trie import DEAD_NODE, build_trie
+from tests.kernels.layouts import LAYOUTS, layout
 
 B, L, V, ITEMS = 2, 3, 6, 60
-CAPACITIES = TrieCapacities(nodes=(64,) * L, children=(V,) * L, items=64, rows=64, items_per_leaf=8)
+CAPACITIES = layout(LAYOUTS["mask_row_run"], 64, V, items_per_leaf=8)
 
 
 class Model:
@@ -97,7 +98,7 @@ def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, no
         assert len(found[user]) == len(leaves)
         assert_ranked(found[user], scores)
         for sid, leaf, _ in found[user]:
-            assert leaves[leaf] == sid
+            assert int(trie.node_of(np.array(sid))) == leaf
             items = [item for item in trie.items(jnp.int32(leaf)).tolist() if item >= 0]
             assert items == [item for item, other in enumerate(sids) if other == sid]
 

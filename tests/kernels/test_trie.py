@@ -7,32 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.trie import DEAD_NODE, TrieCapacities, build_trie
-
-
-def one_size(num_levels):
-    """Returns capacities that make every level's arrays equally large, to share what compiles."""
-    return TrieCapacities(
-        nodes=(256,) * num_levels,
-        children=(256,) * num_levels,
-        items=256,
-        rows=256,
-        items_per_leaf=64,
-    )
+from kernels.trie import DEAD_NODE, build_trie
+from kernels.trie_layout import LINE
+from tests.kernels.layouts import LAYOUTS, layout
 
 
 def walk(trie):
     """Returns every (sid, items) of a trie, by its public functions alone, root to leaves."""
-    prefixes = [()]
+    nodes = {(): 0}
     for level in range(trie.num_levels):
-        nodes = np.resize(np.arange(len(prefixes), dtype=np.int32), max(len(prefixes), 256))
-        token, node, valid = (np.asarray(array) for array in trie.children(nodes, level))
-        longer = {}
-        for row, column in np.argwhere(valid[: len(prefixes)]):
-            longer[int(node[row, column])] = (*prefixes[row], int(token[row, column]))
-        prefixes = [longer[node] for node in range(len(longer))]
-    items = np.asarray(trie.items(np.arange(len(prefixes), dtype=np.int32)))
-    return [(sid, tuple(row[row >= 0].tolist())) for sid, row in zip(prefixes, items, strict=True)]
+        above = list(nodes)
+        rows = np.resize(list(nodes.values()), max(len(above), 256)).astype(np.int32)
+        token, node, valid = (np.asarray(array) for array in trie.children(rows, level))
+        nodes = {}
+        for row, column in np.argwhere(valid[: len(above)]):
+            nodes[(*above[row], int(token[row, column]))] = int(node[row, column])
+    items = np.asarray(trie.items(np.array(list(nodes.values()), np.int32)))
+    return [(sid, tuple(row[row >= 0].tolist())) for sid, row in zip(nodes, items, strict=True)]
 
 
 def grouped(sids, items=None):
@@ -53,13 +44,51 @@ def grouped(sids, items=None):
         (200, (150_000, 3, 150_000)),
         (60, (2,) * 16),
         (100, (65_536,) * 16),
-        (50, (2**31 - 1, 2, 2**31 - 1)),
+        (50, (2**29, 2, 2**29)),
+        (600, (300, 300, 4)),
+        (1200, (2, 700, 3)),
     ],
 )
 def test_walking_the_trie_gives_back_the_catalogue(num_rows, sizes):
     random = np.random.default_rng(num_rows)
     sids = np.stack([random.integers(0, size, num_rows) for size in sizes], axis=1)
-    assert walk(build_trie(sids, capacities=one_size(len(sizes)))) == grouped(sids)
+    assert walk(build_trie(sids)) == grouped(sids)
+
+
+@pytest.mark.parametrize("kinds", LAYOUTS)
+def test_every_layout_gives_back_the_catalogue(kinds):
+    random = np.random.default_rng(2)
+    for codes, rows in ((5, 60), (5, 1), (300, 500)):
+        sids = random.integers(0, codes, (rows, 3))
+        sids[rows // 2 :, :2] = sids[0, :2]  # A crowded node among lonely ones.
+        sizes = layout(LAYOUTS[kinds], rows, codes)
+        if any(table.num_levels > 1 and max(table.columns) > LINE for table in sizes.tables):
+            continue
+        assert walk(build_trie(sids, capacities=sizes)) == grouped(sids)
+
+
+def test_large_catalogues_are_bits_above_and_sorted_rows_below():
+    """The layout, and its size at 1 million SIDs, which one of 20 million has less of a SID."""
+    sids = np.random.default_rng(0).integers(0, 256, (100_000, 4))
+    trie = build_trie(sids)
+    kinds = [(type(table).__name__, table.capacities.level) for table in trie.tables]
+    assert kinds == [("MaskTable", 0), ("MaskTable", 1), ("RowTable", 2)]
+    assert sum(array.nbytes for array in jax.tree.leaves(trie)) < 30 * len(sids)
+    leaf = np.asarray(trie.leaf_of(np.arange(len(sids))))
+    assert np.array_equal(leaf, np.asarray(trie.node_of(sids)))
+
+
+def test_a_node_of_few_rows_stands_in_one_line():
+    """What lets a kernel fetch a node's children with one copy of a line."""
+    random = np.random.default_rng(1)
+    sids = np.stack([random.integers(0, 40, 3000), random.integers(0, 900, 3000)], axis=1)
+    trie = build_trie(sids)
+    table = trie.table_at(1)
+    node = np.asarray(trie.node_of(np.unique(sids[:, :1], axis=0)))
+    count = np.asarray(trie.num_children(node, 1))
+    assert table.lines_per_node == 1
+    assert count.max() > 60
+    assert np.all(node // LINE == (node + count - 1) // LINE)
 
 
 def test_duplicates_share_a_leaf_and_keep_the_order_of_the_rows():
@@ -69,7 +98,8 @@ def test_duplicates_share_a_leaf_and_keep_the_order_of_the_rows():
     assert walk(trie) == [((0, 5), (4, 2)), ((1, 0), (0,)), ((1, 2), (9, 3, 7))]
     assert trie.max_items_per_leaf >= 3
     leaf = trie.leaf_of(jnp.array([[9, 4, 0], [1, -1, 1000]]))
-    assert leaf.tolist() == [[2, 0, 1], [DEAD_NODE, DEAD_NODE, DEAD_NODE]]
+    nodes = trie.node_of([(1, 2), (0, 5), (1, 0)])
+    assert leaf.tolist() == [nodes.tolist(), [DEAD_NODE, DEAD_NODE, DEAD_NODE]]
 
 
 def test_the_order_of_the_rows_does_not_change_the_prefixes():
@@ -78,33 +108,42 @@ def test_the_order_of_the_rows_does_not_change_the_prefixes():
     order = random.permutation(50)
     one, other = build_trie(sids), build_trie(sids[order], order)
     assert one.capacities == other.capacities
-    for a, b in zip(one.token + one.child_start, other.token + other.child_start, strict=True):
+    for a, b in zip(jax.tree.leaves(one.tables), jax.tree.leaves(other.tables), strict=True):
         assert np.array_equal(a, b)
 
 
-def test_children_are_neighbours_sorted_by_token_and_know_their_parent():
+@pytest.mark.parametrize("kinds", ["masks", "rows", "lists"])
+def test_children_are_sorted_by_token(kinds):
     sids = np.random.default_rng(5).integers(0, 6, (80, 3))
-    trie = build_trie(sids)
+    trie = build_trie(sids, capacities=layout(LAYOUTS[kinds], 80, 6))
     for level in range(3):
-        nodes = jnp.arange(trie.num_nodes(level), dtype=jnp.int32)
+        nodes = np.asarray(trie.node_of(np.unique(sids[:, :level], axis=0)))
         token, node, valid = (np.asarray(array) for array in trie.children(nodes, level))
-        assert token.shape == (trie.num_nodes(level), trie.max_children(level))
-        for parent in range(len(token)):
-            of_parent = valid[parent]
-            assert np.all(np.diff(token[parent][of_parent]) > 0)
-            assert np.all(np.diff(node[parent][of_parent]) == 1)
-            assert np.all(np.asarray(trie.parent[level])[node[parent][of_parent]] == parent)
+        assert token.shape == (len(nodes), trie.max_children(level))
+        assert valid.sum(-1).tolist() == trie.num_children(nodes, level).tolist()
+        for row in range(len(nodes)):
+            assert np.all(np.diff(token[row][valid[row]]) > 0)
+        assert len(np.unique(node[valid])) == valid.sum()
         assert np.all(token[~valid] == 0)
         assert np.all(node[~valid] == DEAD_NODE)
 
 
-def test_what_is_no_node_has_no_children_and_no_items():
-    trie = build_trie([(0, 1), (0, 2), (3, 1)])
-    strange = [DEAD_NODE, -5, 2**31 - 1]
-    inner = jnp.array([*strange, trie.num_nodes(1)], jnp.int32)
-    assert not trie.children(inner, 1).valid.any()
-    leaf = jnp.array([*strange, trie.num_nodes(2)], jnp.int32)
-    assert np.all(np.asarray(trie.items(leaf)) == -1)
+@pytest.mark.parametrize("kinds", ["masks", "rows", "lists"])
+def test_what_is_no_node_has_no_children_and_no_items(kinds):
+    trie = build_trie([(0, 1, 1), (0, 2, 1), (3, 1, 1)], capacities=layout(LAYOUTS[kinds], 3, 4))
+    strange = jnp.array([DEAD_NODE, -5, 2**31 - 1, 10**6], jnp.int32)
+    for level in range(3):
+        assert not trie.children(strange, level).valid.any()
+    assert np.all(np.asarray(trie.items(strange)) == -1)
+
+
+def test_a_prefix_that_no_sid_has_is_no_node():
+    trie = build_trie([(0, 1, 1), (0, 2, 1), (3, 1, 1)])
+    found = trie.node_of([[0, 1], [1, 1], [3, 1], [3, 2]])
+    assert (np.asarray(found) == DEAD_NODE).tolist() == [False, True, False, True]
+    assert int(trie.node_of(np.zeros(0, int))) == 0
+    with pytest.raises(ValueError, match="prefix: shape"):
+        trie.node_of([0, 1, 1, 0])
 
 
 def test_a_catalogue_under_the_same_capacities_is_not_traced_again():
@@ -144,7 +183,7 @@ def test_catalogues_of_about_the_same_size_share_capacities():
         ([(1, 2), (1, 2, 3)], "row 1 has 3 codes, row 0 has 2"),
         ([(1, 2), 3], "row 1 is 3"),
         ([(1, 2), (1, -2)], "row 1 has code -2 at level 1"),
-        ([(1, 2**31)], "row 0 has code 2147483648 at level 1"),
+        ([(1, 2**29)], "row 0 has code 536870912 at level 1"),
         ([(0.5, 1.0)], "float64"),
         ([()], "0 levels"),
         ([(1,) * 17], "17 levels"),
@@ -182,10 +221,29 @@ def test_a_code_past_its_codebook_is_an_error_that_names_the_row():
 
 def test_capacities_that_do_not_suffice_are_an_error_that_names_the_field():
     small = build_trie([(0, 1), (0, 2)]).capacities
-    with pytest.raises(ValueError, match="nodes"):
+    with pytest.raises(ValueError, match=r"tables\[0\].columns\[0\]: 2 is too small"):
         build_trie([(i, j) for i in range(9) for j in range(9)], capacities=small)
-    with pytest.raises(ValueError, match="children"):
-        build_trie([(0, 1), (0, 2), (0, 3)], capacities=dataclasses.replace(small, nodes=(9, 9)))
+    with pytest.raises(ValueError, match=r"tables\[0\].bits\[1\]: 2 is too small for code 4"):
+        build_trie([(0, 4)], capacities=small)
+    masks = layout(LAYOUTS["masks"], 4, 128)
+    with pytest.raises(ValueError, match=r"tables\[1\]: for tokens 0 to 127; level 1 .* 3 to 128"):
+        build_trie([(0, 3, 0), (0, 128, 0)], capacities=masks)
+    with pytest.raises(ValueError, match=r"tables\[1\].nodes: 4 is too small; the SIDs need 5"):
+        build_trie([(i, 0, 0) for i in range(5)], capacities=masks)
+    run = layout(LAYOUTS["rows"], 4, 4, lines=1)
+    with pytest.raises(ValueError, match=r"tables\[0\].columns\[0\]"):
+        build_trie(np.indices((4, 4, 4)).reshape(3, -1).T, capacities=run)
+    lists = layout(LAYOUTS["lists"], 300, 4, lines=1)
+    with pytest.raises(ValueError, match=r"tables\[1\].lines: 1 is too small"):
+        build_trie(
+            np.indices((4, 64, 1)).reshape(3, -1).T,
+            capacities=dataclasses.replace(
+                lists,
+                tables=tuple(
+                    dataclasses.replace(t, columns=(300,), bits=(8,)) for t in lists.tables
+                ),
+            ),
+        )
     with pytest.raises(ValueError, match="items"):
         build_trie([(0, 1)], [50], capacities=small)
     with pytest.raises(ValueError, match="items_per_leaf"):
@@ -196,7 +254,7 @@ def test_capacities_that_do_not_suffice_are_an_error_that_names_the_field():
 
 def test_ids_and_nodes_may_be_lists_but_no_floats():
     trie = build_trie([(0, 1), (0, 2), (3, 1)])
-    assert trie.leaf_of([2, 0, 9]).tolist() == [2, 0, DEAD_NODE]
+    assert trie.leaf_of([2, 9]).tolist() == [int(trie.node_of([3, 1])), DEAD_NODE]
     assert trie.items([1]).shape == (1, trie.max_items_per_leaf)
     for wrong in ([0.5], np.array([True]), jnp.zeros(2)):
         for call in (trie.leaf_of, trie.items, lambda node: trie.children(node, 0)):
@@ -206,23 +264,8 @@ def test_ids_and_nodes_may_be_lists_but_no_floats():
 
 def test_a_width_cuts_the_items_of_a_leaf_to_the_first():
     trie = build_trie([(0, 0), (1, 1), (1, 1), (1, 1)], [7, 3, 9, 1])
-    assert trie.items([0, 1, DEAD_NODE], width=2).tolist() == [[7, -1], [3, 9], [-1, -1]]
+    leaf = [*trie.node_of([(0, 0), (1, 1)]).tolist(), DEAD_NODE]
+    assert trie.items(leaf, width=2).tolist() == [[7, -1], [3, 9], [-1, -1]]
     assert trie.items([1], width=999).shape == (1, trie.max_items_per_leaf)
     with pytest.raises(ValueError, match="width: 0"):
         trie.items([1], width=0)
-
-
-def test_ranges_and_tokens_are_those_of_the_children():
-    trie = build_trie(np.random.default_rng(9).integers(0, 6, (60, 3)))
-    for level in range(3):
-        nodes = jnp.arange(-1, trie.num_nodes(level) + 1, dtype=jnp.int32)
-        child = trie.children(nodes, level)
-        first, count = trie.child_range(nodes, level)
-        assert count.tolist() == child.valid.sum(-1).tolist()
-        assert trie.num_children(nodes, level).tolist() == count.tolist()
-        some = np.asarray(count) > 0
-        assert np.array_equal(np.asarray(first)[some], np.asarray(child.node)[some, 0])
-        token = np.asarray(trie.token_of(child.node, level))
-        assert np.array_equal(token[child.valid], child.token[child.valid])
-    with pytest.raises(ValueError, match="level: 3; the trie's levels are 0 to 2"):
-        trie.child_range([0], 3)

@@ -9,23 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.trie import TrieCapacities, build_trie
+from kernels.trie import build_trie
+from tests.kernels.brute_force import Catalogue
+from tests.kernels.layouts import LAYOUTS, layout
 
-CAPACITIES = TrieCapacities(
-    nodes=(4, 12, 24), children=(4, 4, 4), items=32, rows=24, items_per_leaf=24
-)
+ROWS, CODES, ITEMS = 24, 4, 32
 USERS, EXCLUDED = 2, 6
 
 
-def live_prefixes(sids, items, level, wanted):
-    """Returns, per sorted prefix of `level + 1` codes, whether a wanted item has it."""
-    prefixes = sorted({tuple(sid[: level + 1]) for sid in sids})
-    alive = {tuple(s[: level + 1]) for s, i in zip(sids, items, strict=True) if i in wanted}
-    return [prefix in alive for prefix in prefixes]
-
-
-def small_trie(sids, items=None):
-    return build_trie(sids, items, capacities=CAPACITIES)
+def small_trie(sids, items=None, kinds="mask_row_run"):
+    return build_trie(sids, items, capacities=layout(LAYOUTS[kinds], ROWS, CODES, items=ITEMS))
 
 
 def padded(*rows):
@@ -34,17 +27,23 @@ def padded(*rows):
 
 
 @functools.partial(jax.jit, static_argnames="level")
-def is_live(live, level, node):
-    return live.at(level, node)
+def children(trie, live, nodes, level):
+    """Returns the children of every node and which of them are live, for each user."""
+    child = trie.children(nodes, level)
+    return child.node, child.valid, trie.live_children(live, nodes, level)
 
 
 def assert_exact(trie, live, sids, items, wanted_by_user):
+    catalogue = Catalogue(sids, trie)
     for level in range(len(sids[0])):
-        nodes = np.arange(trie.num_nodes(level + 1), dtype=np.int32)
-        got = np.asarray(is_live(live, level, np.tile(nodes, (len(wanted_by_user), 1))))
+        nodes = np.full(ROWS + 1, -1, np.int32)
+        nodes[: len(catalogue.prefix[level])] = list(catalogue.prefix[level])
+        nodes = np.tile(nodes, (len(wanted_by_user), 1))
+        node, valid, alive = map(np.asarray, children(trie, live, nodes, level))
         for user, wanted in enumerate(wanted_by_user):
-            expected = live_prefixes(sids, items, level, wanted)
-            assert got[user, : len(expected)].tolist() == expected
+            got = node[user][valid[user] & alive[user]].tolist()
+            rows = {row for row, item in enumerate(items) if item in wanted}
+            assert set(got) == catalogue.live(level, rows)
 
 
 catalogues = st.lists(
@@ -52,8 +51,9 @@ catalogues = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
+    kinds=st.sampled_from(sorted(LAYOUTS)),
     sids=catalogues,
     seed=st.integers(0, 99),
     excluded=st.lists(
@@ -63,9 +63,9 @@ catalogues = st.lists(
     ),
     allowed=st.none() | st.lists(st.booleans(), min_size=32, max_size=32),
 )
-def test_live_nodes_are_those_with_an_item_left(sids, seed, excluded, allowed):
+def test_live_nodes_are_those_with_an_item_left(kinds, sids, seed, excluded, allowed):
     items = np.random.default_rng(seed).permutation(32)[: len(sids)]
-    trie = small_trie(sids, items)
+    trie = small_trie(sids, items, kinds)
     mask = None if allowed is None else jnp.array(allowed)
     permitted = set(items.tolist()) & (
         set(range(32)) if allowed is None else set(np.flatnonzero(allowed).tolist())
@@ -114,26 +114,6 @@ def test_items_past_the_end_of_allowed_are_not_allowed(width):
     assert_exact(trie, trie.live(allowed), sids, [0, 9, 31], [inside, inside])
     live = trie.live_excluding(padded([0], [31]), allowed)
     assert_exact(trie, live, sids, [0, 9, 31], [inside - {0}, inside - {31}])
-
-
-def test_the_way_for_neighbours_agrees_with_the_way_for_any_node():
-    random = np.random.default_rng(6)
-    sids = random.permutation(40)[:, None]
-    trie = build_trie(sids)
-    # Nine neighbours for one user, any nine for the other.
-    excluded = np.stack([np.argsort(sids[:, 0])[:9], random.permutation(40)[:9]]).astype(np.int32)
-    live = trie.live_excluding(jnp.array(excluded))
-    assert trie.max_children(0) > 9
-
-    @jax.jit
-    def both_ways(trie, live, nodes):
-        child = trie.children(nodes, 0).node
-        return live.at(0, child), live.at_children(0, child)
-
-    any_node, neighbours = both_ways(trie, live, jnp.array([[0, -1, 0, 9]] * USERS, jnp.int32))
-    assert np.array_equal(any_node, neighbours)
-    assert any_node[:, 0].sum(axis=-1).tolist() == [31, 31]
-    assert not any_node[:, [1, 3]].any()
 
 
 @pytest.mark.parametrize(
