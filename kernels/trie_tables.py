@@ -151,7 +151,8 @@ class RowTable:
             valid = known
         else:
             first = place == 0
-            ends = ~first & (difference <= field.place)
+            # Behind the last row of a full table the last one would be read again.
+            ends = ~first & ((difference <= field.place) | (edge >= sizes.edges))
             end = jnp.min(jnp.where(ends, place, columns), axis=-1, keepdims=True)
             valid = known & (place < end) & (first | (difference == field.place + 1))
         token = (word >> field.shift) & ((1 << field.bits) - 1)

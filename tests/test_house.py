@@ -17,7 +17,7 @@ ALLOWED = {
 }
 # Where a floor is also bound in what it may import from outside.
 ALLOWED_OUTSIDE = {
-    "kernels": {"jax", "numpy", "jaxtyping"},
+    "kernels": {"jax", "numpy", "jaxtyping", "jax_triton", "triton"},
     "configs": {"ml_collections"},
 }
 FORBIDDEN_OUTSIDE = {"pipelines": {"jax", "flax", "optax", "orbax"}}

@@ -91,6 +91,13 @@ def test_a_node_of_few_rows_stands_in_one_line():
     assert np.all(node // LINE == (node + count - 1) // LINE)
 
 
+def test_the_last_node_of_a_full_table_ends_with_it():
+    sids = [(0, i) for i in range(4)] + [(1 + i // 2, i % 2) for i in range(124)]
+    trie = build_trie(sids)
+    assert trie.table_at(0).capacities.edges == len(sids)
+    assert walk(trie) == grouped(sids)
+
+
 def test_duplicates_share_a_leaf_and_keep_the_order_of_the_rows():
     sids = [(1, 2), (0, 5), (1, 2), (1, 0), (1, 2), (0, 5)]
     items = [9, 4, 3, 0, 7, 2]
