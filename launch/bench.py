@@ -1,7 +1,12 @@
-"""Benchmarks, one JSON line each: `python -m launch.bench [--only=beam_step,trie,loader]`.
+"""Benchmarks, one JSON line each: `python -m launch.bench [--only=beam_step,trie,…]`.
 
 Every line sets a part of the project beside a named alternative in the same run on the same
-machine, with the floor (bytes or operations) where one can be stated.
+machine, with the floor (bytes or operations) where one can be stated. STATIC's steps, decode and
+index are timed beside ours where the environment's STATIC_PATH names a checkout of it. On a TPU or
+GPU the same command times the real thing.
+
+`--plot=FOLDER` sweeps catalogue, vocabulary, beams and children instead, and draws the beam step's
+cost against each of them.
 """
 
 from __future__ import annotations
@@ -11,25 +16,50 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from absl import flags
 
 import kernels.bench.beam_step
+import kernels.bench.decode
+import kernels.bench.head_beam_step
+import kernels.bench.sweep
 import kernels.bench.trie
 import pipelines.loader_bench
-from launch import program
+from launch import bench_plot, program
+
+_ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
+_NUM_SIDS = flags.DEFINE_integer(
+    "num_sids", 1_000_000, "SIDs of the catalogue of trie and decode.", lower_bound=1
+)
+_PLOT = flags.DEFINE_string(
+    "plot", None, "Folder: draw the beam step's cost into it (two minutes on two cores)."
+)
+_PLOT_MAX_SIDS = flags.DEFINE_integer(
+    "plot_max_sids",
+    1_000_000,
+    "Largest catalogue that --plot draws; 20000000 takes minutes and gigabytes.",
+    lower_bound=kernels.bench.sweep.NUM_SIDS[0],
+)
+
+
+def _trie() -> Iterator[dict]:
+    """Yields rows of a deep catalogue, and of one with three wide levels."""
+    yield from kernels.bench.trie.run(num_sids=_NUM_SIDS.value)
+    yield from kernels.bench.trie.run(num_sids=_NUM_SIDS.value, vocab=8192, levels=3)
+
 
 BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
-    "trie": kernels.bench.trie.run,
+    "trie": _trie,
     "beam_step": kernels.bench.beam_step.run,
+    "decode": lambda: kernels.bench.decode.run(num_sids=_NUM_SIDS.value),
+    "head_beam_step": kernels.bench.head_beam_step.run,
     "loader": pipelines.loader_bench.run,
 }
 
-_ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
-
 
 def main() -> None:
-    """Runs the benchmarks that are asked for.
+    """Runs the benchmarks that are asked for, or the sweep that is drawn.
 
     Raises:
         UsageError: an unknown name.
@@ -37,13 +67,27 @@ def main() -> None:
     unknown = sorted(set(_ONLY.value) - set(BENCHMARKS))
     if unknown:
         raise program.UsageError(f"--only={','.join(unknown)}: known are {', '.join(BENCHMARKS)}")
+    if _PLOT.value and _ONLY.value not in ([], ["beam_step"]):
+        raise program.UsageError("--plot draws beam_step; --only may name nothing else beside it")
     if program.asked_for_config():
         print("\n".join(_ONLY.value or BENCHMARKS))
         return
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    if _PLOT.value:
+        rows = list(_printed(kernels.bench.sweep.run(_PLOT_MAX_SIDS.value)))
+        for file in bench_plot.draw(rows, Path(_PLOT.value)):
+            print(file, file=sys.stderr)
+        return
     for name in _ONLY.value or BENCHMARKS:
-        for row in BENCHMARKS[name]():
-            print(json.dumps(row | {"machine": machine}), flush=True)
+        for _ in _printed(BENCHMARKS[name]()):
+            pass
+
+
+def _printed(rows: Iterator[dict]) -> Iterator[dict]:
+    """Yields the rows, each printed as soon as it is there."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    for row in rows:
+        print(json.dumps(row | {"machine": machine}), flush=True)
+        yield row
 
 
 if __name__ == "__main__":
