@@ -8,6 +8,7 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 # Triton's kernels run in its interpreter; what compiles them does so in a process without this.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 _CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
