@@ -39,6 +39,7 @@ class Implementation:
 
 # Best first. A backend raises UnsupportedError for what it does not do, and the next is tried.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "pallas_tpu": Implementation("kernels.beam_step.pallas_tpu", platforms=("tpu",)),
     "triton_gpu": Implementation("kernels.beam_step.triton_gpu", platforms=("gpu",)),
     "xla": Implementation("kernels.beam_step.xla", platforms=("cpu", "gpu", "tpu")),
     "reference": Implementation("kernels.beam_step.reference", platforms=()),
@@ -98,7 +99,8 @@ def beam_step(
     the row's end (`>= V`) has no logit and is no candidate.
 
     The scores are differentiable in the logits, `beams.score` and `log_normalizer`, whichever
-    implementation runs; dead beams have the gradient zero, and so have broken rows.
+    implementation runs, in reverse mode; dead beams have the gradient zero, and so have broken
+    rows.
 
     Args:
         logits: float32 or bfloat16 `[B, M, V]`, not normalised; taken to float32 first.

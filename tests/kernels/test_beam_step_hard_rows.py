@@ -103,3 +103,28 @@ def test_a_broken_candidate_kills_its_beam_and_touches_no_other(implementation, 
     for field in ("token", "parent", "node", "score"):
         assert np.array_equal(getattr(step, field), getattr(expected, field))
     assert np.isfinite(step.score[0, :5]).all()
+
+
+# A list of children where large nodes take several lines and small ones share a line.
+SIZES = [300, 30, 50, 200, 9]
+MIXED = [(first, second) for first, size in enumerate(SIZES) for second in range(size)]
+
+
+def test_a_small_node_among_large_ones_keeps_its_columns(implementation):
+    sizes = layout([("rows", 0, 1), ("rows", 1, 1)], len(MIXED), 300)
+    trie = build_trie(MIXED, capacities=sizes)
+    catalogue = Catalogue(MIXED, trie)
+    nodes = jnp.array([[catalogue.node[1][first,] for first in (2, 0, 4, 1, 3)]], jnp.int32)
+    beams = Beams(nodes, jnp.zeros((1, 5)))
+    random = np.random.default_rng(12)
+    logits = random.integers(-9, 9, (1, 5, 300)).astype(np.float32)
+    excluded = random.permutation(len(MIXED))[:200]
+    live = trie.live_excluding(jnp.array(excluded[None], jnp.int32))
+    left = [catalogue.live(1, set(range(len(MIXED))) - set(excluded.tolist()))]
+    expected = exact(catalogue, logits, beams, 1, np.zeros((1, 5)), num_beams=60, live=left)
+    fixed = {"num_beams": 60, "live": live, "implementation": implementation}
+    zeros = jnp.zeros((1, 5))
+    assert_step(beam_step(logits, beams, trie, 1, log_normalizer=zeros, **fixed), expected)
+    log_probs = np.zeros((1, 5, trie.max_children(1)), np.float32)
+    log_probs[..., :300] = logits
+    assert_step(beam_select(log_probs, beams, trie, 1, **fixed), expected)
