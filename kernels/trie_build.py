@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def build_arrays(
     num_rows, num_levels = sids.shape
     items = _check_items(items, num_rows)
     if codebook_sizes is not None:
-        codebook_sizes = tuple(map(int, codebook_sizes))
+        codebook_sizes = tuple(map(operator.index, codebook_sizes))
     elif capacities is not None:
         codebook_sizes = capacities.codebook_sizes
     if codebook_sizes is not None:
@@ -101,6 +102,8 @@ def build_arrays(
 def _check_sids(sids: Any) -> np.ndarray:
     """Returns `sids` as int32 `[N, L]`, or raises a `ValueError` that names the row at fault."""
     if not hasattr(sids, "shape"):
+        if not isinstance(sids, Iterable):
+            raise ValueError(f"sids: a {type(sids).__name__}; it must be int [items, levels]")
         sids = list(sids)
         for row, sid in enumerate(sids):
             if not hasattr(sid, "__len__"):
@@ -162,6 +165,10 @@ def _check_codes(sids: np.ndarray, codebook_sizes: tuple[int, ...]) -> None:
             f"codebook_sizes: {len(codebook_sizes)} sizes for SIDs of {sids.shape[1]} levels"
         )
     for level, size in enumerate(codebook_sizes):
+        if not 1 <= size <= _MAX_CODE + 1:
+            raise ValueError(
+                f"codebook_sizes: {size} codes at level {level}; there may be 1 to {_MAX_CODE + 1}"
+            )
         if sids[:, level].max() >= size:
             row = int(np.argmax(sids[:, level] >= size))
             raise ValueError(

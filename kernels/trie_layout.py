@@ -64,6 +64,14 @@ class MaskCapacities:
 
     num_levels = 1
 
+    def __post_init__(self):
+        for field in ("first_token", "span", "edges"):
+            if getattr(self, field) % LINE or getattr(self, field) < (field != "first_token"):
+                raise ValueError(
+                    f"MaskCapacities.{field}: {getattr(self, field)}; it must be a multiple of "
+                    f"{LINE}"
+                )
+
     @property
     def blocks(self) -> int:
         """Lines a node."""
@@ -91,6 +99,20 @@ class RowCapacities:
     lines: int
     bits: tuple[int, ...]
     columns: tuple[int, ...]
+
+    def __post_init__(self):
+        if len(self.columns) != len(self.bits) or not self.bits:
+            raise ValueError(
+                f"RowCapacities.columns: {self.columns}; there must be one for each of the levels "
+                f"of bits {self.bits}"
+            )
+        if not all(1 <= bits <= MAX_CODE_BITS for bits in self.bits):
+            raise ValueError(f"RowCapacities.bits: {self.bits}; each must be 1 to {MAX_CODE_BITS}")
+        if self.num_levels > 1 and max(self.columns) > LINE:
+            raise ValueError(
+                f"RowCapacities.columns: {self.columns}; more than {LINE} rows below a node need a "
+                "table of one level"
+            )
 
     @property
     def num_levels(self) -> int:
@@ -148,6 +170,18 @@ class TrieCapacities:
     rows: int
     items_per_leaf: int
     codebook_sizes: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        level = 0
+        for index, table in enumerate(self.tables):
+            if table.level != level:
+                raise ValueError(
+                    f"TrieCapacities.tables[{index}]: starts at level {table.level}; it must go on "
+                    f"at level {level}"
+                )
+            level += table.num_levels
+        if not level:
+            raise ValueError("TrieCapacities.tables: empty; a trie has at least one level")
 
     @property
     def num_levels(self) -> int:

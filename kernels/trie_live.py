@@ -135,21 +135,16 @@ def _live_excluding(trie: Trie, excluded: Array, allowed: Array | None) -> Live:
     edge = _gone(leaf, _take(below, leaf + 1) - _take(below, leaf))
 
     # From the leaves upwards: a node is emptied when all that was live below it is gone. `edge`
-    # lists, sorted, the children that are gone.
+    # lists, sorted and once each, what is gone at the depth where a table ends.
     emptied: list[Emptied] = []
     for index in reversed(range(len(trie.tables))):
         table = trie.tables[index]
-        sizes = table.capacities
         live_here = None if live_tables is None else live_tables[index]
-        for level in reversed(range(sizes.level, sizes.level + sizes.num_levels)):
-            if isinstance(table, MaskTable):
-                node, column, count = _above_mask(table, edge, live_here)
-            else:
-                node, column, count = _above_rows(table, edge, level, live_here)
-            there = edge != _NO_NODE
-            node = jnp.where(there, node, _NO_NODE)
-            emptied.append(Emptied(node, jnp.where(there, column, 0)))
-            edge = _gone(node, count)
+        if isinstance(table, MaskTable):
+            levels, edge = _empty_mask(table, edge, live_here)
+        else:
+            levels, edge = _empty_rows(table, edge, live_here)
+        emptied += levels
         if index > 0:
             above = trie.tables[index - 1].below
             if above is not None:
@@ -166,28 +161,52 @@ def _gone(node: Array, num_live: Array) -> Array:
     return jnp.sort(jnp.where(gone, node, _NO_NODE), axis=1)
 
 
-def _above_mask(table: MaskTable, edge: Array, live: Array | None) -> tuple[Array, Array, Array]:
-    """Returns each edge's parent, its column there, and how many live children the parent has."""
+def _empty_mask(table: MaskTable, edge: Array, live: Array | None) -> tuple[list[Emptied], Array]:
+    """Returns the children that are gone, and the nodes that have none left."""
     sizes = table.capacities
-    node = jnp.searchsorted(table.first_edges(), edge, side="right").astype(jnp.int32) - 1
-    column = table.token_of(node, edge) - sizes.first_token
+    firsts = table.first_edges()
+    node = jnp.searchsorted(firsts, edge, side="right").astype(jnp.int32) - 1
+    # A table of all edges' tokens, where it is small; else each is searched for.
+    if sizes.nodes * sizes.span <= edge.size * LINE:
+        child = table.edges(jnp.arange(sizes.nodes, dtype=jnp.int32), sizes.level)
+        place = jnp.where(child.valid, child.edge, sizes.edges)
+        column = jnp.broadcast_to(jnp.arange(sizes.span, dtype=jnp.int32), place.shape)
+        columns = jnp.zeros(sizes.edges, jnp.int32).at[place].set(column, mode="drop")
+        column = take(columns, edge)
+    else:
+        column = table.token_of(node, edge) - sizes.first_token
+    there = edge != _NO_NODE
+    listed = Emptied(jnp.where(there, node, _NO_NODE), jnp.where(there, column, 0))
     mask = table.mask if live is None else live
     line = node[..., None] * sizes.blocks + jnp.arange(sizes.blocks, dtype=jnp.int32)
     lines = _take(mask, line, entry_axes=1)
     children = jax.lax.population_count(lines & ((1 << CHUNKS) - 1))
-    return node, column, jnp.sum(children, axis=(-2, -1))
+    return [listed], _gone(listed.node, jnp.sum(children, axis=(-2, -1)))
 
 
-def _above_rows(
-    table: RowTable, edge: Array, level: int, live: Array | None
-) -> tuple[Array, Array, Array]:
-    """Returns each edge's parent, its column there, and how many live children the parent has."""
-    node = table.parent_of(edge, level)
-    child = table.edges(node, level)
-    counted = child.valid
-    if live is not None:
-        counted &= _take(live, child.edge) > level
-    return node, edge - node, jnp.sum(counted, axis=-1, dtype=jnp.int32)
+def _empty_rows(table: RowTable, row: Array, live: Array | None) -> tuple[list[Emptied], Array]:
+    """Returns the children that are gone, the last level's first, and the nodes with none left.
+
+    A node is gone when all its live rows are. Where all rows are live, that is when the row behind
+    as many as are gone is no longer its own.
+    """
+    sizes = table.capacities
+    there = row != _NO_NODE
+    child, gone = row, there
+    emptied: list[Emptied] = []
+    for level in reversed(range(sizes.level, sizes.level + sizes.num_levels)):
+        node = jnp.where(there, table.parent_of(row, level), _NO_NODE)
+        emptied.append(Emptied(jnp.where(gone, node, _NO_NODE), jnp.where(gone, child - node, 0)))
+        _, length = _runs(node)
+        if live is None:
+            gone = there & table.ends_at(node + length, level)
+        else:
+            rows = table.rows_of(node, level)
+            leaf = rows.valid & (_take(live, rows.edge) == sizes.level + sizes.num_levels)
+            gone = there & (length == jnp.sum(leaf, axis=-1))
+        child = node
+    first, _ = _runs(child)
+    return emptied, jnp.sort(jnp.where(first & gone, child, _NO_NODE), axis=1)
 
 
 @jax.jit

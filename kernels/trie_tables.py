@@ -140,23 +140,36 @@ class RowTable:
 
     def edges(self, node: Int32[Array, " ..."], level: int) -> Edges:
         """Returns the candidates of nodes of depth `level`; column `c` is `c` rows further."""
+        field = self.field(level)
+        rows = self.rows_of(node, level)
+        word = take(self.words[field.word].reshape(-1), rows.edge)
+        starts = (word & ((1 << field.difference_bits) - 1)) == field.place + 1
+        valid = rows.valid & (starts | (rows.edge == node[..., None]))
+        return rows._replace(token=jnp.where(valid, rows.token, 0), valid=valid)
+
+    def rows_of(self, node: Int32[Array, " ..."], level: int) -> Edges:
+        """Returns all rows below nodes of depth `level`, those too that start no child."""
         sizes, field = self.capacities, self.field(level)
         columns = sizes.columns[level - sizes.level]
         place = jnp.arange(columns, dtype=jnp.int32)
         edge = node[..., None] + place
         word = take(self.words[field.word].reshape(-1), edge)
-        difference = word & ((1 << field.difference_bits) - 1)
-        known = ((node >= 0) & (node < sizes.edges))[..., None]
-        if columns == 1:
-            valid = known
-        else:
-            first = place == 0
+        valid = ((node >= 0) & (node < sizes.edges))[..., None]
+        if columns > 1:
+            difference = word & ((1 << field.difference_bits) - 1)
             # Behind the last row of a full table the last one would be read again.
-            ends = ~first & ((difference <= field.place) | (edge >= sizes.edges))
+            ends = (place > 0) & ((difference <= field.place) | (edge >= sizes.edges))
             end = jnp.min(jnp.where(ends, place, columns), axis=-1, keepdims=True)
-            valid = known & (place < end) & (first | (difference == field.place + 1))
+            valid = valid & (place < end)
         token = (word >> field.shift) & ((1 << field.bits) - 1)
-        return Edges(token=jnp.where(valid, token, 0), edge=edge, valid=valid)
+        return Edges(token=token, edge=edge, valid=valid)
+
+    def ends_at(self, row: Int32[Array, " ..."], level: int) -> Bool[Array, " ..."]:
+        """Returns whether a node of depth `level` that comes as far as before `row` ends there."""
+        field = self.field(level)
+        word = take(self.words[field.word].reshape(-1), row)
+        difference = word & ((1 << field.difference_bits) - 1)
+        return (difference <= field.place) | (row >= self.capacities.edges)
 
     def token_at(self, edge: Int32[Array, " ..."], level: int) -> Int32[Array, " ..."]:
         """Returns the token of `level` at rows."""

@@ -39,16 +39,15 @@ def beam_step(
     valid &= token < logits.shape[-1]
     child_logits = _child_logits(logits, token, valid, trie, level).astype(jnp.float32)
 
-    # One pass finds the maximum and whether the row is sound: a maximum hands on NaN and +inf.
-    row_max = jnp.max(logits, axis=-1).astype(jnp.float32)
-    sound = row_max < jnp.inf
-    if log_normalizer is None:
-        if normalize == "vocab":
-            log_normalizer = _log_sum_exp(logits.astype(jnp.float32), row_max)
-        else:
-            counted = jnp.where(valid, child_logits, -jnp.inf).reshape(*row_max.shape, -1)
-            log_normalizer = _log_sum_exp(counted, jnp.max(counted, axis=-1))
-    sound &= jnp.isfinite(log_normalizer)
+    if log_normalizer is None and normalize == "vocab":
+        # A row with NaN or +inf has no finite sum, so this is all that has to read it.
+        log_normalizer = _log_sum_exp(logits.astype(jnp.float32))
+        sound = jnp.isfinite(log_normalizer)
+    else:
+        if log_normalizer is None:
+            counted = jnp.where(valid, child_logits, -jnp.inf)
+            log_normalizer = _log_sum_exp(counted.reshape(*beams.node.shape, -1))
+        sound = _all_below_infinity(logits, axes=(-1,)) & jnp.isfinite(log_normalizer)
     log_probs = child_logits - _over(log_normalizer, valid)
     return _select(log_probs, valid, sound, beams, trie, live, level, num_beams)
 
@@ -66,8 +65,9 @@ def beam_select(
     """Returns the best beams; see `kernels.beam_step.beam_select`."""
     _, valid = _candidates(beams, trie, level)
     log_probs = _padded_to(candidate_log_probs, valid.shape)
-    largest = jnp.max(jnp.where(valid, log_probs, -jnp.inf), axis=tuple(range(2, valid.ndim)))
-    return _select(log_probs, valid, largest < jnp.inf, beams, trie, live, level, num_beams)
+    read = jnp.where(valid, log_probs, -jnp.inf)
+    sound = _all_below_infinity(read, axes=tuple(range(2, valid.ndim)))
+    return _select(log_probs, valid, sound, beams, trie, live, level, num_beams)
 
 
 def _candidates(
@@ -118,8 +118,17 @@ def _take(rows: Array, index: Array) -> Array:
     return function(rows, index)
 
 
-def _log_sum_exp(values: Array, maximum: Array) -> Array:
-    """Returns the log-sum-exp of the last axis, given its maximum; -inf of nothing but -inf."""
+def _all_below_infinity(values: Array, axes: tuple[int, ...]) -> Array:
+    """Returns whether there is neither NaN nor +inf; a maximum may pass over NaN on CPU."""
+    return jnp.all(values < jnp.inf, axis=axes)
+
+
+def _log_sum_exp(values: Array) -> Array:
+    """Returns the log-sum-exp of the last axis.
+
+    It is -inf of nothing but -inf, and not finite where there is NaN or +inf.
+    """
+    maximum = jnp.max(values, axis=-1)
     shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
     return shift + jnp.log(jnp.sum(jnp.exp(values - shift[..., None]), axis=-1))
 

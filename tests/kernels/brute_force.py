@@ -13,7 +13,7 @@ EPS = np.finfo(np.float32).eps
 class Catalogue:
     """The sorted distinct prefixes of each depth: what a trie says, without a trie.
 
-    Only the nodes' nodes_of are taken from a trie, which is free to choose them.
+    Only the nodes' numbers are taken from a trie, which is free to choose them.
     """
 
     def __init__(self, sids, trie=None):

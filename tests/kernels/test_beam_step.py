@@ -203,16 +203,19 @@ def test_a_broken_row_kills_its_beam_and_touches_no_other(implementation, normal
     assert np.isfinite(step.score[0, :3]).all()
 
 
+@pytest.mark.parametrize("normalize", ["vocab", "children", "given"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_broken_logit_is_seen_anywhere_in_a_long_row(implementation, dtype):
+def test_a_broken_logit_is_seen_anywhere_in_a_long_row(implementation, dtype, normalize):
     rows, width = 256, 1031
     place = np.random.default_rng(3).permutation(width)[:rows]
     logits = np.zeros((1, rows, width), np.float32)
     logits[0, np.arange(rows), place] = np.where(np.arange(rows) % 2, NAN, INF)
     logits[0, 77] = 0.0  # The only sound row.
     beams = Beams(jnp.full((1, rows), FIRST[0], jnp.int32), jnp.zeros((1, rows)))
-    step = compiled(beam_step, implementation, 1, NUM_BEAMS, "vocab")
-    step = step(jnp.asarray(logits, dtype), beams, TRIE)
+    given = {"log_normalizer": jnp.zeros((1, rows))} if normalize == "given" else {}
+    mode = "vocab" if normalize == "given" else normalize
+    step = compiled(beam_step, implementation, 1, NUM_BEAMS, mode)
+    step = step(jnp.asarray(logits, dtype), beams, TRIE, **given)
     assert step.parent[0].tolist() == [77, 77, 0, 0, 0, 0]
     assert step.token[0].tolist() == [0, 1, 0, 0, 0, 0]
 
