@@ -1,1 +1,10 @@
 """Programs, one a verb: `python -m launch.prepare`, `make_sids`, `train`, `evaluate`, …"""
+
+import os
+from pathlib import Path
+
+# Where no accelerator is, JAX's plugins for some (the development environment has them, to compile
+# for chips that are not there) can only complain. This stands before anything imports JAX.
+_DEVICES = ("nvidia*", "accel*", "vfio/[0-9]*", "dxg", "kfd")
+if not any(any(Path("/dev").glob(pattern)) for pattern in _DEVICES):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
