@@ -27,8 +27,9 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from kernels.beam_step import Beams, beam_step
-from kernels.beam_step.shapes import SHAPES, BeamStepShape
-from kernels.trie import Trie, TrieCapacities
+from kernels.beam_step.shapes import SHAPES, BeamStepShape, random_sids
+from kernels.head_beam_step import head_beam_step
+from kernels.trie import Trie, TrieCapacities, build_trie
 from kernels.trie_layout import LINE, MaskCapacities, RowCapacities
 from kernels.trie_tables import MaskTable, RowTable
 
@@ -76,6 +77,28 @@ def amazon_wide() -> Spec:
     return _spec(SHAPES["amazon_wide"], _AMAZON)
 
 
+def language_model_head() -> Spec:
+    """Returns the fused head over 152,704 tokens: B=2, M=50, D=1024, bfloat16, level 1 of 3,686."""
+    shape, width = SHAPES["language_model"], 1024
+    capacities = build_trie(random_sids(shape)).capacities
+    array: Any = jax.ShapeDtypeStruct
+
+    def called(hidden: Any, head: Any, beams: Beams, trie: Trie) -> Any:
+        return head_beam_step(
+            hidden,
+            head,
+            beams,
+            trie,
+            shape.level,
+            num_beams=shape.num_beams,
+            implementation="pallas_tpu",
+        )
+
+    hidden = array((shape.batch, shape.beams, width), shape.dtype)
+    head = array((shape.vocab, width), shape.dtype)
+    return jax.jit(called), [hidden, head, _beams(shape), abstract_trie(capacities)]
+
+
 def abstract_trie(capacities: TrieCapacities) -> Trie:
     """Returns a trie whose arrays are shapes only, for tracing.
 
@@ -117,7 +140,11 @@ def _spec(shape: BeamStepShape, capacities: TrieCapacities) -> Spec:
     def called(logits: Any, beams: Beams, trie: Trie) -> Any:
         return step(logits, beams, trie)
 
+    logits = jax.ShapeDtypeStruct((shape.batch, shape.beams, shape.vocab), shape.dtype)
+    return jax.jit(called), [logits, _beams(shape), abstract_trie(capacities)]
+
+
+def _beams(shape: BeamStepShape) -> Beams:
     node: Any = jax.ShapeDtypeStruct((shape.batch, shape.beams), jnp.int32)
     score: Any = jax.ShapeDtypeStruct((shape.batch, shape.beams), jnp.float32)
-    logits = jax.ShapeDtypeStruct((shape.batch, shape.beams, shape.vocab), shape.dtype)
-    return jax.jit(called), [logits, Beams(node=node, score=score), abstract_trie(capacities)]
+    return Beams(node=node, score=score)

@@ -106,13 +106,13 @@ def test_its_transfers_do_not_race(monkeypatch, kinds):
 
 
 ODD = {
-    "more_beams_than_lanes": {"beams": 130, "num_beams": 200, "sids": 300, "vocab": 20},
+    "more_beams_than_lanes": {"beams": 130, "num_beams": 200, "sids": 128, "vocab": 20},
     "several_lines_a_node": {"beams": 3, "num_beams": 20, "sids": 900, "vocab": 250, "level": 1},
-    "streamed": {"beams": 9, "num_beams": 9, "sids": 300, "vocab": 4_500, "block": 1 << 13},
+    "streamed": {"beams": 9, "num_beams": 9, "sids": 128, "vocab": 4_500, "block": 1 << 13},
     "streamed_bfloat16": {
         "beams": 9,
         "num_beams": 9,
-        "sids": 300,
+        "sids": 128,
         "vocab": 4_500,
         "block": 1 << 13,
         "dtype": jnp.bfloat16,
@@ -139,7 +139,7 @@ def test_odd_sizes_equal_the_reference(monkeypatch, name):
 
 def test_a_streamed_normaliser_equals_the_reference(monkeypatch):
     monkeypatch.setattr(rows_plan, "_BLOCK_BYTES", 1 << 13)
-    logits, beams, trie = case(sids=300, vocab=4_500, beams=9, level=2, kinds=RUN)
+    logits, beams, trie = case(sids=128, vocab=4_500, beams=9, level=2, kinds=RUN)
     logits += jnp.asarray(np.random.default_rng(1).normal(size=logits.shape), jnp.float32)
     got = run(logits, beams, trie, 2, 9, interpret=True)
     assert_same(got, expected(logits, beams, trie, 2, 9), exact=False)
