@@ -41,7 +41,7 @@ def beam_step(
 
     if log_normalizer is None and normalize == "vocab":
         # A row with NaN or +inf has no finite sum, so this is all that has to read it.
-        log_normalizer = _log_sum_exp(logits.astype(jnp.float32))
+        log_normalizer = _log_sum_exp(logits)
         sound = jnp.isfinite(log_normalizer)
     else:
         if log_normalizer is None:
@@ -124,13 +124,14 @@ def _all_below_infinity(values: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _log_sum_exp(values: Array) -> Array:
-    """Returns the log-sum-exp of the last axis.
+    """Returns the log-sum-exp of the last axis, float32.
 
-    It is -inf of nothing but -inf, and not finite where there is NaN or +inf.
+    It is -inf of nothing but -inf, and not finite where there is NaN or +inf. The maximum is that
+    of the values as they are: bfloat16 ones would be stored in float32 for it.
     """
-    maximum = jnp.max(values, axis=-1)
+    maximum = jnp.max(values, axis=-1).astype(jnp.float32)
     shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
-    return shift + jnp.log(jnp.sum(jnp.exp(values - shift[..., None]), axis=-1))
+    return shift + jnp.log(jnp.sum(jnp.exp(values.astype(jnp.float32) - shift[..., None]), axis=-1))
 
 
 def _select(
