@@ -42,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "index_offset": 0,
             },
             "k_core": 5,
+            "on_bad_rows": "error",  # or "skip": left out, and counted in the manifest
             "split": {"name": "leave_one_out"},
         }
     )

@@ -18,12 +18,14 @@ import polars as pl
 
 from minirec import files
 from pipelines import sources
+from pipelines.bad_rows import BadRows
+from pipelines.ingest import CodedLog, read_log
 from pipelines.interactions import RawDataset
 from pipelines.kcore import k_core
 from pipelines.prepared import COLUMNS, FORMAT_VERSION, read_manifest
 from pipelines.splits import Split, make_split
 
-_FIELDS = ("source", "k_core", "split")
+_FIELDS = ("source", "k_core", "split", "on_bad_rows")
 # Where a source lies says nothing of what it holds; hashes of the files do.
 _PLACES = ("folder",)
 
@@ -38,15 +40,17 @@ def prepare(
 
     Args:
         config: `source` (a mapping: `name` and the source's own fields), `k_core` (0, the
-            default, is off) and `split` (a mapping: `name` and the split's own fields, or just
-            the name).
+            default, is off), `split` (a mapping: `name` and the split's own fields, or just
+            the name) and `on_bad_rows` ("error", the default, or "skip": rows that are wrong are
+            left out and counted).
         folder: where the prepared data set shall lie.
         overwrite: replace another prepared data set that lies there.
 
     Returns:
         The manifest: `format_version`, `fingerprint`, `config`, `inputs` (SHA-256 and size of each
-        file), `counts` at each stage, `split`, `event_types`, `has_times`, `schema`, `outputs` and
-        `versions`. It holds no time of day: equal inputs give equal bytes.
+        file), `counts` at each stage, `skipped` rows by reason, `split`, `event_types` and
+        `event_weights`, `has_times`, `schema`, `outputs` and `versions`. It holds no time of
+        day: equal inputs give equal bytes.
 
     Raises:
         ValueError: a wrong config, a mistake in the data, or a folder that holds something else.
@@ -54,7 +58,8 @@ def prepare(
     plain = _plain_config(config)
     folder = Path(folder)
     _check_place(folder)
-    raw = sources.load(plain["source"])
+    bad_rows = BadRows(plain["on_bad_rows"])
+    raw = sources.load(plain["source"], bad_rows)
     inputs = {
         name: {"sha256": files.sha256(path), "bytes": path.stat().st_size}
         for name, path in sorted(raw.inputs.items())
@@ -71,39 +76,38 @@ def prepare(
                 f"that of this config and its input files (source {plain['source']['name']!r}, "
                 f"fingerprint {fingerprint!r}); choose another folder or --overwrite it"
             )
-    raw.check()
+    log = read_log(raw, bad_rows)
     with _atomic_folder(folder) as temporary:
-        return _write(temporary, raw, plain, inputs, fingerprint)
+        return _write(temporary, raw, log, bad_rows, plain, inputs, fingerprint)
 
 
 def _write(
     folder: Path,
     raw: RawDataset,
+    log: CodedLog,
+    bad_rows: BadRows,
     config: dict[str, Any],
     inputs: dict[str, Any],
     fingerprint: str,
 ) -> dict[str, Any]:
     """Writes the whole data set into an empty folder and returns its manifest."""
-    counts: dict[str, Any] = {"read": {**raw.counts, **_sizes(raw)}}
+    counts: dict[str, Any] = {"read": {**raw.counts, **_sizes(log)}}
     if config["k_core"] > 1:
-        raw = _keep_k_core(raw, config["k_core"])
-        counts["after_k_core"] = _sizes(raw)
+        log = _keep_k_core(log, config["k_core"])
+        counts["after_k_core"] = _sizes(log)
 
-    users = raw.interactions["user"].unique(maintain_order=True)
-    user = _index(raw.interactions["user"], users)
-    item = _index(raw.interactions["item"], raw.items["raw_item_id"])
-    time = raw.interactions["time"].to_numpy()
     if raw.given_split is None:
         # lexsort is stable: events of one time stay in the order of the log.
-        order = np.lexsort((time, user))
+        order = np.lexsort((log.time, log.user))
     else:
-        order = np.arange(len(user))
-        if (np.diff(user) < 0).any():
+        order = np.arange(len(log.user))
+        if (np.diff(log.user) < 0).any():
             raise ValueError("a source with a given split must group its interactions by user")
-    columns = {"item": item, "time": time, "event": raw.interactions["event"].to_numpy()}
-    columns = {name: np.ascontiguousarray(columns[name][order], COLUMNS[name]) for name in COLUMNS}
-    offsets = np.zeros(len(users) + 1, np.int64)
-    offsets[1:] = np.cumsum(np.bincount(user, minlength=len(users)))
+    columns = {
+        name: np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name]) for name in COLUMNS
+    }
+    offsets = np.zeros(len(log.users) + 1, np.int64)
+    offsets[1:] = np.cumsum(np.bincount(log.user, minlength=len(log.users)))
     split = make_split(
         config["split"],
         offsets,
@@ -112,7 +116,7 @@ def _write(
         given=raw.given_split,
     )
     counts["split"] = split.counts
-    train_count = _train_count(columns["item"], split, len(raw.items))
+    train_count = _train_count(columns["item"], split, len(log.items))
 
     (folder / "columns").mkdir()
     (folder / "splits").mkdir()
@@ -122,12 +126,12 @@ def _write(
     for name in ("train_sequences", "train", "valid", "test"):
         views = np.ascontiguousarray(getattr(split, name), np.int64)
         np.save(folder / "splits" / f"{name}.npy", views, allow_pickle=False)
-    items = raw.items.with_columns(pl.Series("train_count", train_count, pl.Int64)).with_row_index(
+    items = log.items.with_columns(pl.Series("train_count", train_count, pl.Int64)).with_row_index(
         "item_id"
     )
     items = items.with_columns(pl.col("item_id").cast(pl.Int64))
     items.write_parquet(folder / "items.parquet")
-    pl.DataFrame({"user": np.arange(len(users)), "raw_user_id": users}).write_parquet(
+    pl.DataFrame({"user": np.arange(len(log.users)), "raw_user_id": log.users}).write_parquet(
         folder / "users.parquet"
     )
     outputs = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -136,9 +140,11 @@ def _write(
         "fingerprint": fingerprint,
         "config": config,
         "inputs": inputs,
-        "counts": {**counts, "prepared": _sizes(raw)},
+        "counts": {**counts, "prepared": _sizes(log)},
+        "skipped": bad_rows.report(),
         "split": config["split"]["name"],
         "event_types": list(raw.event_types),
+        "event_weights": list(raw.event_weights or (1.0,) * len(raw.event_types)),
         "has_times": raw.has_times,
         "schema": {
             "columns": {name: str(column.dtype) for name, column in columns.items()},
@@ -169,6 +175,7 @@ def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     k = plain.setdefault("k_core", 0)
     if not isinstance(k, int) or k < 0:
         raise ValueError(f"config.k_core is {k!r}; it must be 0 (off) or a positive integer")
+    plain.setdefault("on_bad_rows", "error")
     split = plain.get("split")
     plain["split"] = {"name": split} if isinstance(split, str) else split
     if not isinstance(plain["split"], dict):
@@ -197,53 +204,39 @@ def _plain(value: Any) -> Any:
 
 def _fingerprint(config: dict[str, Any], inputs: dict[str, Any], raw: RawDataset) -> str:
     source = {key: value for key, value in config["source"].items() if key not in _PLACES}
+    if config["on_bad_rows"] == "error":  # the default says nothing of what came out
+        config = {key: value for key, value in config.items() if key != "on_bad_rows"}
     identity = {**config, "source": source, "inputs": inputs, "format_version": FORMAT_VERSION}
     if not inputs:  # a generated data set is known by what was generated
         for name, frame in (("interactions", raw.interactions), ("items", raw.items)):
+            if frame is None:
+                continue
             identity[name] = hashlib.sha256(frame.write_ndjson().encode()).hexdigest()
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sizes(raw: RawDataset) -> dict[str, int]:
-    return {
-        "users": raw.interactions["user"].n_unique(),
-        "items": len(raw.items),
-        "interactions": len(raw.interactions),
-    }
+def _sizes(log: CodedLog) -> dict[str, int]:
+    return {"users": len(log.users), "items": len(log.items), "interactions": len(log.user)}
 
 
-def _keep_k_core(raw: RawDataset, k: int) -> RawDataset:
-    users = raw.interactions["user"].unique(maintain_order=True)
-    mask = k_core(
-        _index(raw.interactions["user"], users),
-        _index(raw.interactions["item"], raw.items["raw_item_id"]),
-        k,
+def _keep_k_core(log: CodedLog, k: int) -> CodedLog:
+    mask = k_core(log.user, log.item, k)
+    item = log.item[mask]
+    stays = np.bincount(item, minlength=len(log.items)) > 0
+    place = np.cumsum(stays, dtype=np.int32) - 1
+    # Users are numbered by their first event that is left.
+    kept, first, user = np.unique(log.user[mask], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order))
+    return CodedLog(
+        user=rank[user],
+        item=place[item],
+        time=log.time[mask],
+        event=log.event[mask],
+        users=log.users.gather(kept[order]),
+        items=log.items.filter(pl.Series(stays)),
     )
-    interactions = raw.interactions.filter(pl.Series(mask))
-    items = raw.items.join(
-        interactions.select("item"),
-        left_on="raw_item_id",
-        right_on="item",
-        how="semi",
-        maintain_order="left",
-    )
-    return RawDataset(
-        interactions=interactions,
-        items=items,
-        inputs=raw.inputs,
-        has_times=raw.has_times,
-        event_types=raw.event_types,
-        counts=raw.counts,
-    )
-
-
-def _index(values: pl.Series, names: pl.Series) -> np.ndarray:
-    """Where each value stands among `names`, which holds every one of them once."""
-    table = pl.DataFrame({"name": names, "place": np.arange(len(names), dtype=np.int64)})
-    joined = pl.DataFrame({"name": values}).join(
-        table, on="name", how="left", maintain_order="left"
-    )
-    return joined["place"].to_numpy()
 
 
 def _train_count(item: np.ndarray, split: Split, num_items: int) -> np.ndarray:

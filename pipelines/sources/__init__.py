@@ -1,7 +1,8 @@
 """Sources of interaction logs, one file each.
 
 A source is a module with a frozen dataclass `Config` (its fields, with defaults) and a function
-`load(config: Config) -> RawDataset`. Adding one adds a file and a line to `SOURCES`.
+`load(config: Config, bad_rows: BadRows) -> RawDataset`. Adding one adds a file and a line to
+`SOURCES`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.bad_rows import BadRows
 from pipelines.interactions import RawDataset
 from pipelines.sources.fields import from_mapping
 
@@ -20,11 +22,13 @@ SOURCES = {
 }
 
 
-def load(config: Mapping[str, Any]) -> RawDataset:
-    """Reads the source that `config` names.
+def load(config: Mapping[str, Any], bad_rows: BadRows | None = None) -> RawDataset:
+    """Opens the source that `config` names.
 
     Args:
         config: `name`, one of `SOURCES`, and that source's fields.
+        bad_rows: is told of what is wrong in what is read at once (a catalogue, say); the log's
+            parts are read later. None: anything wrong is an error.
 
     Raises:
         ValueError: an unknown name or field, or a mistake in the data; the message names the
@@ -35,4 +39,6 @@ def load(config: Mapping[str, Any]) -> RawDataset:
     if name not in SOURCES:
         raise ValueError(f"source.name is {name!r}; it must be one of {', '.join(SOURCES)}")
     module = importlib.import_module(SOURCES[name])
-    return module.load(from_mapping(module.Config, fields, f"source {name!r}"))
+    return module.load(
+        from_mapping(module.Config, fields, f"source {name!r}"), bad_rows or BadRows("error")
+    )

@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from pipelines.interactions import INTERACTION_SCHEMA, RawDataset
+from pipelines.bad_rows import BadRows
+from pipelines.interactions import INTERACTION_SCHEMA, FramePart, RawDataset
 from pipelines.sources.generated_text import CATEGORIES, STYLES, item_table
 
 NUM_CATEGORIES = len(CATEGORIES)
@@ -79,12 +80,13 @@ class World:
     times: Int[np.ndarray, "U T"]
 
 
-def load(config: Config) -> RawDataset:
+def load(config: Config, bad_rows: BadRows) -> RawDataset:
     """Generates the log and the catalogue.
 
     Raises:
         ValueError: a field out of range.
     """
+    del bad_rows  # What is made is right.
     world = make_world(config)
     present = world.sequences >= 0
     user, _ = np.nonzero(present)
@@ -102,7 +104,7 @@ def load(config: Config) -> RawDataset:
         schema=INTERACTION_SCHEMA,
     )
     items = item_table(world.category, world.style, np.random.default_rng([config.seed, 1]))
-    return RawDataset(interactions, items)
+    return RawDataset((FramePart(interactions),), items)
 
 
 def make_world(config: Config) -> World:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, GivenSplit, RawDataset
+from pipelines.bad_rows import BadRows
+from pipelines.interactions import (
+    INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
+    FramePart,
+    GivenSplit,
+    RawDataset,
+)
 from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
 
 _REQUIRED = ("user_id", "history_item_id", "item_id")
@@ -48,7 +55,7 @@ class Config:
     train_on_context: bool = False
 
 
-def load(config: Config) -> RawDataset:
+def load(config: Config, bad_rows: BadRows) -> RawDataset:
     """Reads rows and catalogue, and merges each user's rows into one timeline.
 
     Returns:
@@ -84,7 +91,12 @@ def load(config: Config) -> RawDataset:
     counts.update({f"{split}_rows": len(rows[split]) for split in rows})
     inputs = {path.relative_to(folder).as_posix(): path for path in paths.values()}
     return RawDataset(
-        interactions, items, inputs=inputs, has_times=False, given_split=given, counts=counts
+        (FramePart(interactions),),
+        items,
+        inputs=inputs,
+        has_times=False,
+        given_split=given,
+        counts=counts,
     )
 
 

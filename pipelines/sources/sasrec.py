@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, RawDataset
+from pipelines.bad_rows import BadRows
+from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, FramePart, RawDataset
 from pipelines.sources.fields import input_file, read_mapping
 
 
@@ -36,7 +37,7 @@ class Config:
     index_offset: int = 0
 
 
-def load(config: Config) -> RawDataset:
+def load(config: Config, bad_rows: BadRows) -> RawDataset:
     """Reads the lines and the attributes.
 
     Raises:
@@ -77,7 +78,7 @@ def load(config: Config) -> RawDataset:
         },
         schema=ITEM_SCHEMA,
     )
-    return RawDataset(interactions, items, inputs=inputs, has_times=False)
+    return RawDataset((FramePart(interactions),), items, inputs=inputs, has_times=False)
 
 
 def _read_lines(path: Path, index_offset: int) -> tuple[list[str], np.ndarray, np.ndarray]:

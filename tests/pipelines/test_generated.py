@@ -170,7 +170,6 @@ def test_the_text_of_items_does_not_depend_on_the_signal():
 
 def test_the_log_comes_in_the_order_of_time():
     raw = sources.load({"name": "generated", "num_users": 50, "num_items": 240})
-    raw.check()
     assert raw.interactions["time"].is_sorted()
     assert raw.interactions["user"].n_unique() == 50
 

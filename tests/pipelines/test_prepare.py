@@ -7,7 +7,7 @@ import pytest
 
 import pipelines.prepare as prepare_module
 from pipelines import sources
-from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, RawDataset
+from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, FramePart, RawDataset
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
 
@@ -34,7 +34,7 @@ def use_raw(monkeypatch):
     """Makes `prepare` see a data set that a test made by hand."""
 
     def use(raw):
-        monkeypatch.setattr(sources, "load", lambda config: raw)
+        monkeypatch.setattr(sources, "load", lambda config, bad_rows: raw)
         return {"source": {"name": "by hand"}, "split": "leave_one_out"}
 
     return use
@@ -47,7 +47,7 @@ def raw_of(rows, items, **fields):
     catalogue = pl.DataFrame(
         [(item, item, item, []) for item in items], schema=ITEM_SCHEMA, orient="row"
     )
-    return RawDataset(interactions, catalogue, **fields)
+    return RawDataset((FramePart(interactions),), catalogue, **fields)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -243,7 +243,7 @@ def test_a_wrong_config_is_an_error_and_writes_nothing(tmp_path, change, message
         (raw_of([("u", "a", 1)], "aba"), "lists item 'a' more than once"),
         (raw_of([("u", None, 1)], "ab"), "row 0 has no item"),
         (raw_of([], "ab"), "gave no interactions"),
-        (raw_of([("u", "a", 1)], "ab", event_types=()), "event types range over 0..0"),
+        (raw_of([("u", "a", 1)], "ab", event_types=()), "line 1: event type 0, but there are 0"),
     ],
 )
 def test_a_source_that_gives_nonsense_is_refused(tmp_path, use_raw, raw, message):

@@ -84,7 +84,6 @@ def views_of(raw, views):
 def test_rows_of_a_user_merge_into_one_timeline(tmp_path, rows):
     write(tmp_path, rows)
     raw = load(tmp_path)
-    raw.check()
     timelines = raw.interactions.group_by("user", maintain_order=True).agg("item").rows()
     assert timelines == [
         ("ann", ["1", "2", "2", "3", "4"]),

@@ -26,7 +26,6 @@ def test_lines_become_interactions_in_order(folder):
     assert raw.interactions["item"].to_list() == ["3", "1", "2", "2", "10"]
     assert raw.interactions["time"].to_list() == [0, 1, 2, 0, 1]
     assert not raw.has_times
-    raw.check()
 
 
 def test_the_catalogue_is_in_the_order_of_the_numbers(folder):

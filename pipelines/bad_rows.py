@@ -1,0 +1,61 @@
+"""What becomes of a row that is wrong: an error, or a count in the manifest. Never silence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+Action = Literal["error", "skip"]
+
+
+@dataclasses.dataclass
+class BadRows:
+    """Is told of every row that is wrong.
+
+    Attributes:
+        action: "error" raises at the first one, "skip" counts it.
+        counts: rows left out, by reason.
+        first: what was wrong with the first of each reason, in words that name file, line, field
+            and value.
+    """
+
+    action: Action = "error"
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    first: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.action not in get_args(Action):
+            raise ValueError(
+                f"on_bad_rows is {self.action!r}; it must be one of {', '.join(get_args(Action))}"
+            )
+
+    def add(self, reason: str, message: str, count: int = 1) -> None:
+        """Raises, or counts rows that the caller then leaves out.
+
+        Args:
+            reason: a name that stays the same from run to run, such as "unknown_event".
+            message: what is wrong with the first of them: file, line, field and value.
+            count: how many rows.
+
+        Raises:
+            ValueError: `action` is "error".
+        """
+        if self.action == "error":
+            raise ValueError(f"{message}; mend it, or leave such rows out with on_bad_rows='skip'")
+        self.counts[reason] = self.counts.get(reason, 0) + count
+        self.first.setdefault(reason, message)
+
+    def merge(self, others: Iterable[BadRows]) -> None:
+        """Adds what others have counted, in their order."""
+        for other in others:
+            for reason, count in other.counts.items():
+                self.counts[reason] = self.counts.get(reason, 0) + count
+                self.first.setdefault(reason, other.first[reason])
+
+    def report(self) -> Mapping[str, Any]:
+        """Returns `{reason: {"rows": count, "first": message}}`, sorted by reason, for JSON."""
+        return {
+            reason: {"rows": self.counts[reason], "first": self.first[reason]}
+            for reason in sorted(self.counts)
+        }
