@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from pipelines.bad_rows import BadRows
+from pipelines.ids import IdCodes
 from pipelines.interactions import ITEM_SCHEMA, RawDataset, check_frame
+
+_COLUMNS = {"user": np.int32, "item": np.int32, "time": np.int64, "event": np.int32}
+MAX_ROWS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +27,7 @@ class CodedLog:
         item: `[E]` row of `items`.
         time: `[E]` seconds.
         event: `[E]` index of the event's type.
-        users: raw id of each user, in order of first appearance.
+        users: raw id of each user.
         items: the catalogue, columns `ITEM_SCHEMA`.
     """
 
@@ -33,99 +38,169 @@ class CodedLog:
     users: pl.Series
     items: pl.DataFrame
 
+    def sizes(self) -> dict[str, int]:
+        """Returns how many users, items and interactions there are, for the manifest."""
+        return {"users": len(self.users), "items": len(self.items), "interactions": len(self.user)}
 
-def read_log(raw: RawDataset, bad_rows: BadRows) -> CodedLog:
+
+def read_log(
+    raw: RawDataset, bad_rows: BadRows, progress: Callable[[int], None] | None = None
+) -> CodedLog:
     """Reads all parts of a log and numbers its users and items.
+
+    Users are numbered by their first interaction. The items are the catalogue's, in its order; a
+    log without one has its own items for a catalogue, sorted by id as text.
+
+    Args:
+        raw: what a source found.
+        bad_rows: is told of rows that are wrong.
+        progress: is told after each chunk how many rows there are so far.
 
     Raises:
         ValueError: nothing in it, a duplicate in the catalogue, an item that the catalogue lacks,
             an unknown event type, or what the source's parts find wrong.
     """
-    catalogue = None if raw.items is None else _checked(raw.items, bad_rows)
-    frames = []
-    for part in raw.parts:
-        for chunk in part.chunks(bad_rows):
-            chunk = chunk.with_columns(pl.col("user", "item").cast(pl.String))
-            _check_events(part.name, chunk, raw.event_types)
-            if catalogue is not None:
-                chunk = _known_items(part.name, chunk, catalogue, bad_rows)
-            frames.append(chunk.drop("line"))
-    log = pl.concat(frames) if frames else None
-    if log is None or log.is_empty():
-        names = ", ".join(part.name for part in raw.parts)
-        raise ValueError(f"{names}: the source gave no interactions: there is nothing to prepare")
+    users, items = IdCodes(), IdCodes()
+    catalogue = None if raw.items is None else check_catalogue(raw.items, bad_rows)
+    listed = None if catalogue is None else items.encode(catalogue["raw_item_id"])
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
+    num_rows = 0
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for part in raw.parts:
+            for chunk in part.chunks(bad_rows):
+                check_events(part.name, chunk, raw.event_types)
+                of_users = pool.submit(users.encode, chunk["user"])
+                columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
+                columns |= {name: chunk[name].to_numpy() for name in ("time", "event")}
+                if listed is not None and len(items) > len(listed):
+                    is_known = columns["item"] < len(listed)
+                    if not is_known.all():
+                        report_unknown(part.name, chunk.filter(~pl.Series(is_known)), bad_rows)
+                        columns = {name: column[is_known] for name, column in columns.items()}
+                for name, column in columns.items():
+                    # A copy of its own: a view would keep the whole chunk alive.
+                    pieces[name].append(column.astype(_COLUMNS[name], copy=True))
+                num_rows += len(columns["user"])
+                if num_rows > MAX_ROWS:
+                    raise ValueError(
+                        f"{part.name}: more than {MAX_ROWS} interactions; a data set holds at most "
+                        "that many"
+                    )
+                if progress is not None:
+                    progress(num_rows)
+    check_not_empty(num_rows, raw, bad_rows)
+    # One column at a time, so that only one stands in memory twice.
+    whole = {name: np.concatenate(pieces.pop(name)) for name in _COLUMNS}
     if catalogue is None:
-        catalogue = catalogue_of(log["item"].unique().sort())
-    users = log["user"].unique(maintain_order=True)
-    return CodedLog(
-        user=_index(log["user"], users),
-        item=_index(log["item"], catalogue["raw_item_id"]),
-        time=log["time"].to_numpy(),
-        event=log["event"].to_numpy(),
-        users=users,
-        items=catalogue,
-    )
+        by_id = items.names().to_frame("id").with_row_index("code").sort("id")
+        listed, catalogue = by_id["code"].to_numpy(), catalogue_of(by_id["id"])
+    assert listed is not None
+    whole["item"] = _inverse(listed)[whole["item"]]
+    return keep(CodedLog(**whole, users=users.names(), items=catalogue))
+
+
+def keep(
+    log: CodedLog, rows: Bool[np.ndarray, " E"] | None = None, *, drop_items: bool = False
+) -> CodedLog:
+    """Returns the interactions that `rows` marks (None: all), users numbered anew.
+
+    Users are numbered by the first of their interactions that is left; those without one go.
+
+    Args:
+        log: the whole log.
+        rows: which interactions stay.
+        drop_items: whether items without an interaction go as well.
+    """
+    columns = {
+        name: getattr(log, name) if rows is None else getattr(log, name)[rows] for name in _COLUMNS
+    }
+    user, items = columns["user"], log.items
+    first = np.full(len(log.users), len(user), np.int32)
+    # Of a user's rows the last one written, and so the oldest, stays.
+    first[user[::-1]] = np.arange(len(user) - 1, -1, -1, dtype=np.int32)
+    order = np.argsort(first, kind="stable").astype(np.int32)
+    order = order[: int(np.count_nonzero(first < len(user)))]
+    if len(order) < len(first) or (np.diff(order) < 0).any():
+        columns["user"] = _inverse(order, len(first))[user]
+    if drop_items:
+        stays = np.zeros(len(items), bool)
+        stays[columns["item"]] = True
+        if not stays.all():
+            columns["item"] = (np.cumsum(stays, dtype=np.int32) - 1)[columns["item"]]
+            items = items.filter(pl.Series(stays))
+    return CodedLog(**columns, users=log.users.gather(order), items=items)
+
+
+def check_not_empty(num_rows: int, raw: RawDataset, bad_rows: BadRows) -> None:
+    """Raises ValueError if a log has no rows."""
+    if not num_rows:
+        named = [part.name for part in raw.parts[:3]]
+        more = f" and {len(raw.parts) - 3} more" if len(raw.parts) > 3 else ""
+        left_out = f"; {sum(bad_rows.counts.values())} bad rows left out" if bad_rows.counts else ""
+        raise ValueError(
+            f"{', '.join(named)}{more}: no interactions{left_out}: there is nothing to prepare"
+        )
 
 
 def catalogue_of(raw_item_ids: pl.Series) -> pl.DataFrame:
     """Returns a catalogue of items of which nothing but the id is known."""
-    columns: dict[str, Any] = {
-        "raw_item_id": raw_item_ids,
-        "title": pl.repeat("", len(raw_item_ids), eager=True),
-        "text": pl.repeat("", len(raw_item_ids), eager=True),
-        "attributes": pl.Series([[]] * len(raw_item_ids), dtype=pl.List(pl.String)),
-    }
-    return pl.DataFrame(columns, schema=ITEM_SCHEMA)
+    return pl.DataFrame({"raw_item_id": raw_item_ids}).select(
+        pl.col("raw_item_id"),
+        pl.lit("").alias("title"),
+        pl.lit("").alias("text"),
+        pl.lit([], dtype=pl.List(pl.String)).alias("attributes"),
+    )
 
 
-def _checked(items: pl.DataFrame, bad_rows: BadRows) -> pl.DataFrame:
+def check_catalogue(items: pl.DataFrame, bad_rows: BadRows) -> pl.DataFrame:
+    """Returns the catalogue, without items that are listed a second time.
+
+    Raises:
+        ValueError: it is empty, has wrong columns, or lists an item twice.
+    """
     check_frame("items", items, ITEM_SCHEMA)
     if items.is_empty():
         raise ValueError("the source gave no items: there is nothing to prepare")
-    ids = items["raw_item_id"]
-    if ids.n_unique() == len(ids):
+    again = items["raw_item_id"].is_first_distinct().not_()
+    if not again.any():
         return items
-    twice = ids.filter(ids.is_duplicated())[0]
+    twice = items["raw_item_id"].filter(again)
     bad_rows.add(
         "duplicate_item",
-        f"the catalogue lists item {twice!r} more than once; every item needs exactly one row",
-        len(ids) - ids.n_unique(),
+        f"the catalogue lists item {twice[0]!r} more than once; every item needs exactly one row",
+        len(twice),
     )
-    return items.unique("raw_item_id", keep="first", maintain_order=True)
+    return items.filter(again.not_())
 
 
-def _check_events(name: str, chunk: pl.DataFrame, event_types: tuple[str, ...]) -> None:
-    event = chunk["event"]
-    wrong = (event < 0) | (event >= len(event_types))
-    if wrong.any():
-        row = chunk.row(int(wrong.arg_true()[0]), named=True)
+def check_events(name: str, chunk: pl.DataFrame, event_types: Sequence[str]) -> None:
+    """Raises ValueError if an event's type is none of the source's, naming its line."""
+    event = chunk["event"].to_numpy()
+    if len(event) and (event.min() < 0 or event.max() >= len(event_types)):
+        wrong = int(np.argmax((event < 0) | (event >= len(event_types))))
         raise ValueError(
-            f"{name}, line {row['line']}: event type {row['event']}, but there are "
+            f"{name}, line {chunk['line'][wrong]}: event type {event[wrong]}, but there are "
             f"{len(event_types)}: {event_types}"
         )
 
 
-def _known_items(
-    name: str, chunk: pl.DataFrame, catalogue: pl.DataFrame, bad_rows: BadRows
-) -> pl.DataFrame:
-    known = chunk["item"].is_in(catalogue["raw_item_id"].implode())
-    if known.all():
-        return chunk
-    unknown = chunk.filter(~known)
+def report_unknown(name: str, unknown: pl.DataFrame, bad_rows: BadRows) -> None:
+    """Tells of rows whose items the catalogue lacks.
+
+    Raises:
+        ValueError: bad rows are errors.
+    """
     row = unknown.row(0, named=True)
     bad_rows.add(
         "unknown_item",
-        f"{name}, line {row['line']}: user {row['user']!r} has item {row['item']!r}, which the "
-        "catalogue lacks; add it to the catalogue",
+        f"{name}, line {row['line']}: user {str(row['user'])!r} has item {str(row['item'])!r}, "
+        "which the catalogue lacks; add it to the catalogue",
         len(unknown),
     )
-    return chunk.filter(known)
 
 
-def _index(values: pl.Series, names: pl.Series) -> Int32[np.ndarray, " n"]:
-    """Where each value stands among `names`, which holds every one of them once."""
-    table = pl.DataFrame({"name": names, "place": np.arange(len(names), dtype=np.int32)})
-    joined = pl.DataFrame({"name": values}).join(
-        table, on="name", how="left", maintain_order="left"
-    )
-    return joined["place"].to_numpy()
+def _inverse(order: np.ndarray, size: int | None = None) -> Int32[np.ndarray, " n"]:
+    """Returns where each number stands in `order`; those that it lacks are not looked up."""
+    place = np.zeros(len(order) if size is None else size, np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return place

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
+
+# Rows that are counted at one time: NumPy turns what it counts into 64 bits first.
+_SLICE = 1 << 22
 
 
 def k_core(
@@ -26,24 +29,49 @@ def k_core(
     """
     if k < 0:
         raise ValueError(f"k_core is {k}; it must be 0 (off) or more")
-    kept = np.arange(len(user))
-    rounds = 0
-    while k > 1 and len(kept):
-        user_count = np.bincount(user[kept])
-        item_count = np.bincount(item[kept])
-        stays = (user_count[user[kept]] >= k) & (item_count[item[kept]] >= k)
-        if stays.all():
-            break
-        kept = kept[stays]
-        rounds += 1
-    if not len(kept):
-        most_user = int(np.bincount(user).max()) if len(user) else 0
-        most_item = int(np.bincount(item).max()) if len(item) else 0
+    kept = np.ones(len(user), bool)
+    rounds, left = 0, len(user)
+    if k > 1 and left:
+        users, items = count(user), count(item)
+        kept_user, kept_item = user, item
+        rows: np.ndarray | None = None
+        while True:
+            stays = (users >= k)[kept_user]
+            stays &= (items >= k)[kept_item]
+            num_stays = int(np.count_nonzero(stays))
+            if num_stays == left:
+                break
+            # What leaves is taken off the counts: it is little in all rounds but the first.
+            gone = ~stays
+            users -= count(kept_user[gone], len(users))
+            items -= count(kept_item[gone], len(items))
+            if rows is None:
+                kept[gone] = False
+                rows = np.flatnonzero(stays).astype(_index_type(len(user)))
+            else:
+                kept[rows[gone]] = False
+                rows = rows[stays]
+            kept_user, kept_item, left = kept_user[stays], kept_item[stays], num_stays
+            rounds += 1
+    if not left:
+        most_user, most_item = (int(count(column).max(initial=0)) for column in (user, item))
         raise ValueError(
             f"k_core={k} leaves nothing of {len(user)} interactions of {len(np.unique(user))} "
             f"users and {len(np.unique(item))} items (after {rounds} rounds; the busiest user has "
             f"{most_user}, the most frequent item {most_item}); choose a smaller k_core"
         )
-    mask = np.zeros(len(user), bool)
-    mask[kept] = True
-    return mask
+    return kept
+
+
+def count(values: Int[np.ndarray, " n"], size: int = 0) -> Int64[np.ndarray, " m"]:
+    """Returns how often each of 0, 1, … occurs, `np.bincount` in bounded memory."""
+    size = max(size, int(values.max(initial=-1)) + 1)
+    counts = np.zeros(size, np.int64)
+    for start in range(0, len(values), _SLICE):
+        some = np.bincount(values[start : start + _SLICE])
+        counts[: len(some)] += some
+    return counts
+
+
+def _index_type(size: int) -> type[np.signedinteger]:
+    return np.int32 if size <= np.iinfo(np.int32).max else np.int64

@@ -19,9 +19,10 @@ import polars as pl
 from minirec import files
 from pipelines import sources
 from pipelines.bad_rows import BadRows
-from pipelines.ingest import CodedLog, read_log
+from pipelines.event_order import event_order
+from pipelines.ingest import CodedLog, keep, read_log
 from pipelines.interactions import RawDataset
-from pipelines.kcore import k_core
+from pipelines.kcore import count, k_core
 from pipelines.prepared import COLUMNS, FORMAT_VERSION, read_manifest
 from pipelines.splits import Split, make_split
 
@@ -91,23 +92,21 @@ def _write(
     fingerprint: str,
 ) -> dict[str, Any]:
     """Writes the whole data set into an empty folder and returns its manifest."""
-    counts: dict[str, Any] = {"read": {**raw.counts, **_sizes(log)}}
+    counts: dict[str, Any] = {"read": {**raw.counts, **log.sizes()}}
     if config["k_core"] > 1:
-        log = _keep_k_core(log, config["k_core"])
-        counts["after_k_core"] = _sizes(log)
-
+        log = keep(log, k_core(log.user, log.item, config["k_core"]), drop_items=True)
+        counts["after_k_core"] = log.sizes()
+    num_users = len(log.users)
     if raw.given_split is None:
-        # lexsort is stable: events of one time stay in the order of the log.
-        order = np.lexsort((log.time, log.user))
+        order, offsets = event_order(log.user, log.time, num_users)
     else:
-        order = np.arange(len(log.user))
-        if (np.diff(log.user) < 0).any():
+        if (log.user[1:] < log.user[:-1]).any():
             raise ValueError("a source with a given split must group its interactions by user")
+        order = slice(None)
+        offsets = np.searchsorted(log.user, np.arange(num_users + 1)).astype(np.int64)
     columns = {
         name: np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name]) for name in COLUMNS
     }
-    offsets = np.zeros(len(log.users) + 1, np.int64)
-    offsets[1:] = np.cumsum(np.bincount(log.user, minlength=len(log.users)))
     split = make_split(
         config["split"],
         offsets,
@@ -123,7 +122,7 @@ def _write(
     for name, column in columns.items():
         np.save(folder / "columns" / f"{name}.npy", column, allow_pickle=False)
     np.save(folder / "offsets.npy", offsets, allow_pickle=False)
-    for name in ("train_sequences", "train", "valid", "test"):
+    for name in ("train_sequences", "valid", "test"):
         views = np.ascontiguousarray(getattr(split, name), np.int64)
         np.save(folder / "splits" / f"{name}.npy", views, allow_pickle=False)
     items = log.items.with_columns(pl.Series("train_count", train_count, pl.Int64)).with_row_index(
@@ -140,7 +139,7 @@ def _write(
         "fingerprint": fingerprint,
         "config": config,
         "inputs": inputs,
-        "counts": {**counts, "prepared": _sizes(log)},
+        "counts": {**counts, "prepared": log.sizes()},
         "skipped": bad_rows.report(),
         "split": config["split"]["name"],
         "event_types": list(raw.event_types),
@@ -215,42 +214,22 @@ def _fingerprint(config: dict[str, Any], inputs: dict[str, Any], raw: RawDataset
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sizes(log: CodedLog) -> dict[str, int]:
-    return {"users": len(log.users), "items": len(log.items), "interactions": len(log.user)}
-
-
-def _keep_k_core(log: CodedLog, k: int) -> CodedLog:
-    mask = k_core(log.user, log.item, k)
-    item = log.item[mask]
-    stays = np.bincount(item, minlength=len(log.items)) > 0
-    place = np.cumsum(stays, dtype=np.int32) - 1
-    # Users are numbered by their first event that is left.
-    kept, first, user = np.unique(log.user[mask], return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order))
-    return CodedLog(
-        user=rank[user],
-        item=place[item],
-        time=log.time[mask],
-        event=log.event[mask],
-        users=log.users.gather(kept[order]),
-        items=log.items.filter(pl.Series(stays)),
-    )
-
-
 def _train_count(item: np.ndarray, split: Split, num_items: int) -> np.ndarray:
-    steps = np.zeros(len(item) + 1, np.int64)
-    np.add.at(steps, split.train_sequences[:, 1], 1)
-    np.add.at(steps, split.train_sequences[:, 2], -1)
-    covered = np.cumsum(steps)[:-1]
-    if covered.max(initial=0) > 1:
-        position = int(np.argmax(covered > 1))
+    """Returns how many training interactions each item has."""
+    sequences = split.train_sequences[np.argsort(split.train_sequences[:, 1], kind="stable")]
+    start, stop = sequences[:, 1], sequences[:, 2]
+    overlap = start[1:] < np.maximum.accumulate(stop)[:-1]
+    if overlap.any():
         raise ValueError(
-            f"the interaction at position {position} lies in {covered[position]} training "
-            "sequences; it must lie in at most one"
+            f"the interaction at position {start[1:][overlap][0]} lies in more than one training "
+            "sequence; it must lie in at most one"
         )
-    return np.bincount(item[covered == 1], minlength=num_items)
+    # +1 where a sequence begins, -1 where it ends: the running sum marks what lies in one.
+    marks = np.zeros(len(item) + 1, np.int8)
+    marks[start] += 1
+    marks[stop] -= 1
+    np.cumsum(marks, out=marks)
+    return count(item[marks[:-1].view(bool)], num_items)
 
 
 def _check_place(folder: Path) -> None:

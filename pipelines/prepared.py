@@ -13,8 +13,9 @@ import polars as pl
 from jaxtyping import Int
 
 from minirec import files
+from pipelines.splits import train_views
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 COLUMNS = {"item": "int32", "time": "int64", "event": "int32"}
 SPLIT_NAMES = ("train", "valid", "test")
 
@@ -107,6 +108,8 @@ class Prepared:
         """
         if split not in SPLIT_NAMES:
             raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLIT_NAMES)}")
+        if split == "train":  # They follow from the sequences, and are many.
+            return train_views(self.train_sequences)
         return _array(self.folder / "splits" / f"{split}.npy")
 
     def targets(self, split: str) -> Int[np.ndarray, " n"]:

@@ -32,7 +32,6 @@ class Split:
     Attributes:
         train_sequences: int64 `[S, 3]` (user, start, stop); every training interaction lies in
             exactly one, no other interaction lies in any.
-        train: int64 `[n, 3]` views: every position of a training sequence with a history.
         valid: int64 `[n, 3]` views.
         test: int64 `[n, 3]` views.
         counts: for the manifest. `train_interactions`, `valid_targets`, `test_targets`,
@@ -43,10 +42,24 @@ class Split:
     """
 
     train_sequences: Int[np.ndarray, "S 3"]
-    train: Int[np.ndarray, "n 3"]
     valid: Int[np.ndarray, "n 3"]
     test: Int[np.ndarray, "n 3"]
     counts: dict[str, Any]
+
+    @property
+    def train(self) -> Int[np.ndarray, "n 3"]:
+        """int64 `[n, 3]` views: every position of a training sequence with a history."""
+        return train_views(self.train_sequences)
+
+
+def train_views(sequences: Int[np.ndarray, "S 3"]) -> Int[np.ndarray, "n 3"]:
+    """Returns the training views: every position of a training sequence but its first.
+
+    Args:
+        sequences: (user, start, stop).
+    """
+    start, stop = sequences[:, 1], sequences[:, 2]
+    return _views(sequences[:, 0], start, start + 1, stop)
 
 
 def make_split(
@@ -118,8 +131,7 @@ def _per_user_ratio(offsets: np.ndarray, valid: float = 0.1, test: float = 0.1) 
 def _per_user(offsets: np.ndarray, num_valid: np.ndarray, num_test: np.ndarray) -> Split:
     """Holds out the last events of every user: `num_valid`, then `num_test`."""
     test_start = offsets[1:] - num_test
-    part = _parts_between(offsets, test_start - num_valid, test_start)
-    return _from_parts(offsets, part)
+    return _from_starts(offsets, test_start - num_valid, test_start)
 
 
 def _global_time(
@@ -144,11 +156,15 @@ def _global_time(
                 f"split.fractions is {list(fractions)}; it must be three positive numbers "
                 "(training, validation, test) that add up to 1"
             )
-        in_order = np.sort(time)
         places = np.floor(np.cumsum(fractions)[:2] * len(time) + 1e-9).astype(np.int64)
+        in_order = np.partition(time, places)
         valid_time, test_time = (int(in_order[place]) for place in places)
-    part = (time >= valid_time).astype(np.int8) + (time >= test_time).astype(np.int8)
-    split = _from_parts(offsets, part)
+    # `reduceat` wants a user's first event; every user has one.
+    older = [
+        np.add.reduceat(time < limit, offsets[:-1], dtype=np.int64)
+        for limit in (valid_time, max(valid_time, test_time))
+    ]
+    split = _from_starts(offsets, offsets[:-1] + older[0], offsets[:-1] + older[1])
     split.counts["valid_time"] = valid_time
     split.counts["test_time"] = test_time
     if not split.counts["train_interactions"]:
@@ -159,31 +175,29 @@ def _global_time(
     return split
 
 
-def _parts_between(
-    offsets: np.ndarray, valid_start: np.ndarray, test_start: np.ndarray
-) -> np.ndarray:
-    """Part of each event: 0 training, 1 validation, 2 test."""
-    user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    position = np.arange(offsets[-1])
-    return (position >= valid_start[user]).astype(np.int8) + (position >= test_start[user])
+def _from_starts(offsets: np.ndarray, valid_start: np.ndarray, test_start: np.ndarray) -> Split:
+    """Builds a split from where each user's validation and test events begin."""
+    users, start = np.arange(len(offsets) - 1), offsets[:-1]
+    sequences = np.stack([users, start, valid_start], axis=1)
+    sequences = sequences[start < valid_start].astype(np.int64)
+    # A user's first event has no history, so it is nobody's target.
+    valid = _views(users, start, np.maximum(valid_start, start + 1), test_start)
+    test = _views(users, start, np.maximum(test_start, start + 1), offsets[1:])
+    without_history = int(((valid_start == start) & (start < offsets[1:])).sum())
+    return _split(sequences, valid, test, offsets, without_history)
 
 
-def _from_parts(offsets: np.ndarray, part: np.ndarray) -> Split:
-    """Builds a split from the part of each event, which does not decrease within a user."""
-    num_users = len(offsets) - 1
-    user = np.repeat(np.arange(num_users), np.diff(offsets))
-    train_stop = offsets[:-1] + np.bincount(user[part == 0], minlength=num_users)
-    sequences = np.stack([np.arange(num_users), offsets[:-1], train_stop], axis=1)
-    sequences = sequences[sequences[:, 1] < sequences[:, 2]].astype(np.int64)
-    position = np.arange(len(part))
-    has_history = position > offsets[user]
-
-    def views(wanted: int) -> np.ndarray:
-        stop = position[(part == wanted) & has_history]
-        return np.stack([user[stop], offsets[user[stop]], stop], axis=1).astype(np.int64)
-
-    without_history = int(((part > 0) & ~has_history).sum())
-    return _split(sequences, views(1), views(2), offsets, without_history)
+def _views(
+    user: np.ndarray, start: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> Int[np.ndarray, "n 3"]:
+    """Returns a view (user, start, stop) for every stop in `first:last`, range after range."""
+    length = np.maximum(last - first, 0)
+    views = np.empty((int(length.sum()), 3), np.int64)
+    views[:, 0] = np.repeat(user, length)
+    views[:, 1] = np.repeat(start, length)
+    views[:, 2] = np.arange(len(views))
+    views[:, 2] += np.repeat(first - (np.cumsum(length) - length), length)
+    return views
 
 
 def _as_given(offsets: np.ndarray, given: GivenSplit | None) -> Split:
@@ -213,19 +227,16 @@ def _split(
     offsets: np.ndarray,
     without_history: int,
 ) -> Split:
-    """Adds the training views and the counts."""
+    """Adds the counts."""
     length = sequences[:, 2] - sequences[:, 1]
-    row = np.repeat(np.arange(len(sequences)), np.maximum(length - 1, 0))
-    first = np.cumsum(np.maximum(length - 1, 0)) - np.maximum(length - 1, 0)
-    stop = sequences[row, 1] + 1 + np.arange(len(row)) - first[row]
-    train = np.stack([sequences[row, 0], sequences[row, 1], stop], axis=1).astype(np.int64)
     num_train = int(length.sum())
-    num_valid = len(np.unique(valid[:, 2]))
-    num_test = len(np.unique(test[:, 2]))
-    evaluated = np.union1d(valid[:, 0], test[:, 0])
+    num_valid, num_test = _num_distinct(valid[:, 2]), _num_distinct(test[:, 2])
+    is_evaluated = np.zeros(len(offsets) - 1, bool)
+    is_evaluated[valid[:, 0]] = True
+    is_evaluated[test[:, 0]] = True
     counts = {
         "train_sequences": len(sequences),
-        "train_views": len(train),
+        "train_views": int(np.maximum(length - 1, 0).sum()),
         "valid_views": len(valid),
         "test_views": len(test),
         "train_interactions": num_train,
@@ -233,6 +244,11 @@ def _split(
         "test_targets": num_test,
         "targets_without_history": without_history,
         "context_only": int(offsets[-1]) - num_train - num_valid - num_test - without_history,
-        "users_not_evaluated": len(offsets) - 1 - len(evaluated),
+        "users_not_evaluated": int(np.count_nonzero(~is_evaluated)),
     }
-    return Split(sequences, train, valid, test, counts)
+    return Split(sequences, valid, test, counts)
+
+
+def _num_distinct(values: Int[np.ndarray, " n"]) -> int:
+    """Returns how many distinct values there are; those of most splits ascend already."""
+    return len(values) if (values[1:] > values[:-1]).all() else len(np.unique(values))

@@ -104,7 +104,7 @@ def test_held_out_interactions_do_not_reach_anything_that_is_trained_on(tmp_path
         results.append((Prepared.load(tmp_path / f"out_{name}"), hashes(tmp_path / f"out_{name}")))
     (first, first_files), (second, second_files) = results
     assert first_files["columns/item.npy"] != second_files["columns/item.npy"]
-    for name in ("items.parquet", "splits/train_sequences.npy", "splits/train.npy"):
+    for name in ("items.parquet", "splits/train_sequences.npy"):
         assert first_files[name] == second_files[name]
     for ours, theirs in zip(first.training_items(), second.training_items(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -157,9 +157,9 @@ def test_a_damaged_prepared_folder_is_made_anew(tmp_path):
     config = {"source": GENERATED, "split": "leave_one_out"}
     prepare(config, tmp_path / "prepared")
     whole = hashes(tmp_path / "prepared")
-    (tmp_path / "prepared" / "splits" / "train.npy").unlink()
-    with pytest.raises(ValueError, match=r"train.npy is missing; prepare again"):
-        Prepared.load(tmp_path / "prepared").views("train")
+    (tmp_path / "prepared" / "splits" / "valid.npy").unlink()
+    with pytest.raises(ValueError, match=r"valid.npy is missing; prepare again"):
+        Prepared.load(tmp_path / "prepared").views("valid")
     prepare(config, tmp_path / "prepared")
     assert hashes(tmp_path / "prepared") == whole
 
@@ -242,7 +242,7 @@ def test_a_wrong_config_is_an_error_and_writes_nothing(tmp_path, change, message
         (raw_of([("u", "x", 1)], "ab"), "user 'u' has item 'x', which the catalogue lacks"),
         (raw_of([("u", "a", 1)], "aba"), "lists item 'a' more than once"),
         (raw_of([("u", None, 1)], "ab"), "row 0 has no item"),
-        (raw_of([], "ab"), "gave no interactions"),
+        (raw_of([], "ab"), "interactions: no interactions"),
         (raw_of([("u", "a", 1)], "ab", event_types=()), "line 1: event type 0, but there are 0"),
     ],
 )
