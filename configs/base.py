@@ -50,7 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Where the semantic IDs come from.
     config.sids = ConfigDict(
         {
-            "source": "rq_kmeans",  # or "given", with `path` to an index.json
+            "source": "rq_kmeans",  # "rq_vae", or "given", with `path` to an index.json
             "path": "",  # from data.source.folder on; a pattern such as *.index.json will do
             "codebook_sizes": (256, 256, 256),
             "vectors": "both",  # "text", "cooccurrence", "both", or the path of an .npy
@@ -59,6 +59,21 @@ def get_config(variant: str = "") -> ConfigDict:
             "window": 3,  # how far apart two items of a history may stand to count as a pair
             "iterations": 30,
             "collisions": "extra_level",  # or "keep"
+            # Of source "rq_vae"; see minirec/sids/rq_vae_config.py.
+            "rq_vae": {
+                "hidden_widths": (256,),
+                "latent_dim": 64,
+                "num_steps": 3000,
+                "batch_size": 1024,
+                "learning_rate": 3e-3,
+                "weight_decay": 1e-4,
+                "commitment": 0.25,
+                "estimator": "straight_through",  # or "rotation"
+                "codebook_update": "ema",  # or "gradient"
+                "ema_decay": 0.95,
+                "kmeans_start": True,
+                "revive_below": 0.01,  # of an even share of a batch; 0: codes stay dead
+            },
         }
     )
 

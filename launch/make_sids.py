@@ -1,6 +1,6 @@
 """Items to semantic IDs: `python -m launch.make_sids --config=amazon_beauty --workdir=W`.
 
-Takes a given `index.json`, or makes SIDs by RQ-KMeans on vectors of the items. Writes
+Takes a given `index.json`, or makes SIDs by RQ-KMeans or RQ-VAE on vectors of the items. Writes
 W/sids/sids.json and W/sids/sids_report.json (codebook use, perplexity and collisions a level).
 """
 
@@ -22,7 +22,9 @@ from minirec.sids.item_vectors import (
     load_vectors,
     text_vectors,
 )
-from minirec.sids.rq_kmeans import rq_kmeans
+from minirec.sids.rq_kmeans import RQKMeansResult, rq_kmeans
+from minirec.sids.rq_vae import RQVAEResult, rq_vae
+from minirec.sids.rq_vae_config import RQVAEConfig
 from minirec.sids.statistics import sid_report
 from pipelines.prepared import Prepared
 from pipelines.sources.fields import input_file
@@ -85,8 +87,30 @@ def index_file(name: str, folder: str) -> Path:
         raise ValueError(f"config.sids.path={name!r}: {error}") from error
 
 
+def quantise(
+    vectors: Float32[np.ndarray, "N D"], config: ConfigDict, seed: int
+) -> RQKMeansResult | RQVAEResult:
+    """Returns the codes and codebooks of `config.source`, "rq_kmeans" or "rq_vae".
+
+    Raises:
+        ValueError: a field of `config.rq_vae` is out of its range.
+    """
+    sizes = tuple(config.codebook_sizes)
+    if config.source == "rq_vae":
+        try:
+            settings = RQVAEConfig(**config.rq_vae.to_dict())
+        except ValueError as error:
+            raise ValueError(f"config.sids.rq_vae.{error}") from error
+        return rq_vae(vectors, len(sizes), sizes, seed, config=settings)
+    return rq_kmeans(vectors, len(sizes), sizes, seed, num_iterations=config.iterations)
+
+
 def make_table(
-    prepared: Prepared, config: ConfigDict, seed: int, folder: str = ""
+    prepared: Prepared,
+    config: ConfigDict,
+    seed: int,
+    folder: str = "",
+    vectors: Float32[np.ndarray, "N D"] | None = None,
 ) -> tuple[SidTable, dict]:
     """Returns the catalogue's SIDs and a report of how they were made.
 
@@ -95,9 +119,11 @@ def make_table(
         config: `config.sids`.
         seed: of vectors and codebooks.
         folder: what a given index's path is relative to.
+        vectors: the items' vectors where they are made already.
 
     Raises:
         ValueError: an unknown source, or a given index that does not fit the catalogue.
+        FloatingPointError: the training of an RQ-VAE diverged.
     """
     raw_item_ids = prepared.raw_item_ids
     if config.source == "given":
@@ -105,19 +131,20 @@ def make_table(
         given = SidTable.load(path, raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
         report = {"source": path.name, "ignored_items": given.num_ignored}
-    elif config.source == "rq_kmeans":
-        result = rq_kmeans(
-            item_vectors(prepared, config, seed),
-            num_levels=len(config.codebook_sizes),
-            codebook_size=tuple(config.codebook_sizes),
-            seed=seed,
-            num_iterations=config.iterations,
-        )
+    elif config.source in ("rq_kmeans", "rq_vae"):
+        vectors = item_vectors(prepared, config, seed) if vectors is None else vectors
+        result = quantise(vectors, config, seed)
         codes, sizes = result.codes, result.codebook_sizes
         errors = [float(value) for value in result.reconstruction_error]
-        report = {"source": f"rq_kmeans on {config.vectors}", "reconstruction_error": errors}
+        report = {
+            "source": f"{config.source} on {config.vectors}",
+            "variance": result.variance,
+            "reconstruction_error": errors,
+        }
     else:
-        raise ValueError(f"config.sids.source={config.source!r}: use 'given' or 'rq_kmeans'")
+        raise ValueError(
+            f"config.sids.source={config.source!r}: use 'given', 'rq_kmeans' or 'rq_vae'"
+        )
     codes, sizes = resolve_collisions(
         codes, policy=config.collisions, priority=prepared.train_count, codebook_sizes=sizes
     )

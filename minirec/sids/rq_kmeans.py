@@ -56,7 +56,7 @@ class RQKMeansResult:
         Raises:
             ValueError: the vectors are not finite, or not of the codebooks' width.
         """
-        vectors = _check_vectors(vectors)
+        vectors = check_vectors(vectors)
         if vectors.shape[1] != self.codebooks[0].shape[1]:
             raise ValueError(
                 f"vectors: {vectors.shape[1]} wide; the codebooks are "
@@ -104,14 +104,14 @@ def rq_kmeans(
     Raises:
         ValueError: a vector that is not finite (the message names its row), sizes out of range.
     """
-    vectors = _check_vectors(vectors)
-    sizes = _check_sizes(num_levels, codebook_size)
+    vectors = check_vectors(vectors)
+    sizes = check_sizes(num_levels, codebook_size)
     if num_iterations < 1:
         raise ValueError(f"num_iterations: {num_iterations}; must be at least 1")
     if not tolerance >= 0:
         raise ValueError(f"tolerance: {tolerance}; must be 0 or more")
     random = np.random.default_rng(seed)
-    distinct, row_of_item, weight_of_row = _distinct_rows(vectors)
+    distinct, row_of_item, weight_of_row = distinct_rows(vectors)
     num_rows = len(distinct)
     block_rows = _block_rows(sizes)
     residual = _in_blocks(distinct, block_rows)
@@ -196,7 +196,8 @@ def _encode_level(
     return code, residual - codebook[code]
 
 
-def _check_sizes(num_levels: int, codebook_size: int | Sequence[int]) -> tuple[int, ...]:
+def check_sizes(num_levels: int, codebook_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns K of each level, or raises ValueError if one is out of range."""
     if not 1 <= num_levels <= MAX_LEVELS:
         raise ValueError(f"num_levels: {num_levels}; must lie in [1, {MAX_LEVELS}]")
     if isinstance(codebook_size, int | np.integer):
@@ -213,7 +214,8 @@ def _check_sizes(num_levels: int, codebook_size: int | Sequence[int]) -> tuple[i
     return sizes
 
 
-def _check_vectors(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
+def check_vectors(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
+    """Returns `vectors` as float32, or raises ValueError that names the first row at fault."""
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
         raise ValueError(
@@ -230,7 +232,7 @@ def _check_vectors(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N 
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _distinct_rows(
+def distinct_rows(
     vectors: Float32[np.ndarray, "N D"],
 ) -> tuple[Float32[np.ndarray, "n D"], Int64[np.ndarray, " N"], Int64[np.ndarray, " n"]]:
     """Returns the distinct rows in order of first occurrence, each item's row, rows' item counts.
