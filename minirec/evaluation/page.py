@@ -10,6 +10,7 @@ import numpy as np
 
 from minirec.evaluation import plots
 from minirec.evaluation.evaluate import LEVELS, SHOWN
+from minirec.evaluation.html_parts import document, figure, section
 from minirec.evaluation.report import (
     MODEL,
     Example,
@@ -17,7 +18,6 @@ from minirec.evaluation.report import (
     codebook_use,
     common_ks,
 )
-from minirec.evaluation.style import STYLE
 
 _LEVEL_TITLES = {"item": "Item level", "sid": "SID level"}
 _LEVEL_NOTES = {
@@ -41,14 +41,7 @@ def render_page(report: Report) -> str:
         _examples(report),
         _configuration(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, [part for part in sections if part])
 
 
 def _header(report: Report) -> str:
@@ -110,7 +103,7 @@ def _verdict(report: Report, k: int) -> str:
 
 def _metrics(report: Report) -> str:
     tables = "".join(_metric_table(report, level) for level in LEVELS)
-    return _section(
+    return section(
         "Metrics",
         "95% intervals by bootstrap over users stand under each figure; the best of a row is bold.",
         f'<div class="columns">{tables}</div>',
@@ -160,7 +153,7 @@ def _training(report: Report) -> str:
     if values:
         label = f"Training loss over {len(values)} points, from {values[0]:.3f} to {values[-1]:.3f}"
         figures.append(
-            _figure(
+            figure(
                 plots.line_plot(
                     report.curves.loss, label=label, x_label="step", y_label="loss", smooth=True
                 ),
@@ -174,7 +167,7 @@ def _training(report: Report) -> str:
         best = int(np.argmax(values))
         note = f"Best {values[best]:.4f} at step {steps[best]:,.0f}; by real beam search."
         figures.append(
-            _figure(
+            figure(
                 plots.line_plot(
                     report.curves.validation[name],
                     label=f"Validation {name} by step. {note}",
@@ -187,7 +180,7 @@ def _training(report: Report) -> str:
         )
     if not figures:
         return ""
-    return _section("Training", "", f'<div class="columns">{"".join(figures)}</div>')
+    return section("Training", "", f'<div class="columns">{"".join(figures)}</div>')
 
 
 def _ranks(report: Report) -> str:
@@ -203,11 +196,11 @@ def _ranks(report: Report) -> str:
     bars = plots.rank_bars(
         ranks, longest, label=f"Share of users by the target's place. Within {longest}: {found}."
     )
-    return _section(
+    return section(
         "Where the target stands",
         f"Item level; a target beyond place {longest} is not shown. Found at all: {found}.",
-        f'<div class="columns">{_figure(hits, "Hit rate by length of the list", legend)}'
-        f"{_figure(bars, 'Place of the target', legend)}</div>",
+        f'<div class="columns">{figure(hits, "Hit rate by length of the list", legend)}'
+        f"{figure(bars, 'Place of the target', legend)}</div>",
     )
 
 
@@ -251,26 +244,26 @@ def _catalogue(report: Report) -> str:
         '<th scope="col">Used</th><th scope="col">Perplexity</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
-    tail = _figure(
+    tail = figure(
         popularity,
         "Long tail",
         _legend(counts) + f"Share of the first {SHOWN} places that goes to the most popular items; "
         f"<em>target</em> is what users took. The most popular 1%: {html.escape(shares)}. "
         f"Part of the catalogue shown to anyone: {html.escape(coverage)}.",
     )
-    codes = _figure(
+    codes = figure(
         bars,
         "Codebook use",
         "Items of each code, most used code first; the dashed line is an even spread.",
     )
-    return _section("Catalogue", "", f'<div class="columns">{tail}<div>{codes}{table}</div></div>')
+    return section("Catalogue", "", f'<div class="columns">{tail}<div>{codes}{table}</div></div>')
 
 
 def _examples(report: Report) -> str:
     if not report.examples:
         return ""
     cards = "".join(_example(example) for example in report.examples)
-    return _section(
+    return section(
         "Examples",
         "History with the newest item last, what came next, and the model's list.",
         f'<div class="cards">{cards}</div>',
@@ -306,16 +299,6 @@ def _configuration(report: Report) -> str:
         f'<p class="muted">Seed {report.seed}; evaluated in {report.seconds:,.1f} s.</p>'
         f"<pre>{config}</pre></details></section>"
     )
-
-
-def _section(title: str, note: str, body: str) -> str:
-    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{note}{body}</section>"
-
-
-def _figure(svg: str, title: str, caption: str) -> str:
-    """Returns a figure; `title` and `caption` are HTML already."""
-    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
 def _legend(names: Mapping[str, object]) -> str:

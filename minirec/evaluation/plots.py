@@ -1,34 +1,20 @@
-"""The report's plots: SVG text that takes its colours and its typeface from the page around it.
-
-Colours are drawn as stand-ins and then named as CSS variables (`var(--model)`), so that one SVG
-works on light and dark pages. The same data gives the same bytes.
-"""
+"""The report's plots, as SVG text; `canvas.py` says how they take their colours from the page."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from minirec.evaluation.canvas import STAND_INS, new_figure, one_axes, style_axes, to_svg
 from minirec.evaluation.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Colours that no palette holds, one for each CSS variable of the page.
-_STAND_INS = {
-    name: f"#0102{number:02x}"
-    for number, name in enumerate(
-        ("ink", "muted", "grid", "model", "popularity", "item_transition", "other")
-    )
-}
 _DASHES: Mapping[str, Any] = {"model": "-", "item_transition": (0, (5, 1.5)), "popularity": ":"}
-_FONT_SIZE = 8.2
 _MOST_POINTS = 400
 RANK_BINS = ((0, 1), (1, 3), (3, 5), (5, 10), (10, 20), (20, 50))
 """Ranges of ranks, from 0, that the bars of `rank_bars` stand for."""
@@ -36,7 +22,7 @@ RANK_BINS = ((0, 1), (1, 3), (3, 5), (5, 10), (10, 20), (20, 50))
 
 def css_name(recommender: str) -> str:
     """Returns the CSS variable of a recommender's colour, without its dashes."""
-    return recommender if recommender in _STAND_INS else "other"
+    return recommender if recommender in STAND_INS else "other"
 
 
 def line_plot(curve: Curve, *, label: str, x_label: str, y_label: str, smooth: bool = False) -> str:
@@ -50,8 +36,8 @@ def line_plot(curve: Curve, *, label: str, x_label: str, y_label: str, smooth: b
         smooth: draw the values faintly and their running mean over them.
     """
     steps, values = _thin(curve)
-    figure, axes = _figure(x_label, y_label)
-    color = _STAND_INS["model"]
+    figure, axes = one_axes(x_label, y_label)
+    color = STAND_INS["model"]
     if smooth and len(values) >= 20:
         axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         axes.plot(steps, _running_mean(values, max(3, len(values) // 25)), color=color)
@@ -67,15 +53,15 @@ def line_plot(curve: Curve, *, label: str, x_label: str, y_label: str, smooth: b
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
-            color=_STAND_INS["ink"],
+            color=STAND_INS["ink"],
         )
         axes.margins(y=0.16)
-    return _svg(figure, label)
+    return to_svg(figure, label)
 
 
 def hit_curves(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label: str) -> str:
     """Returns HR@K for every K up to `longest`, one line a recommender, as SVG."""
-    figure, axes = _figure("K, length of the list (log scale)", "HR@K")
+    figure, axes = one_axes("K, length of the list (log scale)", "HR@K")
     ks = np.arange(1, longest + 1)
     for name, line in reversed(list(ranks.items())):
         found = np.bincount(line[(line >= 0) & (line < longest)], minlength=longest)
@@ -85,13 +71,13 @@ def hit_curves(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, labe
     axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    return _svg(figure, label)
+    return to_svg(figure, label)
 
 
 def rank_bars(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label: str) -> str:
     """Returns the share of users whose target stands in each range of places, as SVG."""
     bins = [(low, min(high, longest)) for low, high in RANK_BINS if low < longest]
-    figure, axes = _figure("place of the target in the list", "share of users")
+    figure, axes = one_axes("place of the target in the list", "share of users")
     width = 0.8 / len(ranks)
     for number, (name, line) in enumerate(ranks.items()):
         shares = [((line >= low) & (line < high)).mean() for low, high in bins]
@@ -99,19 +85,19 @@ def rank_bars(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label
             np.arange(len(bins)) - 0.4 + (number + 0.5) * width,
             shares,
             width * 0.88,
-            color=_STAND_INS[css_name(name)],
+            color=STAND_INS[css_name(name)],
         )
     names = [str(high) if high == low + 1 else f"{low + 1}–{high}" for low, high in bins]
     axes.set_xticks(range(len(bins)), names)
     axes.tick_params(axis="x", length=0)
-    return _svg(figure, label)
+    return to_svg(figure, label)
 
 
 def codebook_bars(counts: Sequence[Int[np.ndarray, " K"]], *, label: str) -> str:
     """Returns how many items each code has, codes sorted, one panel a level, as SVG."""
     columns = min(len(counts), 2)
     rows = -(-len(counts) // columns)
-    figure = _new_figure(4.1, 1.45 * rows + (1.0 if rows == 1 else 0.0))
+    figure = new_figure(4.1, 1.45 * rows + (1.0 if rows == 1 else 0.0))
     highest = max(int(level.max()) for level in counts)
     for number, level in enumerate(counts):
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -120,18 +106,20 @@ def codebook_bars(counts: Sequence[Int[np.ndarray, " K"]], *, label: str) -> str
             np.arange(len(ordered) + 1),
             np.append(ordered, ordered[-1]),
             step="post",
-            color=_STAND_INS["model"],
+            color=STAND_INS["model"],
             alpha=0.75,
             linewidth=0,
         )
         axes.axhline(
-            float(level.mean()), color=_STAND_INS["ink"], linewidth=0.8, linestyle=(0, (3, 2))
+            float(level.mean()), color=STAND_INS["ink"], linewidth=0.8, linestyle=(0, (3, 2))
         )
-        _style(axes, "code" if number >= len(counts) - columns else "", f"items, level {number}")
+        style_axes(
+            axes, "code" if number >= len(counts) - columns else "", f"items, level {number}"
+        )
         axes.set_xlim(0, len(ordered))
         axes.set_ylim(0, highest * 1.05)
         axes.locator_params(nbins=4)
-    return _svg(figure, label)
+    return to_svg(figure, label)
 
 
 def popularity_curves(
@@ -145,7 +133,7 @@ def popularity_curves(
         order: item ids, the most popular in training first.
         label: what the plot shows, for those who cannot see it.
     """
-    figure, axes = _figure("items, most popular first (log scale)", "share of all places")
+    figure, axes = one_axes("items, most popular first (log scale)", "share of all places")
     places = np.arange(1, len(order) + 1)
     for name, count in reversed(list(counts.items())):
         if not count.sum():
@@ -158,92 +146,20 @@ def popularity_curves(
     ticks = [10**power for power in range(8) if 10**power <= len(order)]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    return _svg(figure, label)
+    return to_svg(figure, label)
 
 
 def _line(axes: Axes, name: str, x: np.ndarray, y: np.ndarray) -> None:
     if name == "target":
-        axes.plot(x, y, color=_STAND_INS["ink"], linewidth=1.0)
+        axes.plot(x, y, color=STAND_INS["ink"], linewidth=1.0)
     else:
         axes.plot(
             x,
             y,
-            color=_STAND_INS[css_name(name)],
+            color=STAND_INS[css_name(name)],
             linestyle=_DASHES.get(name, "-."),
             linewidth=2.2 if name == "model" else 1.6,
         )
-
-
-def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = _new_figure(4.1, 2.6)
-    axes = figure.add_subplot()
-    _style(axes, x_label, y_label)
-    return figure, axes
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    # The class, not pyplot: no global state, no display, safe in any thread.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _style(axes: Axes, x_label: str, y_label: str) -> None:
-    ink, muted, grid = (_STAND_INS[name] for name in ("ink", "muted", "grid"))
-    axes.set_xlabel(x_label, color=muted, fontsize=_FONT_SIZE)
-    axes.set_title(y_label, color=muted, fontsize=_FONT_SIZE, loc="left")
-    axes.tick_params(colors=muted, labelsize=_FONT_SIZE, length=2.5, width=0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", color=grid, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(ink)
-    axes.spines["bottom"].set_linewidth(0.7)
-    axes.patch.set_alpha(0)
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """Returns the figure as an `<svg>` element to stand inside a page."""
-    import html
-
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "minirec", "font.size": _FONT_SIZE}
-    with mpl.rc_context(settings):
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    for name, color in _STAND_INS.items():
-        text = text.replace(color, f"var(--{name})")
-    # The page's own typeface, and no names of addresses that an inline SVG does not need.
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r"font-family: [^;\"]*;?", "", text)
-    text = text.replace("xlink:href=", "href=")
-    view_box = re.search(r'viewBox="[^"]*"', text)
-    assert view_box is not None
-    body = text[text.index(">") + 1 :]
-    return (
-        f'<svg {view_box[0]} role="img" aria-label="{html.escape(label)}">{_own_ids(body, label)}'
-    )
-
-
-def _own_ids(body: str, label: str) -> str:
-    """Returns the SVG with ids that no other SVG of the page has; unused ones are dropped."""
-    import hashlib
-
-    prefix = hashlib.sha256(label.encode()).hexdigest()[:8]
-    used = set(re.findall(r"(?:href=\"#|url\(#)([\w-]+)", body))
-
-    def rename(match: re.Match[str]) -> str:
-        return f' id="{prefix}-{match[1]}"' if match[1] in used else ""
-
-    body = re.sub(r' id="([^"]+)"', rename, body)
-    return re.sub(r"(href=\"#|url\(#)([\w-]+)", rf"\g<1>{prefix}-\g<2>", body)
 
 
 def _thin(curve: Curve) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:

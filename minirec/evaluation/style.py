@@ -1,4 +1,4 @@
-"""The style sheet of the report page; it stands inside the page, light and dark."""
+"""The style sheet of the report pages; it stands inside the page, light and dark."""
 
 STYLE = """
 :root {
@@ -6,12 +6,16 @@ STYLE = """
   --page: #fbfaf8; --card: #ffffff; --line: #e4e1da; --ink: #1f2530; --muted: #646b78;
   --grid: #e9e6df; --model: #2457c5; --popularity: #8a8f99; --item_transition: #c26a12;
   --other: #7a4fb5; --wash: #eef3fd;
+  --series-0: #2457c5; --series-1: #c26a12; --series-2: #12806f; --series-3: #7a4fb5;
+  --series-4: #b92f4c; --series-5: #71771a; --series-6: #2a8fbd; --series-7: #8a8f99;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14171c; --card: #1b1f26; --line: #2e343e; --ink: #e6e8ec; --muted: #a0a7b4;
     --grid: #2a3039; --model: #85acff; --popularity: #8b93a1; --item_transition: #eda45a;
     --other: #c3a1f2; --wash: #1d2a45;
+    --series-0: #85acff; --series-1: #eda45a; --series-2: #5cc9b5; --series-3: #c3a1f2;
+    --series-4: #f58a9f; --series-5: #c3c765; --series-6: #7ccdf0; --series-7: #8b93a1;
   }
 }
 * { box-sizing: border-box; }
@@ -88,6 +92,14 @@ figcaption { font-size: 0.88rem; margin-top: 0.6rem; overflow-wrap: anywhere; }
 .swatch.item_transition { background: var(--item_transition); }
 .swatch.target { background: var(--ink); }
 .plain { margin-top: 1rem; }
+.swatch.series-0 { background: var(--series-0); }
+.swatch.series-1 { background: var(--series-1); }
+.swatch.series-2 { background: var(--series-2); }
+.swatch.series-3 { background: var(--series-3); }
+.swatch.series-4 { background: var(--series-4); }
+.swatch.series-5 { background: var(--series-5); }
+.swatch.series-6 { background: var(--series-6); }
+.swatch.series-7 { background: var(--series-7); }
 .cards {
   display: grid; gap: 1.25rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));

@@ -15,7 +15,7 @@ NUM_ITEMS = CLUSTERS * MEMBERS
 
 
 def chain(matrix, num_train, num_held_out, seed=0):
-    """Transitions in which the next cluster follows from the last one alone, items within at random.
+    """Transitions whose next cluster follows from the last one alone; items within are random.
 
     Returns them with the clusters of the items and the mutual information in bits.
     """
