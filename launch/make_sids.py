@@ -29,6 +29,8 @@ from minirec.sids.statistics import sid_report
 from pipelines.prepared import Prepared
 from pipelines.sources.fields import input_file
 
+SOURCES = ("given", "rq_kmeans", "rq_vae")
+
 
 def item_vectors(prepared: Prepared, config: ConfigDict, seed: int) -> Float32[np.ndarray, "N D"]:
     """Returns `[N, D]` float32 vectors as `config.vectors` asks for; nothing held out enters.
@@ -87,6 +89,32 @@ def index_file(name: str, folder: str) -> Path:
         raise ValueError(f"config.sids.path={name!r}: {error}") from error
 
 
+def check(config: ConfigDict, folder: str = "") -> None:
+    """Checks what can be checked of `config.sids` before any work.
+
+    Raises:
+        ValueError: an unknown source, a given index that is not there, or a field out of its range.
+    """
+    if config.source not in SOURCES:
+        raise ValueError(f"config.sids.source={config.source!r}: use one of {list(SOURCES)}")
+    if config.source == "given":
+        index_file(config.path, folder)
+    if config.source == "rq_vae":
+        rq_vae_config(config)
+
+
+def rq_vae_config(config: ConfigDict) -> RQVAEConfig:
+    """Returns the settings in `config.rq_vae`.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+    try:
+        return RQVAEConfig(**config.rq_vae.to_dict())
+    except ValueError as error:
+        raise ValueError(f"config.sids.rq_vae.{error}") from error
+
+
 def quantise(
     vectors: Float32[np.ndarray, "N D"], config: ConfigDict, seed: int
 ) -> RQKMeansResult | RQVAEResult:
@@ -97,11 +125,7 @@ def quantise(
     """
     sizes = tuple(config.codebook_sizes)
     if config.source == "rq_vae":
-        try:
-            settings = RQVAEConfig(**config.rq_vae.to_dict())
-        except ValueError as error:
-            raise ValueError(f"config.sids.rq_vae.{error}") from error
-        return rq_vae(vectors, len(sizes), sizes, seed, config=settings)
+        return rq_vae(vectors, len(sizes), sizes, seed, config=rq_vae_config(config))
     return rq_kmeans(vectors, len(sizes), sizes, seed, num_iterations=config.iterations)
 
 
@@ -125,13 +149,14 @@ def make_table(
         ValueError: an unknown source, or a given index that does not fit the catalogue.
         FloatingPointError: the training of an RQ-VAE diverged.
     """
+    check(config, folder)
     raw_item_ids = prepared.raw_item_ids
     if config.source == "given":
         path = index_file(config.path, folder)
         given = SidTable.load(path, raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
         report = {"source": path.name, "ignored_items": given.num_ignored}
-    elif config.source in ("rq_kmeans", "rq_vae"):
+    else:
         vectors = item_vectors(prepared, config, seed) if vectors is None else vectors
         result = quantise(vectors, config, seed)
         codes, sizes = result.codes, result.codebook_sizes
@@ -141,10 +166,6 @@ def make_table(
             "variance": result.variance,
             "reconstruction_error": errors,
         }
-    else:
-        raise ValueError(
-            f"config.sids.source={config.source!r}: use 'given', 'rq_kmeans' or 'rq_vae'"
-        )
     codes, sizes = resolve_collisions(
         codes, policy=config.collisions, priority=prepared.train_count, codebook_sizes=sizes
     )

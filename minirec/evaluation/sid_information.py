@@ -77,22 +77,35 @@ class Transitions:
             object.__setattr__(self, name, pairs.astype(np.int64))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Information:
     """Bits that what is known of the last item saves on the next one.
 
     Attributes:
-        bits: mean over the held-out transitions, relative to popularity; below 0 the model
-            misleads.
-        standard_error: of `bits`, transitions taken as independent.
+        saved: `[n]`, bits of each held-out transition, relative to popularity; below 0 where the
+            model misleads.
         alpha: weight of the coarser model, in transitions.
         num_groups: how many groups of items this level tells apart.
     """
 
-    bits: float
-    standard_error: float
+    saved: Float64[np.ndarray, " n"]
     alpha: float
     num_groups: int
+
+    @property
+    def bits(self) -> float:
+        """Mean over the held-out transitions."""
+        return float(self.saved.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of `bits`, transitions taken as independent."""
+        return standard_error(self.saved)
+
+
+def standard_error(values: Float64[np.ndarray, " n"]) -> float:
+    """Returns the standard error of the mean of independent values; 0 of a single one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def transitions_of(
@@ -152,12 +165,12 @@ def _chain(
         groups: of each item, numbered from 0 without gaps; each refines the one before.
         transitions: what is counted, and what is predicted.
     """
-    num_items, num_held_out = transitions.num_items, len(transitions.held_out)
+    num_items = transitions.num_items
     target_count = np.bincount(transitions.train[:, 1], minlength=num_items) + 0.5
     popularity = target_count / target_count.sum()
     coarse = np.zeros(num_items, np.int64)
     coarse_pair, left_out = np.zeros(1, np.int64), np.ones(1)  # 2^r of a pair without one of it
-    ratio = np.ones(num_held_out)
+    ratio = np.ones(len(transitions.held_out))
     for group in groups:
         num_groups, num_coarse = int(group.max()) + 1, int(coarse.max()) + 1
         share = np.bincount(group, weights=popularity, minlength=num_groups)
@@ -176,9 +189,7 @@ def _chain(
         place = np.minimum(np.searchsorted(pair, key), len(pair) - 1)
         seen = np.where(pair[place] == key, count[place], 0)
         ratio = (seen / share[after] + alpha * ratio) / (left_count[before] + alpha)
-        bits = np.log2(ratio)
-        error = bits.std(ddof=1) / np.sqrt(num_held_out) if num_held_out > 1 else 0.0
-        yield Information(float(bits.mean()), float(error), float(alpha), num_groups)
+        yield Information(np.log2(ratio), alpha, num_groups)
         coarse, coarse_pair = group, pair
 
 
