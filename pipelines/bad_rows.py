@@ -43,6 +43,10 @@ class BadRows:
         """
         if self.action == "error":
             raise ValueError(f"{message}; mend it, or leave such rows out with on_bad_rows='skip'")
+        self.leave_out(reason, message, count)
+
+    def leave_out(self, reason: str, message: str, count: int) -> None:
+        """Counts rows that are sound, but that the config leaves out; never an error."""
         self.counts[reason] = self.counts.get(reason, 0) + count
         self.first.setdefault(reason, message)
 

@@ -16,6 +16,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "int": int,
     "float": (int, float),
     "bool": bool,
+    "str | Mapping[str, float]": (str, Mapping),
 }
 
 
@@ -56,6 +57,27 @@ def input_file(folder: str, name: str, what: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {what} is read from it")
     return path
+
+
+def input_files(folder: str, name: str, what: str) -> dict[str, Path]:
+    """Returns `folder/name`, or all files that match the pattern, in the order of their names.
+
+    Returns:
+        The files by their path below `folder`, which does not depend on where it lies.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not name:
+        raise ValueError(f"{folder}: no file is named; {what} is read from one")
+    if "*" not in name:
+        return {name: input_file(folder, name, what)}
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: no such folder; {what} is read from {name} in it")
+    found = sorted(path for path in Path(folder).glob(name) if path.is_file())
+    if not found:
+        raise ValueError(f"{Path(folder) / name}: no file matches; {what} is read from it")
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def only_file(folder: str, pattern: str, what: str) -> Path:

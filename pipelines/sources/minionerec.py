@@ -22,11 +22,14 @@ from pipelines.interactions import (
     GivenSplit,
     RawDataset,
 )
+from pipelines.readers import Delimited
 from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
 
 _REQUIRED = ("user_id", "history_item_id", "item_id")
 # Beside the ids a row may repeat titles and SIDs; they must be as many as the ids.
 _PARALLEL = ("history_item_title", "history_item_sid")
+_OPTIONAL = (*_PARALLEL, "item_sid")
+_READER = Delimited()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,8 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     sid_of = _read_index(paths["index"])
 
     rows = {
-        split: _read_rows(paths[split], place_of, sid_of) for split in ("train", "valid", "test")
+        split: _read_rows(paths[split], place_of, sid_of, bad_rows)
+        for split in ("train", "valid", "test")
     }
     timelines = _Timelines()
     for split in ("train", "valid", "test"):
@@ -191,54 +195,55 @@ def _find(folder: str, name: str, pattern: str, what: str) -> Path:
 
 
 def _read_rows(
-    path: Path, place_of: dict[str, int], sid_of: dict[str, str]
+    path: Path, place_of: dict[str, int], sid_of: dict[str, str], bad_rows: BadRows
 ) -> list[tuple[str, list[int], int]]:
     """Rows as (user, places of the history's items, place of the target)."""
-    try:
-        table = pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: not a CSV file that can be read: {error}") from error
-    for column in _REQUIRED:
-        if column not in table.columns:
-            raise ValueError(
-                f"{path}: no column {column!r}; it needs {', '.join(_REQUIRED)}, and has "
-                f"{', '.join(table.columns)}"
-            )
-    parallel = [column for column in _PARALLEL if column in table.columns]
+    there = _READER.header(path)
+    columns = [*_REQUIRED, *(column for column in _OPTIONAL if column in there)]
     rows = []
-    for number, row in enumerate(table.iter_rows(named=True), start=1):
-        where = f"{path}, data row {number}"
-        history = _list(row, "history_item_id", where)
-        if not history:
-            raise ValueError(f"{where}: history_item_id is empty; a row needs at least one item")
-        for column in parallel:
-            values = _list(row, column, where)
-            if len(values) != len(history):
-                raise ValueError(
-                    f"{where}: {column} has {len(values)} entries, history_item_id has "
-                    f"{len(history)}; they must be as many"
-                )
-            if column == "history_item_sid":
-                for item, sid in zip(history, values, strict=True):
-                    _check_sid(where, column, str(item), sid, sid_of)
-        if row["user_id"] is None or row["item_id"] is None:
-            field = "user_id" if row["user_id"] is None else "item_id"
-            raise ValueError(f"{where}: {field} is empty; every row needs one")
-        if row.get("item_sid") is not None:
-            _check_sid(where, "item_sid", row["item_id"], row["item_sid"], sid_of)
-        places = []
-        for column, item in [
-            *(("history_item_id", item) for item in history),
-            ("item_id", row["item_id"]),
-        ]:
-            place = place_of.get(str(item))
-            if place is None:
-                raise ValueError(f"{where}: {column} has item {item!r}, which the catalogue lacks")
-            places.append(place)
-        rows.append((row["user_id"], places[:-1], places[-1]))
+    for frame in _READER.frames(path, columns, bad_rows):
+        for row in frame.iter_rows(named=True):
+            where = f"{path}, line {row['line']}"
+            try:
+                rows.append(_parse_row(row, where, place_of, sid_of))
+            except ValueError as error:
+                bad_rows.add("row_does_not_parse", str(error))
     if not rows:
-        raise ValueError(f"{path}: the file holds a header but no rows")
+        raise ValueError(f"{path}: no rows are left: every row is bad")
     return rows
+
+
+def _parse_row(
+    row: dict[str, str | None], where: str, place_of: dict[str, int], sid_of: dict[str, str]
+) -> tuple[str, list[int], int]:
+    history = _list(row, "history_item_id", where)
+    if not history:
+        raise ValueError(f"{where}: history_item_id is empty; a row needs at least one item")
+    for column in _PARALLEL:
+        if column not in row:
+            continue
+        values = _list(row, column, where)
+        if len(values) != len(history):
+            raise ValueError(
+                f"{where}: {column} has {len(values)} entries, history_item_id has "
+                f"{len(history)}; they must be as many"
+            )
+        if column == "history_item_sid":
+            for item, sid in zip(history, values, strict=True):
+                _check_sid(where, column, str(item), sid, sid_of)
+    user, target = row["user_id"], row["item_id"]
+    if user is None or target is None:
+        field = "user_id" if user is None else "item_id"
+        raise ValueError(f"{where}: {field} is empty; every row needs one")
+    if row.get("item_sid") is not None:
+        _check_sid(where, "item_sid", target, row["item_sid"], sid_of)
+    places = []
+    for column, item in [*(("history_item_id", item) for item in history), ("item_id", target)]:
+        place = place_of.get(str(item))
+        if place is None:
+            raise ValueError(f"{where}: {column} has item {item!r}, which the catalogue lacks")
+        places.append(place)
+    return user, places[:-1], places[-1]
 
 
 def _list(row: dict[str, str | None], column: str, where: str) -> list[Any]:

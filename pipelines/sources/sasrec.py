@@ -46,13 +46,14 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     """
     path = input_file(config.folder, config.interactions, "the log")
     inputs = {path.name: path}
-    users, lengths, numbers = _read_lines(path, config.index_offset)
+    users, lengths, numbers = _read_lines(path, config.index_offset, bad_rows)
     attributes: dict[int, list[str]] = {}
+    known = np.ones(len(numbers), bool)
     if config.attributes:
         attributes_path = input_file(config.folder, config.attributes, "attributes")
         inputs[attributes_path.name] = attributes_path
         attributes = _read_attributes(attributes_path, config.index_offset)
-        _check_known(path, users, lengths, numbers, attributes_path, attributes)
+        known = _check_known(path, users, lengths, numbers, attributes_path, attributes, bad_rows)
         catalogue = np.array(sorted(attributes), np.int64)
     else:
         catalogue = np.unique(numbers)
@@ -69,6 +70,8 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
         },
         schema=INTERACTION_SCHEMA,
     )
+    if not known.all():
+        interactions = interactions.filter(pl.Series(known))
     items = pl.DataFrame(
         {
             "raw_item_id": pl.Series(catalogue - config.index_offset).cast(pl.String),
@@ -81,36 +84,44 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     return RawDataset((FramePart(interactions),), items, inputs=inputs, has_times=False)
 
 
-def _read_lines(path: Path, index_offset: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _read_lines(
+    path: Path, index_offset: int, bad_rows: BadRows
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Users, the number of items of each, and all items' numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     users: list[str] = []
     lengths: list[int] = []
     numbers: list[int] = []
     line_of: dict[str, int] = {}
-    for line_number, line in enumerate(text.split("\n"), start=1):
+    for line_number, raw_line in enumerate(data.split(b"\n"), start=1):
+        where = f"{path}, line {line_number}"
+        try:
+            line = raw_line.decode()
+        except UnicodeDecodeError as error:
+            bad_rows.add("not_in_encoding", f"{where}: byte {error.start + 1} is not UTF-8")
+            continue
         if not line.strip():
             continue
         user, *items = line.split()
+        bad = [item for item in items if not _is_number(item, index_offset)]
         if not items:
-            raise ValueError(
-                f"{path}, line {line_number}: user {user!r} has no items; a line is a user and at "
-                "least one item"
+            bad_rows.add(
+                "row_does_not_parse",
+                f"{where}: user {user!r} has no items; a line is a user and at least one item",
             )
-        if user in line_of:
-            raise ValueError(
-                f"{path}, line {line_number}: user {user!r} has a line already, {line_of[user]}; "
-                "a user has one line"
+        elif user in line_of:
+            bad_rows.add(
+                "duplicate_user",
+                f"{where}: user {user!r} has a line already, {line_of[user]}; a user has one line",
             )
-        for item in items:
-            if not _is_number(item, index_offset):
-                raise ValueError(
-                    f"{path}, line {line_number}: item {item!r} of user {user!r} is not a whole "
-                    f"number from {index_offset} on (index_offset is {index_offset})"
-                )
+        elif bad:
+            bad_rows.add(
+                "unclean_id",
+                f"{where}: item {bad[0]!r} of user {user!r} is not a whole number from "
+                f"{index_offset} on (index_offset is {index_offset})",
+            )
+        if not items or user in line_of or bad:
+            continue
         line_of[user] = line_number
         users.append(user)
         lengths.append(len(items))
@@ -148,12 +159,18 @@ def _check_known(
     numbers: np.ndarray,
     attributes_path: Path,
     attributes: dict[int, list[str]],
-) -> None:
+    bad_rows: BadRows,
+) -> np.ndarray:
+    """Returns which interactions are with items that have attributes."""
     known = np.isin(numbers, np.fromiter(attributes, np.int64))
     if not known.all():
         place = int(np.argmin(known))
         user = users[int(np.searchsorted(np.cumsum(lengths), place, side="right"))]
-        raise ValueError(
+        bad_rows.add(
+            "unknown_item",
             f"{path}: user {user!r} has item {numbers[place]}, which {attributes_path} lacks "
-            f"({len(np.unique(numbers[~known]))} such items); list it there, with [] if it has none"
+            f"({len(np.unique(numbers[~known]))} such items); list it there, with [] if it has "
+            "none",
+            int((~known).sum()),
         )
+    return known

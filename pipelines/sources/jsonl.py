@@ -1,0 +1,24 @@
+"""JSON lines, also `.gz` and `.zst`: an object an interaction."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipelines.bad_rows import BadRows
+from pipelines.interactions import RawDataset
+from pipelines.readers import JsonLines
+from pipelines.sources.table import TableConfig, load_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TableConfig):
+    """Fields of the source: those of every table."""
+
+
+def load(config: Config, bad_rows: BadRows) -> RawDataset:
+    """Opens the log and reads the catalogue.
+
+    Raises:
+        ValueError: a field that cannot be, a missing file, or a mistake in the catalogue.
+    """
+    return load_table(config, JsonLines(), bad_rows)
