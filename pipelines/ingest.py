@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int32, Int64
 
+from pipelines.ahead import ahead
 from pipelines.bad_rows import BadRows
 from pipelines.ids import IdCodes
 from pipelines.interactions import ITEM_SCHEMA, RawDataset, check_frame
@@ -65,29 +66,34 @@ def read_log(
     listed = None if catalogue is None else items.encode(catalogue["raw_item_id"])
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     num_rows = 0
-    with ThreadPoolExecutor(max_workers=1) as pool:
+
+    def chunks() -> Iterator[tuple[str, pl.DataFrame]]:
         for part in raw.parts:
             for chunk in part.chunks(bad_rows):
-                check_events(part.name, chunk, raw.event_types)
-                of_users = pool.submit(users.encode, chunk["user"])
-                columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
-                columns |= {name: chunk[name].to_numpy() for name in ("time", "event")}
-                if listed is not None and len(items) > len(listed):
-                    is_known = columns["item"] < len(listed)
-                    if not is_known.all():
-                        report_unknown(part.name, chunk.filter(~pl.Series(is_known)), bad_rows)
-                        columns = {name: column[is_known] for name, column in columns.items()}
-                for name, column in columns.items():
-                    # A copy of its own: a view would keep the whole chunk alive.
-                    pieces[name].append(column.astype(_COLUMNS[name], copy=True))
-                num_rows += len(columns["user"])
-                if num_rows > MAX_ROWS:
-                    raise ValueError(
-                        f"{part.name}: more than {MAX_ROWS} interactions; a data set holds at most "
-                        "that many"
-                    )
-                if progress is not None:
-                    progress(num_rows)
+                yield part.name, chunk
+
+    # Three things at a time: the next chunk is read while users and items of this one are coded.
+    with ahead(chunks) as read, ThreadPoolExecutor(max_workers=1) as pool:
+        for name, chunk in read:
+            check_events(name, chunk, raw.event_types)
+            of_users = pool.submit(users.encode, chunk["user"])
+            columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
+            columns |= {column: chunk[column].to_numpy() for column in ("time", "event")}
+            if listed is not None and len(items) > len(listed):
+                is_known = columns["item"] < len(listed)
+                if not is_known.all():
+                    report_unknown(name, chunk.filter(~pl.Series(is_known)), bad_rows)
+                    columns = {key: column[is_known] for key, column in columns.items()}
+            for key, column in columns.items():
+                # A copy of its own: a view would keep the whole chunk alive.
+                pieces[key].append(column.astype(_COLUMNS[key], copy=True))
+            num_rows += len(columns["user"])
+            if num_rows > MAX_ROWS:
+                raise ValueError(
+                    f"{name}: more than {MAX_ROWS} interactions; a data set holds at most that many"
+                )
+            if progress is not None:
+                progress(num_rows)
     check_not_empty(num_rows, raw, bad_rows)
     # One column at a time, so that only one stands in memory twice.
     whole = {name: np.concatenate(pieces.pop(name)) for name in _COLUMNS}

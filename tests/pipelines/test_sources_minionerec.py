@@ -176,7 +176,7 @@ def test_missing_columns_and_files_are_errors(tmp_path, rows):
     with pytest.raises(ValueError, match="the file holds a header and no rows"):
         (tmp_path / "test" / "set.csv").write_text("user_id,item_id,history_item_id\n")
         load(tmp_path, test="test/set.csv")
-    with pytest.raises(ValueError, match="not a CSV file that can be read"):
+    with pytest.raises(ValueError, match="the file is empty"):
         load(tmp_path, test="test/other.csv")
 
 
