@@ -5,15 +5,35 @@ Writes W/prepared (columns, splits, items.parquet, users.parquet, manifest.json)
 
 from __future__ import annotations
 
+import sys
+import time
+
 from launch import program
 from pipelines.prepare import prepare
 
+_TELL_EVERY_SECONDS = 5.0
+
 
 def main(job: program.Job) -> None:
-    """Prepares the log and prints the counts of every stage."""
-    manifest = prepare(job.config.data.to_dict(), job.prepared, overwrite=job.overwrite)
+    """Prepares the log and prints the counts of every stage, and what was left out and why."""
+    begin = told = time.monotonic()
+
+    def progress(num_rows: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _TELL_EVERY_SECONDS:
+            told = now
+            rate = num_rows / (now - begin)
+            print(f"read {num_rows:,} rows, {rate:,.0f} a second", file=sys.stderr)
+
+    manifest = prepare(
+        job.config.data.to_dict(), job.prepared, overwrite=job.overwrite, progress=progress
+    )
     for stage, counts in manifest["counts"].items():
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
+    for reason, found in manifest["skipped"].items():
+        print(f"skipped {reason}={found['rows']} (first: {found['first']})")
+    print(f"seconds={time.monotonic() - begin:.1f}")
     print(f"wrote {job.prepared}")
 
 

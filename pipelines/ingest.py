@@ -137,6 +137,16 @@ def keep(
     return CodedLog(**columns, users=log.users.gather(order), items=items)
 
 
+def place_of(raw: RawDataset, column: str, raw_id: str) -> str:
+    """Returns "file, line N" of the first row with a user or item, by reading the log again."""
+    for part in raw.parts:
+        for chunk in part.chunks(BadRows("skip")):
+            found = chunk.filter(pl.col(column).cast(pl.String) == raw_id)
+            if len(found):
+                return f"{part.name}, line {found['line'][0]}"
+    raise ValueError(f"{column} {raw_id!r} is in no part of the log")
+
+
 def check_not_empty(num_rows: int, raw: RawDataset, bad_rows: BadRows) -> None:
     """Raises ValueError if a log has no rows."""
     if not num_rows:

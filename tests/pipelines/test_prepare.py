@@ -1,5 +1,9 @@
+import fcntl
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -118,12 +122,19 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 
 
 def test_events_are_ordered_by_time_and_equal_times_keep_the_order_of_the_log(tmp_path, use_raw):
-    rows = [("u", "b", 5), ("v", "c", 1), ("u", "d", 5), ("u", "a", 3), ("u", "c", 5)]
+    rows = [
+        ("u", "b", 5),
+        ("v", "c", 1),
+        ("u", "d", 5),
+        ("u", "a", 3),
+        ("u", "c", 5),
+        ("v", "b", 0),
+    ]
     config = use_raw(raw_of(rows, "abcd"))
     prepare(config, tmp_path / "prepared")
     prepared = Prepared.load(tmp_path / "prepared")
     assert prepared.users["raw_user_id"].to_list() == ["u", "v"]
-    assert prepared.columns["item"].tolist() == [0, 1, 3, 2, 2]
+    assert prepared.columns["item"].tolist() == [0, 1, 3, 2, 1, 2]
 
 
 def test_k_core_drops_items_from_the_catalogue_and_counts_both_stages(tmp_path):
@@ -179,14 +190,14 @@ def test_a_data_set_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     config = {"source": GENERATED, "split": "leave_one_out"}
     prepare(config, tmp_path / "prepared")
     before = hashes(tmp_path / "prepared")
-    replace = prepare_module.os.replace
+    replace = os.replace
 
     def refuse(source, target):
         if source.name == "new":
             raise OSError("no")
         replace(source, target)
 
-    monkeypatch.setattr(prepare_module.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no"):
         prepare({**config, "split": "per_user_ratio"}, tmp_path / "prepared", overwrite=True)
     assert hashes(tmp_path / "prepared") == before
@@ -259,3 +270,78 @@ def test_reading_what_is_not_there_is_an_error(tmp_path):
     (tmp_path / "prepared" / "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"items.parquet is damaged"):
         Prepared.load(tmp_path / "prepared")
+
+
+def test_a_user_with_one_interaction_is_an_error_or_left_out(tmp_path, use_raw):
+    rows = [("u", "b", 5), ("v", "c", 1), ("u", "d", 6), ("w", "a", 3)]
+    config = use_raw(raw_of(rows, "abcd"))
+    with pytest.raises(ValueError, match=r"interactions, line 2: user 'v' has one interaction \(2"):
+        prepare(config, tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+    manifest = prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    assert manifest["skipped"]["single_interaction"]["rows"] == 2
+    prepared = Prepared.load(tmp_path / "prepared")
+    assert prepared.users["raw_user_id"].to_list() == ["u"]
+    assert prepared.columns["item"].tolist() == [1, 3]
+
+
+def test_skipping_may_leave_nothing_which_is_an_error(tmp_path, use_raw):
+    config = use_raw(raw_of([("u", "b", 5), ("v", "c", 1)], "abcd"))
+    with pytest.raises(ValueError, match="all 2 users have one interaction"):
+        prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    config = use_raw(raw_of([("u", "x", 5), ("v", "y", 1)], "abcd"))
+    with pytest.raises(ValueError, match="no interactions; 2 bad rows left out"):
+        prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_items_are_counted_where_bad_rows_are_skipped(tmp_path, use_raw):
+    rows = [("u", "a", 1), ("u", "x", 2), ("u", "b", 3), ("w", "y", 1)]
+    manifest = prepare(
+        {**use_raw(raw_of(rows, "ab")), "on_bad_rows": "skip"}, tmp_path / "prepared"
+    )
+    assert manifest["skipped"] == {
+        "unknown_item": {
+            "rows": 2,
+            "first": "interactions, line 2: user 'u' has item 'x', which the catalogue lacks; add "
+            "it to the catalogue",
+        }
+    }
+    prepared = Prepared.load(tmp_path / "prepared")
+    assert prepared.users["raw_user_id"].to_list() == ["u"]
+    assert prepared.columns["item"].tolist() == [0, 1]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    # A limit on the size of a file stands for the disk: writing fails in the middle of an array.
+    code = f"""
+import resource, signal
+from pipelines.prepare import prepare
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+prepare({{"source": {{"name": "generated"}}, "split": "leave_one_out"}}, {str(tmp_path / "p")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OSError: columns/item.npy of the prepared data set cannot be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path):
+    config = {"source": GENERATED, "split": "leave_one_out"}
+    dead = tmp_path / ".prepared.partial-dead"
+    (dead / "new").mkdir(parents=True)
+    (dead / "new" / "offsets.npy").write_bytes(b"half")
+    alive = tmp_path / ".prepared.partial-alive"
+    alive.mkdir()
+    lock = os.open(alive, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    prepare(config, tmp_path / "prepared")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "prepared"]
+    whole = hashes(tmp_path / "prepared")
+    os.close(lock)
+    # Killed between moving the old data set aside and putting the new one in its place.
+    (tmp_path / "prepared").rename(alive / "old")
+    prepare(config, tmp_path / "prepared")
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+    assert hashes(tmp_path / "prepared") == whole
