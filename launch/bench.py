@@ -25,6 +25,7 @@ import kernels.bench.decode
 import kernels.bench.head_beam_step
 import kernels.bench.sweep
 import kernels.bench.trie
+import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
 from launch import bench_plot, program
@@ -65,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "decode": lambda: kernels.bench.decode.run(num_sids=_NUM_SIDS.value),
     "head_beam_step": kernels.bench.head_beam_step.run,
     "loader": pipelines.loader_bench.run,
+    "rq_kmeans": minirec.sids.rq_kmeans_bench.run,
     "prepare": lambda: pipelines.prepare_bench.run(
         _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
     ),

@@ -19,7 +19,7 @@ _COLUMNS = {"user": np.int32, "item": np.int32, "time": np.int64, "event": np.in
 MAX_ROWS = 2**31 - 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class CodedLog:
     """A log whose users and items are numbers, in the order of the source.
 
@@ -110,31 +110,33 @@ def keep(
 ) -> CodedLog:
     """Returns the interactions that `rows` marks (None: all), users numbered anew.
 
-    Users are numbered by the first of their interactions that is left; those without one go.
+    Users are numbered by the first of their interactions that is left; those without one go. The
+    log itself is changed, so that a large one never stands in memory twice.
 
     Args:
-        log: the whole log.
+        log: the whole log; used up.
         rows: which interactions stay.
         drop_items: whether items without an interaction go as well.
     """
-    columns = {
-        name: getattr(log, name) if rows is None else getattr(log, name)[rows] for name in _COLUMNS
-    }
-    user, items = columns["user"], log.items
-    first = np.full(len(log.users), len(user), np.int32)
+    if rows is not None:
+        for name in _COLUMNS:  # One at a time: the old column goes before the next is made.
+            setattr(log, name, getattr(log, name)[rows])
+    size = len(log.user)
+    first = np.full(len(log.users), size, np.int32)
     # Of a user's rows the last one written, and so the oldest, stays.
-    first[user[::-1]] = np.arange(len(user) - 1, -1, -1, dtype=np.int32)
+    first[log.user[::-1]] = np.arange(size - 1, -1, -1, dtype=np.int32)
     order = np.argsort(first, kind="stable").astype(np.int32)
-    order = order[: int(np.count_nonzero(first < len(user)))]
+    order = order[: int(np.count_nonzero(first < size))]
     if len(order) < len(first) or (np.diff(order) < 0).any():
-        columns["user"] = _inverse(order, len(first))[user]
+        log.user = _inverse(order, len(first))[log.user]
+        log.users = log.users.gather(order)
     if drop_items:
-        stays = np.zeros(len(items), bool)
-        stays[columns["item"]] = True
+        stays = np.zeros(len(log.items), bool)
+        stays[log.item] = True
         if not stays.all():
-            columns["item"] = (np.cumsum(stays, dtype=np.int32) - 1)[columns["item"]]
-            items = items.filter(pl.Series(stays))
-    return CodedLog(**columns, users=log.users.gather(order), items=items)
+            log.item = (np.cumsum(stays, dtype=np.int32) - 1)[log.item]
+            log.items = log.items.filter(pl.Series(stays))
+    return log
 
 
 def place_of(raw: RawDataset, column: str, raw_id: str) -> str:

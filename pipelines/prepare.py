@@ -111,9 +111,10 @@ def _write(
             raise ValueError("a source with a given split must group its interactions by user")
         order = slice(None)
         offsets = np.searchsorted(log.user, np.arange(num_users + 1)).astype(np.int64)
-    columns = {
-        name: np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name]) for name in COLUMNS
-    }
+    columns = {}
+    for name in COLUMNS:
+        columns[name] = np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name])
+        setattr(log, name, columns[name])  # Not twice in memory.
     split = make_split(
         config["split"],
         offsets,

@@ -19,6 +19,9 @@ _BLOCK_DISTANCES = 1 << 20
 _REPRESENTED = 1e-12
 # Far from where squares overflow float32.
 _LARGEST_VALUE = 1e15
+# Centroids settle on so many rows a code first; that many tell where they belong to within what
+# the last iterations, on all rows, put right.
+_SETTLE_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +88,7 @@ def rq_kmeans(
     *,
     num_iterations: int = 50,
     tolerance: float = 1e-4,
+    polish_iterations: int = 5,
 ) -> RQKMeansResult:
     """Returns SIDs of item vectors: level by level, k-means of what the levels before left over.
 
@@ -93,6 +97,9 @@ def rq_kmeans(
     vectors always get equal SIDs. With fewer distinct residuals than codes, codes stay unused.
     The same arguments on the same machine give the same bits.
 
+    Where there are more than 512 distinct vectors a code, a level's centroids settle on a sample of
+    256 a code, and the last iterations take all vectors (`polish_iterations`).
+
     Args:
         vectors: a vector an item, any scale; taken as float32.
         num_levels: L, 1 to 16.
@@ -100,6 +107,8 @@ def rq_kmeans(
         seed: of the k-means++ starts.
         num_iterations: Lloyd iterations a level at most.
         tolerance: a level ends when its error shrinks by less than this fraction of itself.
+        polish_iterations: Lloyd iterations a level at most that take all vectors, once the
+            centroids have settled on a sample.
 
     Raises:
         ValueError: a vector that is not finite (the message names its row), sizes out of range.
@@ -110,6 +119,8 @@ def rq_kmeans(
         raise ValueError(f"num_iterations: {num_iterations}; must be at least 1")
     if not tolerance >= 0:
         raise ValueError(f"tolerance: {tolerance}; must be 0 or more")
+    if polish_iterations < 1:
+        raise ValueError(f"polish_iterations: {polish_iterations}; must be at least 1")
     random = np.random.default_rng(seed)
     distinct, row_of_item, weight_of_row = _distinct_rows(vectors)
     num_rows = len(distinct)
@@ -128,12 +139,24 @@ def rq_kmeans(
             jnp.asarray(random.random((size, _tries(size))), jnp.float32),
             _REPRESENTED * variance,
         )
+        settled, left = 0, num_iterations
+        if num_rows > 2 * _SETTLE_ROWS * size:
+            rows = np.sort(random.choice(num_rows, _SETTLE_ROWS * size, replace=False))
+            start, used = lloyd(
+                _taken(centered, rows, block_rows),
+                _taken(weights[..., None], rows, block_rows)[..., 0],
+                start,
+                _REPRESENTED * variance,
+                jnp.int32(num_iterations),
+                jnp.float32(tolerance),
+            )
+            settled, left = int(used), polish_iterations
         centroids, used_iterations = lloyd(
             centered,
             weights,
             start,
             _REPRESENTED * variance,
-            jnp.int32(num_iterations),
+            jnp.int32(left),
             jnp.float32(tolerance),
         )
         codebook = centroids.vectors + _mean(residual, weights)
@@ -144,7 +167,7 @@ def rq_kmeans(
         codebooks.append(np.where((count > 0)[:, None], np.asarray(codebook), np.float32(0)))
         counts.append(count)
         errors.append(float(_mean_square(residual, weights)))
-        iterations.append(int(used_iterations))
+        iterations.append(settled + int(used_iterations))
     return RQKMeansResult(
         codes=np.stack(codes, axis=1),
         codebooks=tuple(codebooks),
@@ -264,6 +287,16 @@ def _in_blocks(rows: Float32[np.ndarray, "N D"], block_rows: int) -> Float32[Arr
     padded = np.zeros((num_blocks * block_rows, rows.shape[1]), dtype=np.float32)
     padded[: len(rows)] = rows
     return jnp.asarray(padded.reshape(num_blocks, block_rows, rows.shape[1]))
+
+
+def _taken(
+    blocks: Float32[Array, "blocks R D"], rows: np.ndarray, block_rows: int
+) -> Float32[Array, "some R D"]:
+    """Returns some rows as blocks of their own, whole ones as far as they go."""
+    flat = blocks.reshape(-1, blocks.shape[-1])
+    padded = -(-len(rows) // block_rows) * block_rows
+    taken = jnp.zeros((padded, flat.shape[1]), flat.dtype).at[: len(rows)].set(flat[rows])
+    return taken.reshape(-1, block_rows, flat.shape[1])
 
 
 def _tries(codebook_size: int) -> int:
