@@ -97,7 +97,7 @@ def _write(
     fingerprint: str,
 ) -> dict[str, Any]:
     """Writes the whole data set into an empty folder and returns its manifest."""
-    counts: dict[str, Any] = {"read": {**raw.counts, **log.sizes()}}
+    counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **log.sizes()}}
     if config["k_core"] > 1:
         log = keep(log, k_core(log.user, log.item, config["k_core"]), drop_items=True)
         counts["after_k_core"] = log.sizes()

@@ -1,127 +1,176 @@
-"""RecBole's atomic files: `NAME.inter` and `NAME.item`, tab-separated, with typed columns.
+"""RecBole's atomic files (arXiv 2011.01731): `NAME.inter` and `NAME.item`, fields between tabs.
 
-A header's column is `name:type`, the type one of token, token_seq, float and float_seq (RecBole,
-arXiv 2011.01731). Config fields name columns without their type.
+A header names a field and its type, `user_id:token`. Values of the types `token_seq` and
+`float_seq` are several, with spaces between them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import polars as pl
+
 from pipelines.bad_rows import BadRows
-from pipelines.columns import LogColumns, TablePart
 from pipelines.interactions import RawDataset
-from pipelines.item_file import ItemColumns, read_items
-from pipelines.readers import Delimited
-from pipelines.sources.fields import input_file, input_files
-from pipelines.sources.table import parse_events
+from pipelines.sources.fields import input_files
+from pipelines.sources.own_log import LogConfig, csv_table, read_log
+from pipelines.tables import CsvTable, Kind, Rows
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
-_READER = Delimited(separator="\t", quote="")
+_MAY_BE: dict[Kind, tuple[str, ...]] = {
+    "id": ("token",),
+    "event": ("token",),
+    "time": ("float", "token"),
+    "text": _TYPES,
+    "list": _TYPES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields of the source.
+    """Fields of the source; fields of the files are named without their types.
 
     Attributes:
+        interactions: file of the log, or a pattern.
         folder: where the files lie.
-        interactions: the `.inter` file, or a pattern that one or several files match.
-        items: the `.item` file, or a pattern that one file matches; empty: the catalogue is what
-            the log has.
-        user: column of the user's id.
-        item: column of the item's id, in both files.
-        time: column of the time; empty: the log is in order and has no times.
-        time_unit: "s", "ms", "us" or "ns" since 1970.
-        event: column of the event's type; empty: all are of one type.
-        events: the types and what an event of each counts, such as "view=1,buy=5".
-        title: column of an item's title; empty: none.
+        user: field of user ids.
+        item: field of item ids, in both files.
+        time: field of times; "" for a log in order.
+        time_unit: of the times; see `LogConfig`.
+        event: field of event types; "" for one type.
+        events: see `LogConfig`.
+        items: file of the catalogue; "" for none.
+        title: field of titles; "" for none.
+        text: fields that, after the title, make up an item's text.
+        attributes: fields that become attributes; a sequence gives several.
+        delimiter: between fields.
+        quote: RecBole's own files have none.
+        encoding: of the files.
     """
 
-    folder: str
-    interactions: str = "*.inter"
-    items: str = ""
+    interactions: str
+    folder: str = ""
     user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
     time_unit: str = "s"
     event: str = ""
-    events: str | Mapping[str, float] = ""
+    events: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    items: str = ""
     title: str = ""
+    text: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    delimiter: str = "\t"
+    quote: str = ""
+    encoding: str = "utf-8"
 
 
 def load(config: Config, bad_rows: BadRows) -> RawDataset:
-    """Opens the log and reads the catalogue, whose other token columns are its attributes.
+    """Opens the log and reads the catalogue.
 
     Raises:
-        ValueError: a missing file or column, a header that is none, or a mistake in the catalogue.
+        ValueError: a header whose fields have no types, a wrong type; and see `read_log`.
     """
-    paths = input_files(config.folder, config.interactions, "the interactions")
-    inputs = dict(paths)
-    parts, weights = [], {}
-    for name, path in paths.items():
-        typed = _header(path)
-        columns = LogColumns(
-            user=_column(path, typed, config.user),
-            item=_column(path, typed, config.item),
-            time=_column(path, typed, config.time) if config.time else "",
-            time_unit=config.time_unit,
-            event=_column(path, typed, config.event) if config.event else "",
-            events=parse_events(config.events),
-        )
-        weights = columns.event_weights
-        parts.append(TablePart(name, path, _READER, columns))
-    items = None
+    inputs: dict[str, Path] = {}
+    items = []
     if config.items:
-        path = input_file(config.folder, config.items, "the items")
-        inputs[path.name] = path
-        items = read_items(path, _item_columns(path, config), bad_rows, _READER)
-    return RawDataset(
-        parts=tuple(parts),
-        items=items,
-        inputs=inputs,
-        has_times=bool(config.time),
-        event_types=tuple(weights),
-        event_weights=tuple(weights.values()),
+        for name, path in input_files(config.folder, config.items, "the catalogue"):
+            inputs[name] = path
+            items.append(_table(path, name, config))
+    return read_log(
+        LogConfig(
+            interactions=config.interactions,
+            folder=config.folder,
+            user=config.user,
+            item=config.item,
+            time=config.time,
+            event=config.event,
+            time_unit=config.time_unit,
+            events=config.events,
+            title=config.title,
+            text=config.text,
+            attributes=config.attributes,
+        ),
+        bad_rows,
+        lambda path, name: _table(path, name, config),
+        items_of=items,
+        further_inputs=inputs,
     )
 
 
-def _header(path: Path) -> dict[str, str]:
-    """Returns the type of each column.
+def _table(path: Path, name: str, config: Config) -> AtomicTable:
+    return AtomicTable(csv_table(path, name, config.delimiter, config.quote, config.encoding))
 
-    Raises:
-        ValueError: the first line is no header.
+
+@dataclasses.dataclass(frozen=True)
+class AtomicTable:
+    """An atomic file, its columns named without their types.
+
+    Attributes:
+        csv: the file as it is.
     """
-    with path.open("rb") as file:
-        line = file.readline(1 << 20)
-    names = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").rstrip("\r\n").split("\t")
-    typed = {name.rpartition(":")[0]: name.rpartition(":")[2] for name in names}
-    for name, kind in typed.items():
-        if not name or kind not in _TYPES:
-            raise ValueError(
-                f"{path}, line 1: column {f'{name}:{kind}'.strip(':')!r}; an atomic file's columns "
-                f"are name:type, tab-separated, with type one of {', '.join(_TYPES)}"
+
+    csv: CsvTable
+
+    place = "line"
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return self.csv.path
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.csv.name
+
+    def columns(self) -> list[str]:
+        """Returns the fields' names.
+
+        Raises:
+            ValueError: a field of the header has no type that is known.
+        """
+        return [name for name, _ in self._fields()]
+
+    def rows(self, columns: Mapping[str, Kind]) -> Iterator[Rows]:
+        """Yields the rows: String, or List(String) for the kind "list"; see `Table.rows`.
+
+        Raises:
+            ValueError: a field of a type that it cannot be read for.
+        """
+        types = dict(self._fields())
+        if not types:
+            yield from self.csv.rows(columns)
+            return
+        for name, kind in columns.items():
+            if types[name] not in _MAY_BE[kind]:
+                raise ValueError(
+                    f"{self.path}: field {name!r} is of type {types[name]!r}; it must be "
+                    f"{' or '.join(_MAY_BE[kind])}"
+                )
+        given = {f"{name}:{types[name]}": kind for name, kind in columns.items()}
+        for rows in self.csv.rows(given):
+            frame = rows.frame.select(
+                _several(pl.col(f"{name}:{types[name]}"), kind, types[name]).alias(name)
+                for name, kind in columns.items()
             )
-    return typed
+            yield dataclasses.replace(rows, frame=frame)
+
+    def _fields(self) -> list[tuple[str, str]]:
+        fields = []
+        for column in self.csv.columns():
+            name, _, kind = column.rpartition(":")
+            if not name or kind not in _TYPES:
+                raise ValueError(
+                    f"{self.path}: the header's field {column!r} has no type; it must be written "
+                    f"as NAME:TYPE with a type of {', '.join(_TYPES)}"
+                )
+            fields.append((name, kind))
+        return fields
 
 
-def _column(path: Path, typed: Mapping[str, str], name: str) -> str:
-    if name not in typed:
-        raise ValueError(
-            f"{path}: there is no column {name!r}; its columns: {', '.join(map(repr, typed))}"
-        )
-    return f"{name}:{typed[name]}"
-
-
-def _item_columns(path: Path, config: Config) -> ItemColumns:
-    typed = _header(path)
-    item_id = _column(path, typed, config.item)
-    title = _column(path, typed, config.title) if config.title else ""
-    attributes = {
-        f"{name}:{kind}": " " if kind == "token_seq" else ""
-        for name, kind in typed.items()
-        if kind.startswith("token") and f"{name}:{kind}" not in (item_id, title)
-    }
-    return ItemColumns(item_id, title, attributes=tuple(attributes), separators=attributes)
+def _several(values: pl.Expr, kind: Kind, type_name: str) -> pl.Expr:
+    """A sequence's values one by one, where they are read as a list."""
+    return values.str.split(" ") if kind == "list" and type_name.endswith("_seq") else values

@@ -1,159 +1,206 @@
-"""Retail Rocket's shop log: `events.csv`, `item_properties_part*.csv` and `category_tree.csv`.
+"""Retail Rocket's e-commerce data set: events, properties of items over time, a category tree.
 
-The data set is on Kaggle (retailrocket/ecommerce-dataset). An item's properties change over time;
-the newest value of each counts. Values are hashed words, but for the category.
+`events.csv` (timestamp in milliseconds, visitorid, event, itemid, transactionid) is the log.
+`item_properties_part1.csv` and `_part2.csv` (timestamp, itemid, property, value) tell what an item
+was when; the latest value of a property counts. `category_tree.csv` (categoryid, parentid) leads
+from an item's category to those above it. The catalogue is every item of the log or the properties.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipelines.bad_rows import BadRows
-from pipelines.columns import LogColumns, TablePart
-from pipelines.interactions import ITEM_SCHEMA, RawDataset
-from pipelines.readers import Delimited
+from pipelines.interactions import ITEM_SCHEMA, Part, RawDataset
+from pipelines.sources.checked import Checked
 from pipelines.sources.fields import input_files
-from pipelines.sources.table import parse_events
+from pipelines.sources.ids import clean_ids
+from pipelines.sources.own_log import LogConfig, read_log
+from pipelines.sources.times import to_seconds
+from pipelines.tables import CsvTable, Kind
+from pipelines.tables.table import check_columns
 
-_READER = Delimited()
 _CATEGORY = "categoryid"
+_PROPERTY_SCHEMA = {
+    "itemid": pl.String,
+    "property": pl.String,
+    "timestamp": pl.Int64,
+    "value": pl.String,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields of the source.
+    """Fields of the source; a file's name may be a pattern, and may end in `.gz` or `.zst`.
 
     Attributes:
         folder: where the files lie.
-        interactions: the events, or a pattern.
-        events: the types and what an event of each counts as a training target.
-        properties: the items' properties, or a pattern; empty: none are read.
-        categories: the tree of categories; empty: none is read.
-        text_properties: properties whose words describe an item, divided by commas.
+        events: known event types and what each counts as a training target; see `LogConfig`.
+        interactions: file of the events.
+        properties: files of the items' properties; "" for none.
+        categories: file of the category tree; "" for none.
+        attributes: properties that become attributes; a `categoryid` brings those above it along.
+        text: properties whose values make up an item's text.
     """
 
     folder: str
+    events: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"view": 1.0, "addtocart": 1.0, "transaction": 1.0}
+    )
     interactions: str = "events.csv"
-    events: str | Mapping[str, float] = "view=1,addtocart=1,transaction=1"
     properties: str = "item_properties_part*.csv"
     categories: str = "category_tree.csv"
-    text_properties: str = ""
+    attributes: tuple[str, ...] = (_CATEGORY,)
+    text: tuple[str, ...] = ()
 
 
 def load(config: Config, bad_rows: BadRows) -> RawDataset:
-    """Opens the log, and reads properties and categories of the items in it.
+    """Opens the log and reads the catalogue.
 
     Raises:
-        ValueError: a missing file or column, or a mistake in properties or categories.
+        ValueError: a missing file or column, or a mistake in the properties or the tree.
     """
-    columns = LogColumns(
+    log = LogConfig(
+        interactions=config.interactions,
+        folder=config.folder,
         user="visitorid",
         item="itemid",
         time="timestamp",
         time_unit="ms",
         event="event",
-        events=parse_events(config.events),
+        events=config.events,
     )
-    paths = input_files(config.folder, config.interactions, "the events")
-    parts = tuple(TablePart(name, path, _READER, columns) for name, path in paths.items())
-    inputs = dict(paths)
-    items = None
-    if config.properties:
-        of_items = input_files(config.folder, config.properties, "the items' properties")
-        parents: dict[str, str] = {}
-        inputs |= of_items
-        if config.categories:
-            tree = input_files(config.folder, config.categories, "the tree of categories")
-            inputs |= tree
-            for path in tree.values():
-                parents |= _read_tree(path, bad_rows)
-        text = [name.strip() for name in config.text_properties.split(",") if name.strip()]
-        items = _catalogue(parts, list(of_items.values()), parents, text, bad_rows)
-    return RawDataset(
-        parts=parts,
-        items=items,
-        inputs=inputs,
-        event_types=tuple(columns.event_weights),
-        event_weights=tuple(columns.event_weights.values()),
+    inputs: dict[str, Path] = {}
+    properties = _tables(config.folder, config.properties, "the items' properties", inputs)
+    categories = _tables(config.folder, config.categories, "the category tree", inputs)
+    raw = read_log(
+        log, bad_rows, lambda path, name: CsvTable(str(path), name), further_inputs=inputs
     )
+    values = _latest_values(properties, {*config.attributes, *config.text}, bad_rows)
+    tree = _read_tree(categories, bad_rows)
+    in_log = _items_of(raw.parts)
+    items = _catalogue(in_log, values, tree, config)
+    return dataclasses.replace(raw, items=items)
 
 
-def _read_tree(path: Path, bad_rows: BadRows) -> dict[str, str]:
-    """Returns each category's parent."""
-    parents: dict[str, str] = {}
-    for frame in _READER.frames(path, ("categoryid", "parentid"), bad_rows):
-        for child, parent, line in frame.rows():
-            if not child or parents.get(child, parent) != parent:
-                bad_rows.add(
-                    "category_without_id" if not child else "category_with_two_parents",
-                    f"{path}, line {line}: categoryid {child!r} has parentid {parent!r}",
+def _tables(folder: str, name: str, what: str, inputs: dict[str, Path]) -> list[CsvTable]:
+    found = input_files(folder, name, what) if name else []
+    inputs.update(found)
+    return [CsvTable(str(path), name) for name, path in found]
+
+
+def _items_of(parts: Iterable[Part]) -> pl.Series:
+    """The distinct items of a log; its mistakes are told when it is read as a log."""
+    distinct = pl.Series("itemid", dtype=pl.String)
+    unheard = BadRows("skip")
+    for part in parts:
+        for chunk in part.chunks(unheard):
+            distinct = pl.concat([distinct, chunk["item"].unique()]).unique()
+    return distinct
+
+
+def _latest_values(tables: Iterable[CsvTable], wanted: set[str], bad_rows: BadRows) -> pl.DataFrame:
+    """The newest value of each wanted property of an item, and every item: null, null."""
+    columns = {
+        "itemid": pl.String,
+        "property": pl.String,
+        "timestamp": pl.Int64,
+        "value": pl.String,
+    }
+    latest = pl.DataFrame(schema=columns)
+    for table in tables:
+        kinds: dict[str, Kind] = {
+            "timestamp": "time",
+            "itemid": "id",
+            "property": "event",
+            "value": "text",
+        }
+        check_columns(table, kinds, "an item's properties")
+        for rows in table.rows(kinds):
+            checked = Checked(table, rows)
+            if len(checked.frame):
+                clean_ids(checked, "itemid")
+                to_seconds(checked, "timestamp", "ms")
+                is_wanted = pl.col("property").is_in(list(wanted))
+                frame = checked.frame.select(
+                    "itemid",
+                    pl.when(is_wanted).then("property").alias("property"),
+                    pl.when(is_wanted).then("timestamp").otherwise(0).alias("timestamp"),
+                    pl.when(is_wanted).then("value").alias("value"),
                 )
-            elif parent:
-                parents[child] = parent
-    return parents
+                # Of equal times the later row counts.
+                latest = (
+                    pl.concat([latest, frame])
+                    .sort("timestamp", maintain_order=True)
+                    .unique(["itemid", "property"], keep="last", maintain_order=True)
+                )
+            checked.flush(bad_rows)
+    return latest
+
+
+def _read_tree(tables: Iterable[CsvTable], bad_rows: BadRows) -> dict[str, str]:
+    """The category above each; roots are left out."""
+    parent: dict[str, str] = {}
+    for table in tables:
+        kinds: dict[str, Kind] = {"categoryid": "id", "parentid": "text"}
+        check_columns(table, kinds, "the category tree")
+        for rows in table.rows(kinds):
+            checked = Checked(table, rows)
+            if len(checked.frame):
+                clean_ids(checked, "categoryid")
+                ids = checked.frame["categoryid"]
+                known = pl.Series(list(parent), dtype=pl.String)
+                again = ids.is_first_distinct().not_() | ids.is_in(known)
+                checked.leave_out(
+                    again,
+                    "duplicate_category",
+                    lambda place, ids=ids: f"category {ids[place]!r} is listed already",
+                )
+                pairs = checked.frame.select("categoryid", "parentid").rows()
+                parent.update((child, above.strip()) for child, above in pairs if above.strip())
+            checked.flush(bad_rows)
+    for category in parent:
+        seen = [category]
+        while (above := parent.get(seen[-1])) is not None:
+            if above in seen:
+                raise ValueError(
+                    f"the category tree leads in a circle: {' -> '.join([*seen, above])}; each "
+                    "category must lie below a root"
+                )
+            seen.append(above)
+    return parent
 
 
 def _catalogue(
-    parts: Sequence[TablePart],
-    paths: Sequence[Path],
-    parents: Mapping[str, str],
-    text_properties: Sequence[str],
-    bad_rows: BadRows,
+    in_log: pl.Series, values: pl.DataFrame, tree: Mapping[str, str], config: Config
 ) -> pl.DataFrame:
-    """Returns the items of the log, sorted by id, with what the properties say of them."""
-    # Bad rows of the log are told when it is read for good.
-    chunks = [chunk["item"].unique() for part in parts for chunk in part.chunks(BadRows("skip"))]
-    ids = pl.concat(chunks).unique().sort() if chunks else pl.Series(dtype=pl.String)
-    wanted = [_CATEGORY, *text_properties]
-    newest = pl.DataFrame(
-        schema={"itemid": pl.String, "property": pl.String, "value": pl.String, "time": pl.Int64}
-    )
-    names = ("timestamp", "itemid", "property", "value")
-    for path in paths:
-        for frame in _READER.frames(path, names, bad_rows):
-            time = frame["timestamp"].cast(pl.Int64, strict=False)
-            wrong = time.is_null() | frame["itemid"].is_null() | frame["property"].is_null()
-            if wrong.any():
-                row = frame.filter(wrong).row(0, named=True)
-                bad_rows.add(
-                    "property_does_not_parse",
-                    f"{path}, line {row['line']}: timestamp {row['timestamp']!r}, itemid "
-                    f"{row['itemid']!r}, property {row['property']!r}; it needs all three",
-                    int(wrong.sum()),
-                )
-            some = frame.with_columns(time.alias("time")).filter(
-                ~wrong
-                & pl.col("property").is_in(wanted)
-                & pl.col("itemid").is_in(ids.implode())
-                & pl.col("value").is_not_null()
-            )
-            newest = (
-                pl.concat([newest, some.select(newest.columns)])
-                .sort("time", maintain_order=True)
-                .unique(("itemid", "property"), keep="last", maintain_order=True)
-            )
-    value = {name: newest.filter(pl.col("property") == name) for name in wanted}
-    category = dict(value[_CATEGORY].select("itemid", "value").rows())
-    texts = [dict(value[name].select("itemid", "value").rows()) for name in text_properties]
+    ids = pl.concat([in_log, values["itemid"]]).unique().sort()
+    value_of = {
+        (item, name): value
+        for item, name, value in values.select("itemid", "property", "value").rows()
+        if name is not None
+    }
+    texts, attributes = [], []
+    for item in ids:
+        texts.append("\n".join(filter(None, (value_of.get((item, name)) for name in config.text))))
+        entries = []
+        for name in config.attributes:
+            value = value_of.get((item, name))
+            while value:
+                entries.append(f"{name}={value}")
+                value = tree.get(value) if name == _CATEGORY else None
+        attributes.append(entries)
     return pl.DataFrame(
         {
             "raw_item_id": ids,
-            "title": [""] * len(ids),
-            "text": [" ".join(filter(None, (text.get(item) for text in texts))) for item in ids],
-            "attributes": [_line_of(category.get(item), parents) for item in ids],
+            "title": np.full(len(ids), "", object),
+            "text": texts,
+            "attributes": attributes,
         },
         schema=ITEM_SCHEMA,
     )
-
-
-def _line_of(category: str | None, parents: Mapping[str, str]) -> list[str]:
-    """Returns a category and those above it, as attributes."""
-    line: list[str] = []
-    while category and f"category={category}" not in line:
-        line.append(f"category={category}")
-        category = parents.get(category)
-    return line

@@ -139,7 +139,7 @@ def test_text_says_title_brand_and_description(tmp_path, rows):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("history_item_id", "[1, 2", r"set.csv, line 2: history_item_id is '\[1, 2'"),
+        ("history_item_id", "[1, 2", r"set.csv, data row 1: history_item_id is '\[1, 2'"),
         ("history_item_id", "__import__('os')", "it must be a list such as"),
         ("history_item_id", "[]", "history_item_id is empty"),
         ("history_item_id", "[1, 2]", r"history_item_title has 3 entries, .* has 2"),
@@ -161,7 +161,7 @@ def test_an_item_that_the_catalogue_lacks_is_an_error(tmp_path, rows):
     (tmp_path / "index" / "set.index.json").write_text(
         json.dumps({str(item): [f"<a_{item}>", "<b_0>"] for item in range(20)})
     )
-    with pytest.raises(ValueError, match=r"line 3: item_id has item '11', which the catalogue"):
+    with pytest.raises(ValueError, match=r"data row 2: item_id has item '11', which the catalogue"):
         load(tmp_path)
 
 
@@ -173,10 +173,10 @@ def test_missing_columns_and_files_are_errors(tmp_path, rows):
     (tmp_path / "test" / "other.csv").write_text("")
     with pytest.raises(ValueError, match=r"exactly one file .* found other.csv, set.csv"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="the file holds a header and no rows"):
+    with pytest.raises(ValueError, match="the file holds a header but no rows"):
         (tmp_path / "test" / "set.csv").write_text("user_id,item_id,history_item_id\n")
         load(tmp_path, test="test/set.csv")
-    with pytest.raises(ValueError, match="the file is empty"):
+    with pytest.raises(ValueError, match="not a CSV file that can be read"):
         load(tmp_path, test="test/other.csv")
 
 

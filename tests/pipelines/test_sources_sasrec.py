@@ -76,7 +76,7 @@ def test_missing_files_unknown_fields_and_names_are_errors(folder):
         load(folder, interactions="none.txt")
     with pytest.raises(ValueError, match=r"no field 'delimiter'; its fields: folder, interactions"):
         load(folder, delimiter=",")
-    with pytest.raises(ValueError, match=r"source.name is 'sas'; .* generated, .*sasrec"):
+    with pytest.raises(ValueError, match=r"source.name is 'sas'; .* minionerec, .* sasrec"):
         sources.load({"name": "sas"})
     with pytest.raises(ValueError, match="needs the field 'folder'"):
         sources.load({"name": "sasrec", "interactions": "log.txt"})
@@ -87,7 +87,7 @@ def test_broken_utf8_and_broken_json_are_errors_that_name_the_file(folder):
     with pytest.raises(ValueError, match=r"attributes\.json: not a JSON file"):
         load(folder)
     (folder / "log.txt").write_bytes(b"ann 1 \xff\n")
-    with pytest.raises(ValueError, match=r"log.txt, line 1: byte 7 is not UTF-8"):
+    with pytest.raises(ValueError, match=r"log.txt: byte 6 is not UTF-8"):
         load(folder)
 
 
