@@ -17,9 +17,11 @@ _TELL_EVERY_SECONDS = 5.0
 def main(job: program.Job) -> None:
     """Prepares the log and prints the counts of every stage, and what was left out and why."""
     begin = told = time.monotonic()
+    num_read = 0
 
     def progress(num_rows: int) -> None:
-        nonlocal told
+        nonlocal told, num_read
+        num_read = num_rows
         now = time.monotonic()
         if now - told >= _TELL_EVERY_SECONDS:
             told = now
@@ -33,7 +35,10 @@ def main(job: program.Job) -> None:
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
     for reason, found in manifest["skipped"].items():
         print(f"skipped {reason}={found['rows']} (first: {found['first']})")
-    print(f"seconds={time.monotonic() - begin:.1f}")
+    seconds = time.monotonic() - begin
+    print(f"seconds={seconds:.1f}")
+    if num_read:  # None where the data set lies there already.
+        print(f"rows_per_second={num_read / seconds:.0f}")
     print(f"wrote {job.prepared}")
 
 

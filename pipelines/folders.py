@@ -21,6 +21,9 @@ def atomic_folder(folder: Path) -> Generator[Path]:
 
     Args:
         folder: where the result shall be; a folder that lies there is replaced.
+
+    Raises:
+        OSError: the disk is full or refuses to be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -32,18 +35,30 @@ def atomic_folder(folder: Path) -> Generator[Path]:
         new, old = workplace / "new", workplace / "old"
         new.mkdir()
         yield new
-        for path in new.rglob("*"):
+        for path in sorted(new.rglob("*")):
             if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            os.replace(folder, old)
+                _flush(path, path.relative_to(new).as_posix())
+        with _locked(folder.parent):  # Another one may want the same place.
+            if folder.exists():
+                os.replace(folder, old)
+            try:
+                os.replace(new, folder)
+            except BaseException:
+                if old.exists():
+                    os.replace(old, folder)
+                raise
+
+
+def _flush(path: Path, name: str) -> None:
+    """Waits until a file is on the disk, which may be found full only now."""
+    with path.open("rb") as file:
         try:
-            os.replace(new, folder)
-        except BaseException:
-            if old.exists():
-                os.replace(old, folder)
-            raise
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{name} cannot be written: {error}; nothing is left half-written: make room, or "
+                "choose another disk, and run again"
+            ) from error
 
 
 def _prefix(folder: Path) -> str:

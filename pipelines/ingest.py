@@ -82,7 +82,10 @@ def read_log(
             if listed is not None and len(items) > len(listed):
                 is_known = columns["item"] < len(listed)
                 if not is_known.all():
-                    report_unknown(name, chunk.filter(~pl.Series(is_known)), bad_rows)
+                    unknown = chunk.filter(~pl.Series(is_known))
+                    # A given split counts rows: it would point at others without these.
+                    may_go = raw.given_split is None
+                    report_unknown(name, unknown, bad_rows, may_go=may_go)
                     columns = {key: column[is_known] for key, column in columns.items()}
             for key, column in columns.items():
                 # A copy of its own: a view would keep the whole chunk alive.
@@ -152,12 +155,14 @@ def place_of(raw: RawDataset, column: str, raw_id: str) -> str:
 def check_not_empty(num_rows: int, raw: RawDataset, bad_rows: BadRows) -> None:
     """Raises ValueError if a log has no rows."""
     if not num_rows:
-        named = [part.name for part in raw.parts[:3]]
-        more = f" and {len(raw.parts) - 3} more" if len(raw.parts) > 3 else ""
         left_out = f"; {sum(bad_rows.counts.values())} bad rows left out" if bad_rows.counts else ""
-        raise ValueError(
-            f"{', '.join(named)}{more}: no interactions{left_out}: there is nothing to prepare"
-        )
+        raise ValueError(f"{names_of(raw)}: no interactions{left_out}: there is nothing to prepare")
+
+
+def names_of(raw: RawDataset) -> str:
+    """Returns the names of a log's parts for a message, the first three of many."""
+    names = ", ".join(part.name for part in raw.parts[:3]) or "the source"
+    return names if len(raw.parts) <= 3 else f"{names} and {len(raw.parts) - 3} more"
 
 
 def catalogue_of(raw_item_ids: pl.Series) -> pl.DataFrame:
@@ -182,11 +187,14 @@ def check_catalogue(items: pl.DataFrame, bad_rows: BadRows) -> pl.DataFrame:
     again = items["raw_item_id"].is_first_distinct().not_()
     if not again.any():
         return items
-    twice = items["raw_item_id"].filter(again)
+    second = int(again.arg_true()[0])
+    item = items["raw_item_id"][second]
+    first = int((items["raw_item_id"] == item).arg_true()[0])
     bad_rows.add(
         "duplicate_item",
-        f"the catalogue lists item {twice[0]!r} more than once; every item needs exactly one row",
-        len(twice),
+        f"the catalogue lists item {item!r} more than once (items {first + 1} and {second + 1}); "
+        "every item needs exactly one row",
+        int(again.sum()),
     )
     return items.filter(again.not_())
 
@@ -202,19 +210,28 @@ def check_events(name: str, chunk: pl.DataFrame, event_types: Sequence[str]) -> 
         )
 
 
-def report_unknown(name: str, unknown: pl.DataFrame, bad_rows: BadRows) -> None:
+def report_unknown(
+    name: str, unknown: pl.DataFrame, bad_rows: BadRows, *, may_go: bool = True
+) -> None:
     """Tells of rows whose items the catalogue lacks.
 
+    Args:
+        name: of the part that they are from.
+        unknown: the rows, at least one.
+        bad_rows: is told.
+        may_go: whether such rows can be left out at all.
+
     Raises:
-        ValueError: bad rows are errors.
+        ValueError: bad rows are errors, or may not be left out.
     """
     row = unknown.row(0, named=True)
-    bad_rows.add(
-        "unknown_item",
+    message = (
         f"{name}, line {row['line']}: user {str(row['user'])!r} has item {str(row['item'])!r}, "
-        "which the catalogue lacks; add it to the catalogue",
-        len(unknown),
+        "which the catalogue lacks; add it to the catalogue"
     )
+    if not may_go:
+        raise ValueError(f"{message} (no row of a log with a given split can be left out)")
+    bad_rows.add("unknown_item", message, len(unknown))
 
 
 def _inverse(order: np.ndarray, size: int | None = None) -> Int32[np.ndarray, " n"]:

@@ -1,4 +1,16 @@
-"""Turns a source into a prepared folder: k-core, order, split, files, manifest."""
+"""Turns a source into a prepared folder: k-core, order, split, files, manifest.
+
+What comes out depends on nothing but the config and the bytes of the input files:
+
+- the log is the source's parts in order, each one's rows in order; bad rows are left out first;
+- an id is text; one that a file holds as an integer is its decimal text;
+- the k-core is the largest part of the log in which all users and items have k interactions; items
+  that have none of it leave the catalogue;
+- users are numbered by the first of their interactions that is left, in the order of the log;
+- items are numbered as the catalogue lists them, or, where there is none, by id as text (by the
+  bytes of its UTF-8);
+- a user's events are ordered by time, and those of equal time as the log has them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +31,7 @@ from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.event_order import event_order
 from pipelines.folders import atomic_folder
-from pipelines.ingest import CodedLog, keep, place_of, read_log
+from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
 from pipelines.interactions import RawDataset
 from pipelines.kcore import count, k_core
 from pipelines.prepared import COLUMNS, FORMAT_VERSION, read_manifest
@@ -99,7 +111,11 @@ def _write(
     """Writes the whole data set into an empty folder and returns its manifest."""
     counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **log.sizes()}}
     if config["k_core"] > 1:
-        log = keep(log, k_core(log.user, log.item, config["k_core"]), drop_items=True)
+        try:
+            kept = k_core(log.user, log.item, config["k_core"])
+        except ValueError as error:
+            raise ValueError(f"{names_of(raw)}: {error}") from error
+        log = keep(log, kept, drop_items=True)
         counts["after_k_core"] = log.sizes()
     elif raw.given_split is None:
         log = _without_single_interactions(raw, log, bad_rows)
@@ -165,7 +181,8 @@ def _write(
             "polars": pl.__version__,
         },
     }
-    files.write_json(folder / "manifest.json", manifest)
+    with _writing("manifest.json"):
+        files.write_json(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -189,7 +206,9 @@ def _without_single_interactions(raw: RawDataset, log: CodedLog, bad_rows: BadRo
         single,
     )
     if single == len(log.users):
-        raise ValueError(f"all {single} users have one interaction: there is nothing to prepare")
+        raise ValueError(
+            f"{names_of(raw)}: all {single} users have one interaction: there is nothing to prepare"
+        )
     return keep(log, (length > 1)[log.user], drop_items=raw.items is None)
 
 
