@@ -103,7 +103,9 @@ class ParquetTable:
 
 
 def _is_text(dtype: pl.DataType) -> bool:
-    return dtype in (pl.String, pl.Binary) or isinstance(dtype, pl.Categorical | pl.Enum)
+    # A column without a single value may have no type.
+    is_plain = dtype in (pl.String, pl.Binary, pl.Null)
+    return is_plain or isinstance(dtype, pl.Categorical | pl.Enum)
 
 
 def _is_simple(dtype: pl.DataType) -> bool:

@@ -15,7 +15,7 @@ import polars as pl
 
 from pipelines.tables import table as sizes
 from pipelines.tables.csv_layout import short
-from pipelines.tables.objects import WrongTypeError, list_of, text_of
+from pipelines.tables.objects import WrongTypeError, text_of
 from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
 
 _WAL_VERSION = 2
@@ -56,7 +56,7 @@ class SqliteTable:
             return [column[0] for column in cursor.description]
 
     def rows(self, columns: Mapping[str, Kind]) -> Iterator[Rows]:
-        """Yields the rows: Int64, String, or List(String) for "list"; see `Table.rows`."""
+        """Yields the rows, a column Int64 or String from block to block; see `Table.rows`."""
         start, is_text = 0, True
         while True:
             try:
@@ -103,23 +103,22 @@ class SqliteTable:
             column = values[name]
             num_rows = len(column)
             kinds = set(map(type, column))
-            if kind != "list" and is_text and kinds == {str}:
+            if is_text and kinds == {str}:
                 series[name] = pl.Series(name, column, pl.String)
-            elif kind != "list" and kinds == {int}:
+            elif kinds == {int}:
                 series[name] = pl.Series(name, column, pl.Int64)
             else:
                 texts: list[Any] = [None] * num_rows
                 for place, value in enumerate(column):
                     try:
-                        texts[place] = list_of(value) if kind == "list" else text_of(value, kind)
+                        texts[place] = text_of(value, "text" if kind == "list" else kind)
                     except WrongTypeError as error:
                         row = first_row + place
                         message = (
                             f"{self.name}, row {row}: {name!r} is {value!a:.80}; it must be {error}"
                         )
                         problems.setdefault(row, Problem(row, error.reason, message))
-                dtype = pl.List(pl.String) if kind == "list" else pl.String()
-                series[name] = pl.Series(name, texts, dtype)
+                series[name] = pl.Series(name, texts, pl.String)
         frame = pl.DataFrame(list(series.values()))
         line = np.arange(first_row, first_row + num_rows)
         if problems:
