@@ -139,7 +139,7 @@ class SqliteTable:
                 if not is_text:
                     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 cursor = connection.execute(self.query or self._select(connection, columns))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: names of columns
                 raise self._error(error, 0) from error
             if cursor.description is None:
                 raise ValueError(f"{self.path}: {short(self.query)} gives no rows; use a SELECT")
@@ -167,7 +167,7 @@ class SqliteTable:
             return f"SELECT {what} FROM {table}"  # a view, or a table without row numbers
         return f"SELECT {what} FROM {table} ORDER BY _rowid_"
 
-    def _error(self, error: sqlite3.Error, num_read: int) -> ValueError:
+    def _error(self, error: Exception, num_read: int) -> ValueError:
         text = str(error)
         if isinstance(error, sqlite3.OperationalError):
             return ValueError(f"{self.path}: {text}")
