@@ -10,7 +10,7 @@ from pipelines.tables.csv_exact import ExactCsv, split_line
 from pipelines.tables.csv_fast import fast_rows
 from pipelines.tables.csv_layout import CsvLayout, not_utf8_message, short
 from pipelines.tables.table import Kind, Rows, no_rows, truncated, without_rows
-from pipelines.tables.text_blocks import TextBlock, check_encoding, text_blocks
+from pipelines.tables.text_file import TextBlock, check_encoding, text_blocks
 
 _HEADER_BYTES = 64 << 10
 

@@ -18,7 +18,7 @@ import polars as pl
 from pipelines.tables.csv_layout import not_utf8_message, short
 from pipelines.tables.objects import FloatText, WrongTypeError, check_unicode, list_of, text_of
 from pipelines.tables.table import Kind, Problem, Rows, no_rows, truncated, without_rows
-from pipelines.tables.text_blocks import check_encoding, text_blocks
+from pipelines.tables.text_file import check_encoding, text_blocks
 
 _FIRST_BYTES = 1 << 20  # in which every column must occur at least once
 _SMALL = 64 << 10  # bytes that are not worth a second try to read them fast

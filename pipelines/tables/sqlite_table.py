@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import sqlite3
+import tempfile
 import urllib.parse
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -132,10 +134,11 @@ class SqliteTable:
     ) -> Generator[sqlite3.Cursor]:
         if not Path(self.path).is_file():
             raise ValueError(f"{self.path}: no such file")
-        connection = None
-        try:
+        stack = contextlib.ExitStack()
+        with stack:
             try:
-                connection = sqlite3.connect(_read_only(self.path), uri=True)
+                connection = sqlite3.connect(stack.enter_context(_read_only(self.path)), uri=True)
+                stack.callback(connection.close)
                 if not is_text:
                     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 cursor = connection.execute(self.query or self._select(connection, columns))
@@ -144,9 +147,6 @@ class SqliteTable:
             if cursor.description is None:
                 raise ValueError(f"{self.path}: {short(self.query)} gives no rows; use a SELECT")
             yield cursor
-        finally:
-            if connection is not None:
-                connection.close()
 
     def _select(self, connection: sqlite3.Connection, columns: Iterable[str]) -> str:
         found = connection.execute(
@@ -187,14 +187,25 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _read_only(path: str) -> str:
-    """The URI by which SQLite reads a file and writes none, not even beside it."""
-    quoted = "file:" + urllib.parse.quote(str(Path(path).absolute())) + "?mode=ro"
-    if wal_file(path) is not None:
-        return quoted + "&readonly_shm=1"
-    with Path(path).open("rb") as file:
-        head = file.read(20)
-    if len(head) == 20 and _WAL_VERSION in head[18:20]:
-        # The changes have all been written back; opened as usual, SQLite would begin a new file.
-        return quoted + "&immutable=1"
-    return quoted
+@contextlib.contextmanager
+def _read_only(path: str) -> Generator[str]:
+    """Gives the URI by which SQLite reads a file and writes none, not even beside it."""
+    if wal_file(path) is None:
+        with Path(path).open("rb") as file:
+            head = file.read(20)
+        # The changes have all been written back: opened as usual, SQLite would begin a new file.
+        is_left = len(head) == 20 and _WAL_VERSION in head[18:20]
+        yield _uri(path) + ("&immutable=1" if is_left else "")
+    elif Path(f"{path}-shm").is_file():
+        yield _uri(path) + "&readonly_shm=1"
+    else:
+        # SQLite needs an index of the changes and would write it beside the file.
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(path).name
+            shutil.copyfile(path, copy)
+            shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+            yield _uri(str(copy))
+
+
+def _uri(path: str) -> str:
+    return "file:" + urllib.parse.quote(str(Path(path).absolute())) + "?mode=ro"

@@ -80,7 +80,7 @@ def csv_text(header, rows, **dialect) -> bytes:
 def own_log(name, log, items, **fields):
     config = {"name": name, "interactions": log, "event": "event", "events": dict(WEIGHTS)}
     if items:
-        config |= {"items": items, "item_id": "id", "title": "title", "text": ["brand"]}
+        config |= {"catalogue": items, "item_id": "id", "title": "title", "text": ["brand"]}
         config |= {"attributes": ["categories"]}
     return config | fields
 
@@ -165,7 +165,7 @@ def write_sqlite(folder, rows, items=None, log="log.db"):
     connection.close()
     config = own_log("sqlite", log, "x" if items is not None else "", table="log")
     if items is not None:
-        config |= {"items": "", "items_table": "items", "attribute_separator": "|"}
+        config |= {"catalogue": "", "catalogue_table": "items", "attribute_separator": "|"}
     return config | {"folder": str(folder)}
 
 
@@ -187,7 +187,7 @@ def write_recbole(folder, rows, items=None, log="set.inter"):
         header = ["item_id:token", "title:token_seq", "brand:token", "categories:token_seq"]
         lines = [header] + [[i, title, brand, " ".join(many)] for i, title, brand, many in items]
         pack(folder / "set.item", "".join("\t".join(line) + "\n" for line in lines).encode())
-        config |= {"items": "set.item", "title": "title", "text": "brand"}
+        config |= {"catalogue": "set.item", "title": "title", "text": "brand"}
         config |= {"attributes": "categories"}
     return config
 
