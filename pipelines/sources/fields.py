@@ -136,6 +136,8 @@ def input_files(folder: str, name: str, what: str) -> list[tuple[str, Path]]:
     elif glob.has_magic(name):
         matches = glob.glob(str(Path(glob.escape(folder)) / name), recursive=True)
         found = [Path(match) for match in matches if Path(match).is_file()]
+    elif path.is_dir():
+        raise ValueError(f"{path}: is a folder; name its files, such as {name}/*.parquet")
     else:
         found = []
     if not found:

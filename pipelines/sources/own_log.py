@@ -313,6 +313,13 @@ def read_log(
         for name, path in input_files(config.folder, config.catalogue, "the catalogue"):
             inputs[name] = path
             tables.append(config.item_table(path, name))
+    if not tables:
+        for field in ("title", "text", "attributes"):
+            if value := getattr(config, field):
+                raise ValueError(
+                    f"source.{field} is {value!r}, but source.catalogue names no file to read it "
+                    "from"
+                )
     kept = columns.kept()
     for name, weight in columns.weights:
         if not weight:

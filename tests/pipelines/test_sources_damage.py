@@ -10,8 +10,10 @@ import csv
 import functools
 import gzip
 import json
+import sqlite3
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipelines.bad_rows import BadRows
 from pipelines.sources.own_log import LogColumns, TablePart
-from pipelines.tables import CsvTable, JsonlTable
+from pipelines.tables import CsvTable, JsonlTable, SqliteTable, csv_table, jsonl_table
 from pipelines.tables import table as sizes
 
 NOTES = ["plain", '"a, ""b"" c"', "", '"two\nlines"', 'five" wide', '"x"', "né"]
@@ -49,7 +51,7 @@ damages = st.lists(
     min_size=1,
     max_size=3,
 )
-settings = hypothesis.settings(max_examples=120, deadline=None, derandomize=True, database=None)
+settings = hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
 def damage(data: bytes, steps, *, keep: int) -> bytes:
@@ -96,12 +98,9 @@ def check_ways(make_table, data, path):
     path.write_bytes(data)
     rows, counts = read(make_table(is_exact=False))
     assert (rows, counts) == read(make_table(is_exact=True))
-    whole = sizes.BLOCK_BYTES
-    try:
-        sizes.BLOCK_BYTES = 64
-        assert (rows, counts) == read(make_table(is_exact=False))
-    finally:
-        sizes.BLOCK_BYTES = whole
+    for place, name in ((sizes, "BLOCK_BYTES"), (csv_table, "_SMALL"), (jsonl_table, "_SMALL")):
+        with mock.patch.object(place, name, 64):
+            assert (rows, counts) == read(make_table(is_exact=False))
     if counts:
         with pytest.raises(ValueError, match=path.name):
             read(make_table(is_exact=False), "error")
@@ -205,6 +204,25 @@ def test_damage_anywhere_in_a_csv_file_is_never_another_kind_of_error(steps, is_
         there = table.columns()
         if {"user", "item", "time"} <= set(there) or not there:
             read(table)
+    except ValueError as error:
+        outcome = str(error)
+    assert not outcome or path.name in outcome
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@hypothesis.given(damages)
+def test_damage_to_an_sqlite_file_is_never_another_kind_of_error(steps):
+    path = Path(folder().name) / "log.db"
+    path.unlink(missing_ok=True)
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE log (user, item, time)")
+        rows = [(f"u{at % 7}", at % 5, 1_500_000_000 + at) for at in range(200)]
+        connection.executemany("INSERT INTO log VALUES (?, ?, ?)", rows)
+    connection.close()
+    path.write_bytes(damage(path.read_bytes(), steps, keep=0))
+    outcome = ""
+    try:
+        read(SqliteTable(str(path), path.name, "log"))
     except ValueError as error:
         outcome = str(error)
     assert not outcome or path.name in outcome

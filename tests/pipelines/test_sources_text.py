@@ -161,6 +161,8 @@ def test_encodings(read):
         (b"us\xe9r,item,time\n", {}, "line 1: byte 3 of the line, 0xe9, is not UTF-8"),
         ("user,item,time\n", {"interactions": ""}, "no file is named to read the log from"),
         ("user,item,time\n", {"interactions": "*.tsv"}, r"\*.tsv: no such file"),
+        (HEAD, {"interactions": "."}, "is a folder; name its files"),
+        (HEAD, {"title": "name"}, "source.title is 'name', but source.catalogue names no file"),
         (HEAD, {"catalogue": "items.xml"}, "items.xml: no such file; the catalogue is read"),
         (HEAD, {"catalogue": "log.csv", "catalogue_format": "xml"}, "catalogue_format is 'xml'"),
         (HEAD, {"catalogue": "log.csv", "title": "name"}, "'name', which the catalogue needs"),
