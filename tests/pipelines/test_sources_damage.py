@@ -51,7 +51,7 @@ damages = st.lists(
     min_size=1,
     max_size=3,
 )
-settings = hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
+settings = hypothesis.settings(max_examples=70, deadline=None, derandomize=True, database=None)
 
 
 def damage(data: bytes, steps, *, keep: int) -> bytes:
