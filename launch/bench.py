@@ -25,12 +25,23 @@ import kernels.bench.decode
 import kernels.bench.head_beam_step
 import kernels.bench.sweep
 import kernels.bench.trie
+import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
+import pipelines.prepare_bench
 from launch import bench_plot, program
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
     "num_sids", 1_000_000, "SIDs of the catalogue of trie and decode.", lower_bound=1
+)
+_NUM_ROWS = flags.DEFINE_integer(
+    "num_rows", 10_000_000, "Rows of the CSV log that prepare reads.", lower_bound=1
+)
+_LARGE_ROWS = flags.DEFINE_integer(
+    "large_rows", 100_000_000, "Rows of the Parquet log that prepare reads; 0: none.", lower_bound=0
+)
+_BENCH_DIR = flags.DEFINE_string(
+    "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
 )
 _PLOT = flags.DEFINE_string(
     "plot", None, "Folder: draw the beam step's cost into it (two minutes on two cores)."
@@ -55,6 +66,10 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "decode": lambda: kernels.bench.decode.run(num_sids=_NUM_SIDS.value),
     "head_beam_step": kernels.bench.head_beam_step.run,
     "loader": pipelines.loader_bench.run,
+    "rq_kmeans": minirec.sids.rq_kmeans_bench.run,
+    "prepare": lambda: pipelines.prepare_bench.run(
+        _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
+    ),
 }
 
 

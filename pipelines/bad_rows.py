@@ -18,11 +18,13 @@ class BadRows:
         counts: rows left out, by reason.
         first: what was wrong with the first of each reason, in words that name file, line, field
             and value.
+        left_out: rows that are right but not wanted, as `left_out_view`; never an error.
     """
 
     action: Action = "error"
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     first: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.action not in get_args(Action):
@@ -46,12 +48,18 @@ class BadRows:
         self.counts[reason] = self.counts.get(reason, 0) + count
         self.first.setdefault(reason, message)
 
+    def leave_out(self, name: str, count: int) -> None:
+        """Counts rows that the config does not want."""
+        self.left_out[name] = self.left_out.get(name, 0) + count
+
     def merge(self, others: Iterable[BadRows]) -> None:
         """Adds what others have counted, in their order."""
         for other in others:
             for reason, count in other.counts.items():
                 self.counts[reason] = self.counts.get(reason, 0) + count
                 self.first.setdefault(reason, other.first[reason])
+            for name, count in other.left_out.items():
+                self.leave_out(name, count)
 
     def report(self) -> Mapping[str, Any]:
         """Returns `{reason: {"rows": count, "first": message}}`, sorted by reason, for JSON."""

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64
 
-# Whole numbers are looked up in a table while their range fits into so many entries (2 GiB).
-_LARGEST_TABLE = 1 << 29
+# Whole numbers are looked up in a table while their range fits into so many entries (1 GiB).
+_LARGEST_TABLE = 1 << 28
 _MAX_IDS = 1 << 31
 
 

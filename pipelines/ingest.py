@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int32, Int64
 
+from pipelines.ahead import ahead
 from pipelines.bad_rows import BadRows
 from pipelines.ids import IdCodes
 from pipelines.interactions import ITEM_SCHEMA, RawDataset, check_frame
@@ -18,7 +19,7 @@ _COLUMNS = {"user": np.int32, "item": np.int32, "time": np.int64, "event": np.in
 MAX_ROWS = 2**31 - 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class CodedLog:
     """A log whose users and items are numbers, in the order of the source.
 
@@ -65,29 +66,37 @@ def read_log(
     listed = None if catalogue is None else items.encode(catalogue["raw_item_id"])
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     num_rows = 0
-    with ThreadPoolExecutor(max_workers=1) as pool:
+
+    def chunks() -> Iterator[tuple[str, pl.DataFrame]]:
         for part in raw.parts:
             for chunk in part.chunks(bad_rows):
-                check_events(part.name, chunk, raw.event_types)
-                of_users = pool.submit(users.encode, chunk["user"])
-                columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
-                columns |= {name: chunk[name].to_numpy() for name in ("time", "event")}
-                if listed is not None and len(items) > len(listed):
-                    is_known = columns["item"] < len(listed)
-                    if not is_known.all():
-                        report_unknown(part.name, chunk.filter(~pl.Series(is_known)), bad_rows)
-                        columns = {name: column[is_known] for name, column in columns.items()}
-                for name, column in columns.items():
-                    # A copy of its own: a view would keep the whole chunk alive.
-                    pieces[name].append(column.astype(_COLUMNS[name], copy=True))
-                num_rows += len(columns["user"])
-                if num_rows > MAX_ROWS:
-                    raise ValueError(
-                        f"{part.name}: more than {MAX_ROWS} interactions; a data set holds at most "
-                        "that many"
-                    )
-                if progress is not None:
-                    progress(num_rows)
+                yield part.name, chunk
+
+    # Three things at a time: the next chunk is read while users and items of this one are coded.
+    with ahead(chunks) as read, ThreadPoolExecutor(max_workers=1) as pool:
+        for name, chunk in read:
+            check_events(name, chunk, raw.event_types)
+            of_users = pool.submit(users.encode, chunk["user"])
+            columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
+            columns |= {column: chunk[column].to_numpy() for column in ("time", "event")}
+            if listed is not None and len(items) > len(listed):
+                is_known = columns["item"] < len(listed)
+                if not is_known.all():
+                    unknown = chunk.filter(~pl.Series(is_known))
+                    # A given split counts rows: it would point at others without these.
+                    may_go = raw.given_split is None
+                    report_unknown(name, unknown, bad_rows, may_go=may_go)
+                    columns = {key: column[is_known] for key, column in columns.items()}
+            for key, column in columns.items():
+                # A copy of its own: a view would keep the whole chunk alive.
+                pieces[key].append(column.astype(_COLUMNS[key], copy=True))
+            num_rows += len(columns["user"])
+            if num_rows > MAX_ROWS:
+                raise ValueError(
+                    f"{name}: more than {MAX_ROWS} interactions; a data set holds at most that many"
+                )
+            if progress is not None:
+                progress(num_rows)
     check_not_empty(num_rows, raw, bad_rows)
     # One column at a time, so that only one stands in memory twice.
     whole = {name: np.concatenate(pieces.pop(name)) for name in _COLUMNS}
@@ -104,42 +113,56 @@ def keep(
 ) -> CodedLog:
     """Returns the interactions that `rows` marks (None: all), users numbered anew.
 
-    Users are numbered by the first of their interactions that is left; those without one go.
+    Users are numbered by the first of their interactions that is left; those without one go. The
+    log itself is changed, so that a large one never stands in memory twice.
 
     Args:
-        log: the whole log.
+        log: the whole log; used up.
         rows: which interactions stay.
         drop_items: whether items without an interaction go as well.
     """
-    columns = {
-        name: getattr(log, name) if rows is None else getattr(log, name)[rows] for name in _COLUMNS
-    }
-    user, items = columns["user"], log.items
-    first = np.full(len(log.users), len(user), np.int32)
+    if rows is not None:
+        for name in _COLUMNS:  # One at a time: the old column goes before the next is made.
+            setattr(log, name, getattr(log, name)[rows])
+    size = len(log.user)
+    first = np.full(len(log.users), size, np.int32)
     # Of a user's rows the last one written, and so the oldest, stays.
-    first[user[::-1]] = np.arange(len(user) - 1, -1, -1, dtype=np.int32)
+    first[log.user[::-1]] = np.arange(size - 1, -1, -1, dtype=np.int32)
     order = np.argsort(first, kind="stable").astype(np.int32)
-    order = order[: int(np.count_nonzero(first < len(user)))]
+    order = order[: int(np.count_nonzero(first < size))]
     if len(order) < len(first) or (np.diff(order) < 0).any():
-        columns["user"] = _inverse(order, len(first))[user]
+        log.user = _inverse(order, len(first))[log.user]
+        log.users = log.users.gather(order)
     if drop_items:
-        stays = np.zeros(len(items), bool)
-        stays[columns["item"]] = True
+        stays = np.zeros(len(log.items), bool)
+        stays[log.item] = True
         if not stays.all():
-            columns["item"] = (np.cumsum(stays, dtype=np.int32) - 1)[columns["item"]]
-            items = items.filter(pl.Series(stays))
-    return CodedLog(**columns, users=log.users.gather(order), items=items)
+            log.item = (np.cumsum(stays, dtype=np.int32) - 1)[log.item]
+            log.items = log.items.filter(pl.Series(stays))
+    return log
+
+
+def place_of(raw: RawDataset, column: str, raw_id: str) -> str:
+    """Returns "file, line N" of the first row with a user or item, by reading the log again."""
+    for part in raw.parts:
+        for chunk in part.chunks(BadRows("skip")):
+            found = chunk.filter(pl.col(column).cast(pl.String) == raw_id)
+            if len(found):
+                return f"{part.name}, line {found['line'][0]}"
+    raise ValueError(f"{column} {raw_id!r} is in no part of the log")
 
 
 def check_not_empty(num_rows: int, raw: RawDataset, bad_rows: BadRows) -> None:
     """Raises ValueError if a log has no rows."""
     if not num_rows:
-        named = [part.name for part in raw.parts[:3]]
-        more = f" and {len(raw.parts) - 3} more" if len(raw.parts) > 3 else ""
         left_out = f"; {sum(bad_rows.counts.values())} bad rows left out" if bad_rows.counts else ""
-        raise ValueError(
-            f"{', '.join(named)}{more}: no interactions{left_out}: there is nothing to prepare"
-        )
+        raise ValueError(f"{names_of(raw)}: no interactions{left_out}: there is nothing to prepare")
+
+
+def names_of(raw: RawDataset) -> str:
+    """Returns the names of a log's parts for a message, the first three of many."""
+    names = ", ".join(part.name for part in raw.parts[:3]) or "the source"
+    return names if len(raw.parts) <= 3 else f"{names} and {len(raw.parts) - 3} more"
 
 
 def catalogue_of(raw_item_ids: pl.Series) -> pl.DataFrame:
@@ -164,11 +187,14 @@ def check_catalogue(items: pl.DataFrame, bad_rows: BadRows) -> pl.DataFrame:
     again = items["raw_item_id"].is_first_distinct().not_()
     if not again.any():
         return items
-    twice = items["raw_item_id"].filter(again)
+    second = int(again.arg_true()[0])
+    item = items["raw_item_id"][second]
+    first = int((items["raw_item_id"] == item).arg_true()[0])
     bad_rows.add(
         "duplicate_item",
-        f"the catalogue lists item {twice[0]!r} more than once; every item needs exactly one row",
-        len(twice),
+        f"the catalogue lists item {item!r} more than once (items {first + 1} and {second + 1}); "
+        "every item needs exactly one row",
+        int(again.sum()),
     )
     return items.filter(again.not_())
 
@@ -184,19 +210,28 @@ def check_events(name: str, chunk: pl.DataFrame, event_types: Sequence[str]) -> 
         )
 
 
-def report_unknown(name: str, unknown: pl.DataFrame, bad_rows: BadRows) -> None:
+def report_unknown(
+    name: str, unknown: pl.DataFrame, bad_rows: BadRows, *, may_go: bool = True
+) -> None:
     """Tells of rows whose items the catalogue lacks.
 
+    Args:
+        name: of the part that they are from.
+        unknown: the rows, at least one.
+        bad_rows: is told.
+        may_go: whether such rows can be left out at all.
+
     Raises:
-        ValueError: bad rows are errors.
+        ValueError: bad rows are errors, or may not be left out.
     """
     row = unknown.row(0, named=True)
-    bad_rows.add(
-        "unknown_item",
+    message = (
         f"{name}, line {row['line']}: user {str(row['user'])!r} has item {str(row['item'])!r}, "
-        "which the catalogue lacks; add it to the catalogue",
-        len(unknown),
+        "which the catalogue lacks; add it to the catalogue"
     )
+    if not may_go:
+        raise ValueError(f"{message} (no row of a log with a given split can be left out)")
+    bad_rows.add("unknown_item", message, len(unknown))
 
 
 def _inverse(order: np.ndarray, size: int | None = None) -> Int32[np.ndarray, " n"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -113,7 +114,8 @@ class RawDataset:
         has_times: whether `time` is a real time that users can be compared by; where it is not,
             it is the place in the user's sequence, or 0 throughout.
         event_types: names of the event types; `event` indexes them.
-        event_weights: what an event of each type counts as a training target; empty: 1 each.
+        event_weights: what an event of each type counts as a training target, 0 or more; empty:
+            1 each.
         given_split: the split that the data set brings along, if it does.
         counts: what the source counted while reading, for the manifest.
     """
@@ -126,6 +128,19 @@ class RawDataset:
     event_weights: tuple[float, ...] = ()
     given_split: GivenSplit | None = None
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.event_weights and len(self.event_weights) != len(self.event_types):
+            raise ValueError(
+                f"event_weights has {len(self.event_weights)} entries, event_types "
+                f"{len(self.event_types)} ({', '.join(self.event_types)}); they must be as many"
+            )
+        for name, weight in zip(self.event_types, self.event_weights, strict=False):
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(
+                    f"event_weights gives {name!r} the weight {weight}; it must be finite and 0 or "
+                    "more"
+                )
 
     @functools.cached_property
     def interactions(self) -> pl.DataFrame:

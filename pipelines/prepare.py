@@ -1,4 +1,16 @@
-"""Turns a source into a prepared folder: k-core, order, split, files, manifest."""
+"""Turns a source into a prepared folder: k-core, order, split, files, manifest.
+
+What comes out depends on nothing but the config and the bytes of the input files:
+
+- the log is the source's parts in order, each one's rows in order; bad rows are left out first;
+- an id is text; one that a file holds as an integer is its decimal text;
+- the k-core is the largest part of the log in which all users and items have k interactions; items
+  that have none of it leave the catalogue;
+- users are numbered by the first of their interactions that is left, in the order of the log;
+- items are numbered as the catalogue lists them, or, where there is none, by id as text (by the
+  bytes of its UTF-8);
+- a user's events are ordered by time, and those of equal time as the log has them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +19,7 @@ import hashlib
 import json
 import os
 import platform
-import shutil
-import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +30,8 @@ from minirec import files
 from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.event_order import event_order
-from pipelines.ingest import CodedLog, keep, read_log
+from pipelines.folders import atomic_folder
+from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
 from pipelines.interactions import RawDataset
 from pipelines.kcore import count, k_core
 from pipelines.prepared import COLUMNS, FORMAT_VERSION, read_manifest
@@ -32,7 +43,11 @@ _PLACES = ("folder",)
 
 
 def prepare(
-    config: Mapping[str, Any], folder: str | os.PathLike[str], *, overwrite: bool = False
+    config: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Prepares a data set and returns its manifest.
 
@@ -46,6 +61,7 @@ def prepare(
             left out and counted).
         folder: where the prepared data set shall lie.
         overwrite: replace another prepared data set that lies there.
+        progress: is told now and then how many rows have been read.
 
     Returns:
         The manifest: `format_version`, `fingerprint`, `config`, `inputs` (SHA-256 and size of each
@@ -55,6 +71,7 @@ def prepare(
 
     Raises:
         ValueError: a wrong config, a mistake in the data, or a folder that holds something else.
+        OSError: the disk is full or refuses to be written.
     """
     plain = _plain_config(config)
     folder = Path(folder)
@@ -77,8 +94,8 @@ def prepare(
                 f"that of this config and its input files (source {plain['source']['name']!r}, "
                 f"fingerprint {fingerprint!r}); choose another folder or --overwrite it"
             )
-    log = read_log(raw, bad_rows)
-    with _atomic_folder(folder) as temporary:
+    log = read_log(raw, bad_rows, progress)
+    with atomic_folder(folder) as temporary:
         return _write(temporary, raw, log, bad_rows, plain, inputs, fingerprint)
 
 
@@ -92,10 +109,16 @@ def _write(
     fingerprint: str,
 ) -> dict[str, Any]:
     """Writes the whole data set into an empty folder and returns its manifest."""
-    counts: dict[str, Any] = {"read": {**raw.counts, **log.sizes()}}
+    counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **log.sizes()}}
     if config["k_core"] > 1:
-        log = keep(log, k_core(log.user, log.item, config["k_core"]), drop_items=True)
+        try:
+            kept = k_core(log.user, log.item, config["k_core"])
+        except ValueError as error:
+            raise ValueError(f"{names_of(raw)}: {error}") from error
+        log = keep(log, kept, drop_items=True)
         counts["after_k_core"] = log.sizes()
+    elif raw.given_split is None:
+        log = _without_single_interactions(raw, log, bad_rows)
     num_users = len(log.users)
     if raw.given_split is None:
         order, offsets = event_order(log.user, log.time, num_users)
@@ -104,9 +127,10 @@ def _write(
             raise ValueError("a source with a given split must group its interactions by user")
         order = slice(None)
         offsets = np.searchsorted(log.user, np.arange(num_users + 1)).astype(np.int64)
-    columns = {
-        name: np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name]) for name in COLUMNS
-    }
+    columns = {}
+    for name in COLUMNS:
+        columns[name] = np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name])
+        setattr(log, name, columns[name])  # Not twice in memory.
     split = make_split(
         config["split"],
         offsets,
@@ -119,20 +143,21 @@ def _write(
 
     (folder / "columns").mkdir()
     (folder / "splits").mkdir()
-    for name, column in columns.items():
-        np.save(folder / "columns" / f"{name}.npy", column, allow_pickle=False)
-    np.save(folder / "offsets.npy", offsets, allow_pickle=False)
+    arrays = {f"columns/{name}": column for name, column in columns.items()}
+    arrays["offsets"] = offsets
     for name in ("train_sequences", "valid", "test"):
-        views = np.ascontiguousarray(getattr(split, name), np.int64)
-        np.save(folder / "splits" / f"{name}.npy", views, allow_pickle=False)
+        arrays[f"splits/{name}"] = np.ascontiguousarray(getattr(split, name), np.int64)
+    for name, array in arrays.items():
+        with _writing(f"{name}.npy"):
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
     items = log.items.with_columns(pl.Series("train_count", train_count, pl.Int64)).with_row_index(
         "item_id"
     )
     items = items.with_columns(pl.col("item_id").cast(pl.Int64))
-    items.write_parquet(folder / "items.parquet")
-    pl.DataFrame({"user": np.arange(len(log.users)), "raw_user_id": log.users}).write_parquet(
-        folder / "users.parquet"
-    )
+    users = pl.DataFrame({"user": np.arange(num_users), "raw_user_id": log.users})
+    for name, table in (("items", items), ("users", users)):
+        with _writing(f"{name}.parquet"):
+            table.write_parquet(folder / f"{name}.parquet")
     outputs = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -156,8 +181,47 @@ def _write(
             "polars": pl.__version__,
         },
     }
-    files.write_json(folder / "manifest.json", manifest)
+    with _writing("manifest.json"):
+        files.write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _without_single_interactions(raw: RawDataset, log: CodedLog, bad_rows: BadRows) -> CodedLog:
+    """Returns the log without users of one interaction, from which nothing can be predicted.
+
+    A k-core of 2 or more is the usual way to drop them; without it they are bad rows.
+
+    Raises:
+        ValueError: there is one, and bad rows are errors; or no others are left.
+    """
+    length = count(log.user, len(log.users))
+    if (length > 1).all():
+        return log
+    user = log.users[int(np.argmin(length > 1))]
+    single = int((length == 1).sum())
+    bad_rows.add(
+        "single_interaction",
+        f"{place_of(raw, 'user', user)}: user {user!r} has one interaction ({single} users have), "
+        "which leaves nothing to predict; k_core=2 or more drops such users",
+        single,
+    )
+    if single == len(log.users):
+        raise ValueError(
+            f"{names_of(raw)}: all {single} users have one interaction: there is nothing to prepare"
+        )
+    return keep(log, (length > 1)[log.user], drop_items=raw.items is None)
+
+
+@contextlib.contextmanager
+def _writing(name: str) -> Generator[None]:
+    """Names the file in what goes wrong while it is written."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise OSError(
+            f"{name} of the prepared data set cannot be written: {error}; nothing is left "
+            "half-written: make room, or choose another disk, and run again"
+        ) from error
 
 
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,27 +328,3 @@ def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
         (folder / name).is_file() and (folder / name).stat().st_size == size
         for name, size in manifest["outputs"].items()
     )
-
-
-@contextlib.contextmanager
-def _atomic_folder(folder: Path) -> Generator[Path]:
-    """Yields an empty folder beside `folder` that takes its place on a clean exit."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (workplace / "new").mkdir()
-        yield workplace / "new"
-        for path in (workplace / "new").rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            os.replace(folder, workplace / "old")
-        try:
-            os.replace(workplace / "new", folder)
-        except BaseException:
-            if (workplace / "old").exists():
-                os.replace(workplace / "old", folder)
-            raise
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +12,8 @@ import scipy.sparse
 import scipy.sparse.linalg
 import threadpoolctl
 from jaxtyping import Float, Float32, Int
+
+from minirec.sids.text_transform import TermWeights, TextTransform, split_words, unit_rows
 
 # Up to this many rows or columns a dense decomposition is quick, and finds all of the rank.
 _DENSE_SIDE = 512
@@ -48,22 +50,41 @@ def text_vectors(
     Raises:
         ValueError: lengths that differ, or an empty catalogue.
     """
-    num_items = len(texts)
-    if num_items == 0:
+    return fit_text(texts, attributes, dim, seed, attribute_weight=attribute_weight)[0]
+
+
+def fit_text(
+    texts: Sequence[str | None],
+    attributes: Sequence[Sequence[str]] | None = None,
+    dim: int = 64,
+    seed: int = 0,
+    *,
+    attribute_weight: float = 1.0,
+) -> tuple[Float32[np.ndarray, "N D"], TextTransform]:
+    """Returns the vectors of `text_vectors`, and what makes such vectors of other items.
+
+    Raises:
+        ValueError: as `text_vectors` does.
+    """
+    if len(texts) == 0:
         raise ValueError("texts: the catalogue has no items; it needs at least one")
-    if attributes is not None and len(attributes) != num_items:
-        raise ValueError(f"attributes: {len(attributes)} given for {num_items} texts")
+    if attributes is not None and len(attributes) != len(texts):
+        raise ValueError(f"attributes: {len(attributes)} given for {len(texts)} texts")
     if not attribute_weight >= 0:
         raise ValueError(f"attribute_weight: {attribute_weight}; must be 0 or more")
-    # Scikit-learn takes a second to import: only who makes text vectors waits for it.
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    words = CountVectorizer(token_pattern=r"(?u)\b\w+\b").build_analyzer()
-    blocks = [_tf_idf(words(text or "") for text in texts)]
+    words = TermWeights.fit(split_words(texts))
+    blocks, names = [words.table], None
     if attributes is not None:
-        blocks.append(_tf_idf(map(str, names) for names in attributes) * attribute_weight)
+        names = TermWeights.fit(map(str, entries) for entries in attributes)
+        blocks.append(names.table * attribute_weight)
     table = scipy.sparse.csr_array(scipy.sparse.hstack(blocks))
-    return _unit_rows(_truncated_svd(table, dim, seed, 1.0))
+    vectors = _truncated_svd(table, dim, seed, 1.0)
+    # A direction's vectors are left singular vectors times its strength.
+    squares = np.square(vectors).sum(axis=0)
+    directions = table.T @ np.divide(
+        vectors, squares, out=np.zeros_like(vectors), where=squares > 0
+    )
+    return unit_rows(vectors), TextTransform.of(words, names, attribute_weight, directions)
 
 
 def cooccurrence_vectors(
@@ -113,7 +134,7 @@ def cooccurrence_vectors(
         weights = np.full(int(pair.sum()), 1.0 / distance)
         near = scipy.sparse.coo_array((weights, (left[pair], right[pair])), shape=counts.shape)
         counts = counts + near.tocsr()
-    return _unit_rows(_truncated_svd(_ppmi(counts + counts.T, smoothing), dim, seed, 0.5))
+    return unit_rows(_truncated_svd(_ppmi(counts + counts.T, smoothing), dim, seed, 0.5))
 
 
 def combine_vectors(
@@ -143,10 +164,8 @@ def combine_vectors(
         raise ValueError(f"weights: {len(weights)} given for {len(arrays)} blocks")
     if not all(0 < weight < np.inf for weight in weights):
         raise ValueError(f"weights: {weights}; every weight must be positive")
-    scaled = [
-        _unit_rows(array) * weight**0.5 for array, weight in zip(arrays, weights, strict=True)
-    ]
-    return _unit_rows(np.concatenate(scaled, axis=1))
+    scaled = [unit_rows(array) * weight**0.5 for array, weight in zip(arrays, weights, strict=True)]
+    return unit_rows(np.concatenate(scaled, axis=1))
 
 
 def load_vectors(path: str | os.PathLike[str], num_items: int) -> Float32[np.ndarray, "N D"]:
@@ -177,31 +196,6 @@ def load_vectors(path: str | os.PathLike[str], num_items: int) -> Float32[np.nda
     if not finite.all():
         raise ValueError(f"{path}: row {int(finite.argmin())} holds NaN or an infinity")
     return vectors
-
-
-def _tf_idf(documents: Iterable[Iterable[str]]) -> scipy.sparse.csr_array:
-    """Returns rows of length one of sublinear TF-IDF, over the terms of two items or more."""
-    column_of: dict[str, int] = {}
-    columns: list[int] = []
-    ends = [0]
-    for document in documents:
-        columns.extend(column_of.setdefault(term, len(column_of)) for term in document)
-        ends.append(len(columns))
-    num_items, num_terms = len(ends) - 1, max(len(column_of), 1)
-    counts = scipy.sparse.csr_array(
-        (np.ones(len(columns)), np.array(columns, dtype=np.int64), np.array(ends)),
-        shape=(num_items, num_terms),
-    )
-    counts.sum_duplicates()
-    document_count = np.bincount(counts.indices, minlength=num_terms)
-    weights = counts.copy()
-    weights.data = 1.0 + np.log(counts.data)
-    inverse_frequency = 1.0 + np.log((1 + num_items) / (1 + document_count))
-    inverse_frequency[document_count < 2] = 0.0
-    weights = weights @ scipy.sparse.diags_array(inverse_frequency)
-    length = np.sqrt((weights * weights).sum(axis=1))
-    scale = np.divide(1.0, length, out=np.zeros(num_items), where=length > 0)
-    return scipy.sparse.csr_array(scipy.sparse.diags_array(scale) @ weights)
 
 
 def _ppmi(counts: scipy.sparse.csr_array, smoothing: float) -> scipy.sparse.csr_array:
@@ -271,13 +265,6 @@ def _svd_by_gram(
 def _shape(matrix: scipy.sparse.csr_array) -> tuple[int, int]:
     num_rows, num_columns = cast(tuple[int, int], matrix.shape)  # scipy's own is untyped
     return num_rows, num_columns
-
-
-def _unit_rows(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
-    """Returns rows scaled to length one; rows that are all rounding become zeros."""
-    length = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    known = length > _RANK_TOLERANCE * length.max(initial=0.0)
-    return np.divide(vectors, length, out=np.zeros(vectors.shape), where=known).astype(np.float32)
 
 
 def _check_sequences(

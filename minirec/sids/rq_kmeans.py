@@ -8,28 +8,32 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, Int64
+from jaxtyping import Array, Float, Float32, Int32, Int64
 
-from minirec.sids.kmeans import Centroids, assign, lloyd, plus_plus
-from minirec.sids.table import MAX_CODEBOOK_SIZE, MAX_LEVELS
+from minirec.sids.balance import balanced_codes
+from minirec.sids.codebooks import (
+    Codebooks,
+    block_rows,
+    check_sizes,
+    check_vectors,
+    encode_level,
+    in_blocks,
+)
+from minirec.sids.kmeans import lloyd, plus_plus
 
-# Distances held at one time are at most this many (4 MiB): they stay in a CPU's cache.
-_BLOCK_DISTANCES = 1 << 20
 # A point this near to its centroid, relative to the vectors' variance, is that centroid.
 _REPRESENTED = 1e-12
-# Far from where squares overflow float32.
-_LARGEST_VALUE = 1e15
+# Centroids settle on so many rows a code first; that many tell where they belong to within what
+# the last iterations, on all rows, put right.
+_SETTLE_ROWS = 256
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RQKMeansResult:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RQKMeansResult(Codebooks):
     """SIDs and the codebooks that they came from.
 
     Attributes:
         codes: `[N, L]` SIDs by item id.
-        codebooks: a level, `[K, D]` float32; a vector is approximated by the sum of its codes'
-            rows. Rows of codes that no item has are zeros.
-        counts: a level, `[K]`: how many items have each code.
         variance: mean squared distance of the vectors from their mean.
         reconstruction_error: mean squared distance of the vectors from their approximation,
             after level 0, after level 1, …
@@ -37,44 +41,9 @@ class RQKMeansResult:
     """
 
     codes: Int32[np.ndarray, "N L"]
-    codebooks: tuple[Float32[np.ndarray, "K D"], ...]
-    counts: tuple[Int64[np.ndarray, " K"], ...]
     variance: float
     reconstruction_error: tuple[float, ...]
     iterations: tuple[int, ...]
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """K of each level."""
-        return tuple(codebook.shape[0] for codebook in self.codebooks)
-
-    def encode(self, vectors: Float[np.ndarray, "n D"]) -> Int32[np.ndarray, "n L"]:
-        """Returns the SIDs of vectors, old or new, by these codebooks; nothing moves.
-
-        Only codes that some item had when the codebooks were made are given.
-
-        Raises:
-            ValueError: the vectors are not finite, or not of the codebooks' width.
-        """
-        vectors = check_vectors(vectors)
-        if vectors.shape[1] != self.codebooks[0].shape[1]:
-            raise ValueError(
-                f"vectors: {vectors.shape[1]} wide; the codebooks are "
-                f"{self.codebooks[0].shape[1]} wide"
-            )
-        residual = _in_blocks(vectors, _block_rows(self.codebook_sizes))
-        codes = []
-        for codebook, count in zip(self.codebooks, self.counts, strict=True):
-            code, residual = _encode_level(residual, jnp.asarray(codebook), jnp.asarray(count > 0))
-            codes.append(np.asarray(code).reshape(-1)[: len(vectors)])
-        return np.stack(codes, axis=1)
-
-    def decode(self, codes: Int[np.ndarray, "n L"]) -> Float32[np.ndarray, "n D"]:
-        """Returns the vectors that SIDs stand for: the sum of their codes' codebook rows."""
-        codes = np.asarray(codes)
-        return np.sum(
-            [codebook[codes[:, level]] for level, codebook in enumerate(self.codebooks)], axis=0
-        )
 
 
 def rq_kmeans(
@@ -85,6 +54,8 @@ def rq_kmeans(
     *,
     num_iterations: int = 50,
     tolerance: float = 1e-4,
+    polish_iterations: int = 5,
+    balance: float = 0.0,
 ) -> RQKMeansResult:
     """Returns SIDs of item vectors: level by level, k-means of what the levels before left over.
 
@@ -93,6 +64,9 @@ def rq_kmeans(
     vectors always get equal SIDs. With fewer distinct residuals than codes, codes stay unused.
     The same arguments on the same machine give the same bits.
 
+    Where there are more than 512 distinct vectors a code, a level's centroids settle on a sample of
+    256 a code, and the last iterations take all vectors (`polish_iterations`).
+
     Args:
         vectors: a vector an item, any scale; taken as float32.
         num_levels: L, 1 to 16.
@@ -100,6 +74,11 @@ def rq_kmeans(
         seed: of the k-means++ starts.
         num_iterations: Lloyd iterations a level at most.
         tolerance: a level ends when its error shrinks by less than this fraction of itself.
+        polish_iterations: Lloyd iterations a level at most that take all vectors, once the
+            centroids have settled on a sample.
+        balance: no code of a level gets more than this many times its share of the items, N / K;
+            0: no limit. Items that find their nearest code full get the next, those first that
+            lose least by it, so equal vectors may get different SIDs. At least 1.
 
     Raises:
         ValueError: a vector that is not finite (the message names its row), sizes out of range.
@@ -110,12 +89,21 @@ def rq_kmeans(
         raise ValueError(f"num_iterations: {num_iterations}; must be at least 1")
     if not tolerance >= 0:
         raise ValueError(f"tolerance: {tolerance}; must be 0 or more")
+    if polish_iterations < 1:
+        raise ValueError(f"polish_iterations: {polish_iterations}; must be at least 1")
+    if balance and not 1 <= balance < np.inf:
+        raise ValueError(f"balance: {balance}; must be at least 1, or 0 for no limit")
     random = np.random.default_rng(seed)
-    distinct, row_of_item, weight_of_row = distinct_rows(vectors)
+    if balance:  # Equal vectors may part, so each item is a row of its own.
+        num_items = len(vectors)
+        distinct, row_of_item = vectors, np.arange(num_items)
+        weight_of_row = np.ones(num_items, np.int64)
+    else:
+        distinct, row_of_item, weight_of_row = distinct_rows(vectors)
     num_rows = len(distinct)
-    block_rows = _block_rows(sizes)
-    residual = _in_blocks(distinct, block_rows)
-    weights = _in_blocks(weight_of_row.astype(np.float32)[:, None], block_rows)[..., 0]
+    rows_a_block = block_rows(sizes)
+    residual = in_blocks(distinct, rows_a_block)
+    weights = in_blocks(weight_of_row.astype(np.float32)[:, None], rows_a_block)[..., 0]
     _, variance = _center(residual, weights)
 
     codes, codebooks, counts, errors, iterations = [], [], [], [], []
@@ -128,23 +116,42 @@ def rq_kmeans(
             jnp.asarray(random.random((size, _tries(size))), jnp.float32),
             _REPRESENTED * variance,
         )
+        settled, left = 0, num_iterations
+        if num_rows > 2 * _SETTLE_ROWS * size:
+            rows = np.sort(random.choice(num_rows, _SETTLE_ROWS * size, replace=False))
+            start, used = lloyd(
+                _taken(centered, rows, rows_a_block),
+                _taken(weights[..., None], rows, rows_a_block)[..., 0],
+                start,
+                _REPRESENTED * variance,
+                jnp.int32(num_iterations),
+                jnp.float32(tolerance),
+            )
+            settled, left = int(used), polish_iterations
         centroids, used_iterations = lloyd(
             centered,
             weights,
             start,
             _REPRESENTED * variance,
-            jnp.int32(num_iterations),
+            jnp.int32(left),
             jnp.float32(tolerance),
         )
         codebook = centroids.vectors + _mean(residual, weights)
-        code, residual = _encode_level(residual, codebook, centroids.alive)
-        code = np.asarray(code).reshape(-1)[:num_rows]
+        if balance:
+            flat = np.asarray(residual).reshape(-1, residual.shape[-1])[:num_rows]
+            code, codebook = balanced_codes(
+                flat, np.asarray(codebook), np.asarray(centroids.alive), balance
+            )
+            residual = in_blocks(flat - codebook[code], rows_a_block)
+        else:
+            code, residual = encode_level(residual, codebook, centroids.alive)
+            code = np.asarray(code).reshape(-1)[:num_rows]
         count = np.bincount(code, weights=weight_of_row, minlength=size).astype(np.int64)
         codes.append(code[row_of_item])
         codebooks.append(np.where((count > 0)[:, None], np.asarray(codebook), np.float32(0)))
         counts.append(count)
         errors.append(float(_mean_square(residual, weights)))
-        iterations.append(int(used_iterations))
+        iterations.append(settled + int(used_iterations))
     return RQKMeansResult(
         codes=np.stack(codes, axis=1),
         codebooks=tuple(codebooks),
@@ -181,57 +188,6 @@ def _center(
     return centered, _mean_square(centered, weights)
 
 
-@jax.jit
-def _encode_level(
-    residual: Float32[Array, "blocks R D"],
-    codebook: Float32[Array, "K D"],
-    used: Array,
-) -> tuple[Int32[Array, "blocks R"], Float32[Array, "blocks R D"]]:
-    """Returns one level's codes and what they leave over.
-
-    Making codebooks and encoding new items go through here alike, so that they agree to the bit.
-    """
-    middle = jnp.where(used[:, None], codebook, 0).sum(axis=0) / used.sum()
-    code = assign(residual - middle, Centroids(codebook - middle, used))
-    return code, residual - codebook[code]
-
-
-def check_sizes(num_levels: int, codebook_size: int | Sequence[int]) -> tuple[int, ...]:
-    """Returns K of each level, or raises ValueError if one is out of range."""
-    if not 1 <= num_levels <= MAX_LEVELS:
-        raise ValueError(f"num_levels: {num_levels}; must lie in [1, {MAX_LEVELS}]")
-    if isinstance(codebook_size, int | np.integer):
-        sizes = (int(codebook_size),) * num_levels
-    else:
-        sizes = tuple(int(size) for size in codebook_size)
-    if len(sizes) != num_levels:
-        raise ValueError(f"codebook_size: {len(sizes)} given for {num_levels} levels")
-    for level, size in enumerate(sizes):
-        if not 1 <= size <= MAX_CODEBOOK_SIZE:
-            raise ValueError(
-                f"codebook_size: {size} at level {level}; must lie in [1, {MAX_CODEBOOK_SIZE}]"
-            )
-    return sizes
-
-
-def check_vectors(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
-    """Returns `vectors` as float32, or raises ValueError that names the first row at fault."""
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
-        raise ValueError(
-            f"vectors: expected a filled real array [N, D], got {vectors.dtype} "
-            f"{list(vectors.shape)}"
-        )
-    sound = (np.abs(vectors) <= _LARGEST_VALUE).all(axis=1)
-    if not sound.all():
-        row = int(sound.argmin())
-        raise ValueError(
-            f"vectors: row {row} holds NaN, an infinity or a value beyond {_LARGEST_VALUE:g}: "
-            f"{vectors[row]}"
-        )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
 def distinct_rows(
     vectors: Float32[np.ndarray, "N D"],
 ) -> tuple[Float32[np.ndarray, "n D"], Int64[np.ndarray, " N"], Int64[np.ndarray, " n"]]:
@@ -256,16 +212,14 @@ def distinct_rows(
     return vectors[first[order]], row_of_item, np.bincount(row_of_item)
 
 
-def _block_rows(sizes: tuple[int, ...]) -> int:
-    """Rows a block; from the codebooks alone, so that a block looks alike for any N."""
-    return int(np.clip(1 << (_BLOCK_DISTANCES // max(sizes)).bit_length() - 1, 64, 4096))
-
-
-def _in_blocks(rows: Float32[np.ndarray, "N D"], block_rows: int) -> Float32[Array, "blocks R D"]:
-    num_blocks = -(-len(rows) // block_rows)
-    padded = np.zeros((num_blocks * block_rows, rows.shape[1]), dtype=np.float32)
-    padded[: len(rows)] = rows
-    return jnp.asarray(padded.reshape(num_blocks, block_rows, rows.shape[1]))
+def _taken(
+    blocks: Float32[Array, "blocks R D"], rows: np.ndarray, block_rows: int
+) -> Float32[Array, "some R D"]:
+    """Returns some rows as blocks of their own, whole ones as far as they go."""
+    flat = blocks.reshape(-1, blocks.shape[-1])
+    padded = -(-len(rows) // block_rows) * block_rows
+    taken = jnp.zeros((padded, flat.shape[1]), flat.dtype).at[: len(rows)].set(flat[rows])
+    return taken.reshape(-1, block_rows, flat.shape[1])
 
 
 def _tries(codebook_size: int) -> int:

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Float, Float32, Int, Int32, Int64
 
 from minirec.sids import rq_vae_blocks
-from minirec.sids.rq_kmeans import check_sizes, check_vectors, distinct_rows
+from minirec.sids.codebooks import check_sizes, check_vectors
+from minirec.sids.rq_kmeans import distinct_rows
 from minirec.sids.rq_vae_config import RQVAEConfig
 from minirec.sids.rq_vae_model import RQVAE
 from minirec.sids.rq_vae_training import History, train

@@ -16,9 +16,15 @@ from pipelines.interactions import RawDataset
 from pipelines.sources.fields import from_mapping
 
 SOURCES = {
+    "csv": "pipelines.sources.csv_log",
     "generated": "pipelines.sources.generated",
+    "jsonl": "pipelines.sources.jsonl_log",
     "minionerec": "pipelines.sources.minionerec",
+    "parquet": "pipelines.sources.parquet_log",
+    "recbole": "pipelines.sources.recbole",
+    "retailrocket": "pipelines.sources.retailrocket",
     "sasrec": "pipelines.sources.sasrec",
+    "sqlite": "pipelines.sources.sqlite_log",
 }
 
 

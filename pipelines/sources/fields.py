@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import glob
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# By how a config dataclass annotates a field (as text, since annotations are postponed).
+# By how a config dataclass annotates a field.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
     "float": (int, float),
     "bool": bool,
 }
+NAMES = "tuple[str, ...]"
+NUMBERS = "Mapping[str, float]"
 
 
 def from_mapping(kind: type, fields: Mapping[str, Any], where: str) -> Any:
-    """Builds the config dataclass `kind`, whose fields are text, numbers and truth values.
+    """Builds the config dataclass `kind` from plain values.
+
+    A field is text, a number, a truth value, a list of names (or text such as "title,brand") or a
+    mapping of names to numbers (or text such as "view=1,cart=3"): the texts are for command lines.
 
     Raises:
         ValueError: an unknown field, one without a default that is missing, or a wrong type.
@@ -30,18 +36,68 @@ def from_mapping(kind: type, fields: Mapping[str, Any], where: str) -> Any:
         if name not in known:
             raise ValueError(f"{where} has no field {name!r}; its fields: {', '.join(known)}")
     for name, field in known.items():
-        if name not in fields and field.default is dataclasses.MISSING:
+        has_default = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
+        if name not in fields and not has_default:
             raise ValueError(f"{where} needs the field {name!r}")
-    values = {
-        name: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for name, value in fields.items()
-    }
-    for name, value in values.items():
-        annotation = str(known[name].type)
-        is_bool = isinstance(value, bool)
-        if not isinstance(value, _TYPES[annotation]) or is_bool != (annotation == "bool"):
-            raise ValueError(f"{where}: {name} is {value!r}; it must be of type {annotation}")
-    return kind(**values)
+    return kind(
+        **{
+            name: _value(value, _annotation(known[name]), f"{where}: {name}")
+            for name, value in fields.items()
+        }
+    )
+
+
+def _annotation(field: dataclasses.Field[Any]) -> str:
+    return field.type.__name__ if isinstance(field.type, type) else str(field.type)
+
+
+def _value(value: Any, annotation: str, where: str) -> Any:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if annotation == NAMES:
+        return _names(value, where)
+    if annotation == NUMBERS:
+        return _numbers(value, where)
+    is_bool = isinstance(value, bool)
+    if not isinstance(value, _TYPES[annotation]) or is_bool != (annotation == "bool"):
+        raise ValueError(f"{where} is {value!r}; it must be of type {annotation}")
+    return value
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")] if value.strip() else []
+    is_list = isinstance(value, list | tuple)
+    if not is_list or not all(isinstance(name, str) and name for name in value):
+        raise ValueError(f"{where} is {value!r}; it must be a list of names, or text such as 'a,b'")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{where} is {value!r}; a name stands there twice")
+    return tuple(value)
+
+
+def _numbers(value: Any, where: str) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    try:
+        if isinstance(value, str):
+            entries = value.split(",") if value.strip() else []
+            pairs = [
+                (name.strip(), float(number))
+                for name, _, number in (entry.rpartition("=") for entry in entries)
+            ]
+        else:
+            pairs = [(name, float(number)) for name, number in value.items()]
+        for name, number in pairs:
+            if not isinstance(name, str) or not name or name in numbers:
+                raise ValueError(f"name {name!r}")
+            if isinstance(value, Mapping) and isinstance(value[name], bool | str):
+                raise ValueError(f"number {value[name]!r}")
+            numbers[name] = number
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} is {value!r}; it must map each name, once, to a number, or be text such as "
+            "'view=1,cart=3'"
+        ) from error
+    return numbers
 
 
 def input_file(folder: str, name: str, what: str) -> Path:
@@ -56,6 +112,43 @@ def input_file(folder: str, name: str, what: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {what} is read from it")
     return path
+
+
+def input_files(folder: str, name: str, what: str) -> list[tuple[str, Path]]:
+    """Returns the files that `folder/name` names, each after what it is called in a manifest.
+
+    Args:
+        folder: where they lie; may be empty.
+        name: of a file, or a pattern such as `day=*/part-*.csv` (`**` for folders of any depth).
+        what: is read from them, for the message.
+
+    Returns:
+        Name and path, in order of the names: relative to the folder where they lie in it.
+
+    Raises:
+        ValueError: no name, or no such file.
+    """
+    if not name:
+        raise ValueError(f"no file is named to read {what} from; set it in the source's config")
+    path = Path(folder) / name
+    if path.is_file():
+        found = [path]
+    elif glob.has_magic(name):
+        matches = glob.glob(str(Path(glob.escape(folder)) / name), recursive=True)
+        found = [Path(match) for match in matches if Path(match).is_file()]
+    elif path.is_dir():
+        raise ValueError(f"{path}: is a folder; name its files, such as {name}/*.parquet")
+    else:
+        found = []
+    if not found:
+        raise ValueError(f"{path}: no such file; {what} is read from it")
+    files = {
+        (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)): file
+        for file in found
+    }
+    if len(files) < len(found):  # of different folders: the whole path must tell them apart
+        files = {file: file for file in found}
+    return sorted((name.as_posix(), file) for name, file in files.items())
 
 
 def only_file(folder: str, pattern: str, what: str) -> Path:

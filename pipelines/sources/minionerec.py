@@ -23,6 +23,8 @@ from pipelines.interactions import (
     RawDataset,
 )
 from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
+from pipelines.sources.ids import id_fault
+from pipelines.tables import CsvTable, flush
 
 _REQUIRED = ("user_id", "history_item_id", "item_id")
 # Beside the ids a row may repeat titles and SIDs; they must be as many as the ids.
@@ -63,9 +65,10 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
         hold are in the interactions, but in no training sequence unless the config says so.
 
     Raises:
-        ValueError: a missing file or column, a row that does not parse, lists of a row that
-            differ in length, an empty history, an item that the catalogue lacks, or a SID that
-            differs from the index.
+        ValueError: a missing file or column, or a mistake in the catalogue or the index; and, where
+            bad rows are errors, a row that does not parse, lists of a row that differ in length,
+            an empty history, an item that the catalogue lacks, or a SID that differs from the
+            index.
     """
     folder = config.folder
     paths = {
@@ -79,7 +82,8 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     sid_of = _read_index(paths["index"])
 
     rows = {
-        split: _read_rows(paths[split], place_of, sid_of) for split in ("train", "valid", "test")
+        split: _read_rows(paths[split], place_of, sid_of, bad_rows)
+        for split in ("train", "valid", "test")
     }
     timelines = _Timelines()
     for split in ("train", "valid", "test"):
@@ -190,70 +194,103 @@ def _find(folder: str, name: str, pattern: str, what: str) -> Path:
     return input_file(folder, name, what) if name else only_file(folder, pattern, what)
 
 
+class _WrongRowError(Exception):
+    """A row that is left out, or ends the reading; args: reason and message."""
+
+
 def _read_rows(
-    path: Path, place_of: dict[str, int], sid_of: dict[str, str]
+    path: Path, place_of: dict[str, int], sid_of: dict[str, str], bad_rows: BadRows
 ) -> list[tuple[str, list[int], int]]:
     """Rows as (user, places of the history's items, place of the target)."""
-    try:
-        table = pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: not a CSV file that can be read: {error}") from error
+    table = CsvTable(str(path), path.name)
+    there = table.columns()
+    if not there:
+        raise ValueError(f"{path}: not a CSV file that can be read: it is empty")
     for column in _REQUIRED:
-        if column not in table.columns:
+        if column not in there:
             raise ValueError(
                 f"{path}: no column {column!r}; it needs {', '.join(_REQUIRED)}, and has "
-                f"{', '.join(table.columns)}"
+                f"{', '.join(there)}"
             )
-    parallel = [column for column in _PARALLEL if column in table.columns]
+    columns = [column for column in (*_REQUIRED, *_PARALLEL, "item_sid") if column in there]
     rows = []
-    for number, row in enumerate(table.iter_rows(named=True), start=1):
-        where = f"{path}, data row {number}"
-        history = _list(row, "history_item_id", where)
-        if not history:
-            raise ValueError(f"{where}: history_item_id is empty; a row needs at least one item")
-        for column in parallel:
-            values = _list(row, column, where)
-            if len(values) != len(history):
-                raise ValueError(
-                    f"{where}: {column} has {len(values)} entries, history_item_id has "
-                    f"{len(history)}; they must be as many"
-                )
-            if column == "history_item_sid":
-                for item, sid in zip(history, values, strict=True):
-                    _check_sid(where, column, str(item), sid, sid_of)
-        if row["user_id"] is None or row["item_id"] is None:
-            field = "user_id" if row["user_id"] is None else "item_id"
-            raise ValueError(f"{where}: {field} is empty; every row needs one")
-        if row.get("item_sid") is not None:
-            _check_sid(where, "item_sid", row["item_id"], row["item_sid"], sid_of)
-        places = []
-        for column, item in [
-            *(("history_item_id", item) for item in history),
-            ("item_id", row["item_id"]),
-        ]:
-            place = place_of.get(str(item))
-            if place is None:
-                raise ValueError(f"{where}: {column} has item {item!r}, which the catalogue lacks")
-            places.append(place)
-        rows.append((row["user_id"], places[:-1], places[-1]))
+    number = 0
+    for block in table.rows(dict.fromkeys(columns, "text")):
+        problems = [problem for problem in block.problems if problem.reason != "no_rows"]
+        flush(problems, bad_rows)
+        # Rows that could not be read count as well.
+        skipped = np.searchsorted([problem.line for problem in problems], block.line)
+        for place, row in enumerate(block.frame.iter_rows(named=True)):
+            where = f"{path.name}, data row {number + place + int(skipped[place]) + 1}"
+            try:
+                rows.append(_row(row, where, place_of, sid_of))
+            except _WrongRowError as error:
+                bad_rows.add(*error.args)
+        number += len(block.line) + len(problems)
     if not rows:
         raise ValueError(f"{path}: the file holds a header but no rows")
     return rows
 
 
-def _list(row: dict[str, str | None], column: str, where: str) -> list[Any]:
-    value = row[column]
-    values = None if value is None else text_list(value)
+def _row(
+    row: dict[str, str], where: str, place_of: dict[str, int], sid_of: dict[str, str]
+) -> tuple[str, list[int], int]:
+    history = _list(row, "history_item_id", where)
+    if not history:
+        raise _WrongRowError(
+            "empty_history",
+            f"{where}: history_item_id is empty; a row needs at least one item",
+        )
+    for column in _PARALLEL:
+        if column not in row:
+            continue
+        values = _list(row, column, where)
+        if len(values) != len(history):
+            raise _WrongRowError(
+                "lists_differ",
+                f"{where}: {column} has {len(values)} entries, history_item_id has "
+                f"{len(history)}; they must be as many",
+            )
+        if column == "history_item_sid":
+            for item, sid in zip(history, values, strict=True):
+                _check_sid(where, column, str(item), sid, sid_of)
+    for column in ("user_id", "item_id"):
+        fault = id_fault(row[column])
+        if fault is not None:
+            raise _WrongRowError(fault[0], f"{where}: {column} {fault[1]}; every row needs one")
+    if row.get("item_sid"):
+        _check_sid(where, "item_sid", row["item_id"], row["item_sid"], sid_of)
+    places = []
+    for column, item in [
+        *(("history_item_id", item) for item in history),
+        ("item_id", row["item_id"]),
+    ]:
+        place = place_of.get(str(item))
+        if place is None:
+            raise _WrongRowError(
+                "unknown_item",
+                f"{where}: {column} has item {item!r}, which the catalogue lacks",
+            )
+        places.append(place)
+    return row["user_id"], places[:-1], places[-1]
+
+
+def _list(row: dict[str, str], column: str, where: str) -> list[Any]:
+    values = text_list(row[column])
     if values is None:
-        raise ValueError(f"{where}: {column} is {value!r:.200}; it must be a list such as [3, 7]")
+        raise _WrongRowError(
+            "not_a_list",
+            f"{where}: {column} is {row[column]!r:.200}; it must be a list such as [3, 7]",
+        )
     return values
 
 
 def _check_sid(where: str, column: str, item: str, sid: Any, sid_of: dict[str, str]) -> None:
     if sid_of.get(item) != sid:
-        raise ValueError(
+        raise _WrongRowError(
+            "wrong_sid",
             f"{where}: {column} gives item {item!r} the SID {sid!r}; the index says "
-            f"{sid_of.get(item)!r}"
+            f"{sid_of.get(item)!r}",
         )
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from pipelines.bad_rows import BadRows
 from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, FramePart, RawDataset
 from pipelines.sources.fields import input_file, read_mapping
+from pipelines.sources.ids import id_fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,22 +42,24 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     """Reads the lines and the attributes.
 
     Raises:
-        ValueError: a missing file, a line without items, an item that is not a number or lies
-            below `index_offset`, a user with two lines, or an item without attributes.
+        ValueError: a missing file, or nothing in it; and, where bad rows are errors, a line without
+            items, an item that is not a number or lies below `index_offset`, a user with two
+            lines, or an item without attributes.
     """
     path = input_file(config.folder, config.interactions, "the log")
     inputs = {path.name: path}
-    users, lengths, numbers = _read_lines(path, config.index_offset)
+    lines = _read_lines(path, config.index_offset, bad_rows)
     attributes: dict[int, list[str]] = {}
     if config.attributes:
         attributes_path = input_file(config.folder, config.attributes, "attributes")
         inputs[attributes_path.name] = attributes_path
-        attributes = _read_attributes(attributes_path, config.index_offset)
-        _check_known(path, users, lengths, numbers, attributes_path, attributes)
+        attributes = _read_attributes(attributes_path, config.index_offset, bad_rows)
+        lines = _known(path, lines, attributes_path, attributes, bad_rows)
         catalogue = np.array(sorted(attributes), np.int64)
     else:
-        catalogue = np.unique(numbers)
+        catalogue = np.unique(lines.items)
 
+    users, numbers, lengths = lines.users, lines.items, lines.lengths
     starts = np.cumsum(lengths) - lengths
     interactions = pl.DataFrame(
         {
@@ -81,43 +84,62 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     return RawDataset((FramePart(interactions),), items, inputs=inputs, has_times=False)
 
 
-def _read_lines(path: Path, index_offset: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Users, the number of items of each, and all items' numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+    """Users, how many items each has, and all items' numbers."""
+
+    users: list[str]
+    lengths: np.ndarray
+    items: np.ndarray
+
+
+def _read_lines(path: Path, index_offset: int, bad_rows: BadRows) -> _Lines:
     users: list[str] = []
     lengths: list[int] = []
     numbers: list[int] = []
     line_of: dict[str, int] = {}
-    for line_number, line in enumerate(text.split("\n"), start=1):
+    offset = 0
+    for line_number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+        where = f"{path.name}, line {line_number}"
+        start, offset = offset, offset + len(raw) + 1
+        try:
+            line = raw.decode("utf-8-sig" if line_number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = start + error.start
+            message = f"{path.name}: byte {byte} is not UTF-8 (line {line_number})"
+            bad_rows.add("not_utf8", message)
+            continue
         if not line.strip():
             continue
         user, *items = line.split()
-        if not items:
-            raise ValueError(
-                f"{path}, line {line_number}: user {user!r} has no items; a line is a user and at "
-                "least one item"
+        wrong = next((item for item in items if not _is_number(item, index_offset)), None)
+        fault = id_fault(user)
+        if fault is not None:
+            bad_rows.add(fault[0], f"{where}: the user {fault[1]}")
+        elif not items:
+            bad_rows.add(
+                "no_items",
+                f"{where}: user {user!r} has no items; a line is a user and at least one item",
             )
-        if user in line_of:
-            raise ValueError(
-                f"{path}, line {line_number}: user {user!r} has a line already, {line_of[user]}; "
-                "a user has one line"
+        elif user in line_of:
+            bad_rows.add(
+                "duplicate_user",
+                f"{where}: user {user!r} has a line already, {line_of[user]}; a user has one line",
             )
-        for item in items:
-            if not _is_number(item, index_offset):
-                raise ValueError(
-                    f"{path}, line {line_number}: item {item!r} of user {user!r} is not a whole "
-                    f"number from {index_offset} on (index_offset is {index_offset})"
-                )
-        line_of[user] = line_number
-        users.append(user)
-        lengths.append(len(items))
-        numbers.extend(map(int, items))
+        elif wrong is not None:
+            bad_rows.add(
+                "not_an_item",
+                f"{where}: item {wrong!r:.80} of user {user!r} is not a whole number from "
+                f"{index_offset} on (index_offset is {index_offset})",
+            )
+        else:
+            line_of[user] = line_number
+            users.append(user)
+            lengths.append(len(items))
+            numbers.extend(map(int, items))
     if not users:
         raise ValueError(f"{path}: the file holds no interactions")
-    return users, np.array(lengths, np.int64), np.array(numbers, np.int64)
+    return _Lines(users, np.array(lengths, np.int64), np.array(numbers, np.int64))
 
 
 def _is_number(item: str, least: int) -> bool:
@@ -125,35 +147,46 @@ def _is_number(item: str, least: int) -> bool:
     return item.isascii() and item.isdigit() and least <= int(item[:19]) and len(item) <= 18
 
 
-def _read_attributes(path: Path, index_offset: int) -> dict[int, list[str]]:
+def _read_attributes(path: Path, index_offset: int, bad_rows: BadRows) -> dict[int, list[str]]:
     attributes: dict[int, list[str]] = {}
     for item, values in read_mapping(path, "attributes").items():
         if not _is_number(item, index_offset):
-            raise ValueError(
-                f"{path}: item {item!r} is not a whole number from {index_offset} on "
-                f"(index_offset is {index_offset})"
+            bad_rows.add(
+                "not_an_item",
+                f"{path.name}: item {item!r:.80} is not a whole number from {index_offset} on "
+                f"(index_offset is {index_offset})",
             )
-        if not isinstance(values, list):
-            raise ValueError(f"{path}: attributes of item {item!r} are {values!r}, not a list")
-        if int(item) in attributes:
-            raise ValueError(f"{path}: item {item!r} is listed more than once")
-        attributes[int(item)] = [f"attribute={value}" for value in values]
+        elif not isinstance(values, list):
+            message = f"{path.name}: attributes of item {item!r} are {values!r:.80}, not a list"
+            bad_rows.add("wrong_type", message)
+        elif int(item) in attributes:
+            message = f"{path.name}: item {item!r} is listed more than once"
+            bad_rows.add("duplicate_item", message)
+        else:
+            attributes[int(item)] = [f"attribute={value}" for value in values]
     return attributes
 
 
-def _check_known(
+def _known(
     path: Path,
-    users: list[str],
-    lengths: np.ndarray,
-    numbers: np.ndarray,
+    lines: _Lines,
     attributes_path: Path,
     attributes: dict[int, list[str]],
-) -> None:
-    known = np.isin(numbers, np.fromiter(attributes, np.int64))
-    if not known.all():
-        place = int(np.argmin(known))
-        user = users[int(np.searchsorted(np.cumsum(lengths), place, side="right"))]
-        raise ValueError(
-            f"{path}: user {user!r} has item {numbers[place]}, which {attributes_path} lacks "
-            f"({len(np.unique(numbers[~known]))} such items); list it there, with [] if it has none"
-        )
+    bad_rows: BadRows,
+) -> _Lines:
+    """The lines without items that the catalogue lacks."""
+    known = np.isin(lines.items, np.fromiter(attributes, np.int64))
+    if known.all():
+        return lines
+    of_line = np.repeat(np.arange(len(lines.users)), lines.lengths)
+    place = int(np.argmin(known))
+    bad_rows.add(
+        "unknown_item",
+        f"{path.name}: user {lines.users[of_line[place]]!r} has item {lines.items[place]}, which "
+        f"{attributes_path.name} lacks ({len(np.unique(lines.items[~known]))} such items); list "
+        "it there, with [] if it has none",
+        int((~known).sum()),
+    )
+    lengths = np.bincount(of_line[known], minlength=len(lines.users))
+    left = [user for user, length in zip(lines.users, lengths, strict=True) if length]
+    return _Lines(left, lengths[lengths > 0], lines.items[known])

@@ -52,6 +52,17 @@ def test_the_number_of_sids_reaches_trie_and_decode(monkeypatch):
 
 
 @pytest.mark.usefixtures("parsed")
+def test_the_sizes_of_the_logs_and_their_folder_reach_prepare(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        bench.pipelines.prepare_bench, "run", lambda *given: iter([asked.append(given) or {}])
+    )
+    with flagsaver.flagsaver(only=["prepare"], num_rows=7, large_rows=0, bench_dir=str(tmp_path)):
+        bench.main()
+    assert asked == [(7, 0, str(tmp_path))]
+
+
+@pytest.mark.usefixtures("parsed")
 def test_plot_sweeps_up_to_the_largest_catalogue_and_draws(monkeypatch, tmp_path, capsys):
     asked = []
 

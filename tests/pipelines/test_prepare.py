@@ -1,5 +1,9 @@
+import fcntl
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -7,7 +11,13 @@ import pytest
 
 import pipelines.prepare as prepare_module
 from pipelines import sources
-from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, FramePart, RawDataset
+from pipelines.interactions import (
+    INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
+    FramePart,
+    GivenSplit,
+    RawDataset,
+)
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
 
@@ -118,12 +128,19 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 
 
 def test_events_are_ordered_by_time_and_equal_times_keep_the_order_of_the_log(tmp_path, use_raw):
-    rows = [("u", "b", 5), ("v", "c", 1), ("u", "d", 5), ("u", "a", 3), ("u", "c", 5)]
+    rows = [
+        ("u", "b", 5),
+        ("v", "c", 1),
+        ("u", "d", 5),
+        ("u", "a", 3),
+        ("u", "c", 5),
+        ("v", "b", 0),
+    ]
     config = use_raw(raw_of(rows, "abcd"))
     prepare(config, tmp_path / "prepared")
     prepared = Prepared.load(tmp_path / "prepared")
     assert prepared.users["raw_user_id"].to_list() == ["u", "v"]
-    assert prepared.columns["item"].tolist() == [0, 1, 3, 2, 2]
+    assert prepared.columns["item"].tolist() == [0, 1, 3, 2, 1, 2]
 
 
 def test_k_core_drops_items_from_the_catalogue_and_counts_both_stages(tmp_path):
@@ -179,14 +196,14 @@ def test_a_data_set_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     config = {"source": GENERATED, "split": "leave_one_out"}
     prepare(config, tmp_path / "prepared")
     before = hashes(tmp_path / "prepared")
-    replace = prepare_module.os.replace
+    replace = os.replace
 
     def refuse(source, target):
         if source.name == "new":
             raise OSError("no")
         replace(source, target)
 
-    monkeypatch.setattr(prepare_module.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no"):
         prepare({**config, "split": "per_user_ratio"}, tmp_path / "prepared", overwrite=True)
     assert hashes(tmp_path / "prepared") == before
@@ -221,7 +238,7 @@ def test_a_failure_leaves_nothing_behind_and_a_second_run_starts_clean(tmp_path,
         ({"kcore": 5}, "config.kcore is unknown to prepare; known: source, k_core, split"),
         ({"source": "generated"}, "config.source is 'generated'"),
         ({"k_core": -1}, "config.k_core is -1"),
-        ({"k_core": 10_000}, "k_core=10000 leaves nothing"),
+        ({"k_core": 10_000}, "interactions: k_core=10000 leaves nothing"),
         ({"split": None}, "config.split is None"),
         ({"split": "last"}, "split.name is 'last'"),
         ({"split": "as_given"}, "brings its own split"),
@@ -240,7 +257,7 @@ def test_a_wrong_config_is_an_error_and_writes_nothing(tmp_path, change, message
     ("raw", "message"),
     [
         (raw_of([("u", "x", 1)], "ab"), "user 'u' has item 'x', which the catalogue lacks"),
-        (raw_of([("u", "a", 1)], "aba"), "lists item 'a' more than once"),
+        (raw_of([("u", "a", 1)], "aba"), r"item 'a' more than once \(items 1 and 3\)"),
         (raw_of([("u", None, 1)], "ab"), "row 0 has no item"),
         (raw_of([], "ab"), "interactions: no interactions"),
         (raw_of([("u", "a", 1)], "ab", event_types=()), "line 1: event type 0, but there are 0"),
@@ -259,3 +276,129 @@ def test_reading_what_is_not_there_is_an_error(tmp_path):
     (tmp_path / "prepared" / "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"items.parquet is damaged"):
         Prepared.load(tmp_path / "prepared")
+
+
+def test_a_user_with_one_interaction_is_an_error_or_left_out(tmp_path, use_raw):
+    rows = [("u", "b", 5), ("v", "c", 1), ("u", "d", 6), ("w", "a", 3)]
+    config = use_raw(raw_of(rows, "abcd"))
+    with pytest.raises(ValueError, match=r"interactions, line 2: user 'v' has one interaction \(2"):
+        prepare(config, tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+    manifest = prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    assert manifest["skipped"]["single_interaction"]["rows"] == 2
+    prepared = Prepared.load(tmp_path / "prepared")
+    assert prepared.users["raw_user_id"].to_list() == ["u"]
+    assert prepared.columns["item"].tolist() == [1, 3]
+
+
+def test_skipping_may_leave_nothing_which_is_an_error(tmp_path, use_raw):
+    config = use_raw(raw_of([("u", "b", 5), ("v", "c", 1)], "abcd"))
+    with pytest.raises(ValueError, match="interactions: all 2 users have one interaction"):
+        prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    config = use_raw(raw_of([("u", "x", 5), ("v", "y", 1)], "abcd"))
+    with pytest.raises(ValueError, match="no interactions; 2 bad rows left out"):
+        prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    rows = [("u", "x", 5), ("u", "a", 1), ("v", "y", 1), ("v", "a", 2)]
+    config = {**use_raw(raw_of(rows, "abcd")), "k_core": 2}
+    with pytest.raises(ValueError, match="interactions: k_core=2 leaves nothing of 2 interactions"):
+        prepare({**config, "on_bad_rows": "skip"}, tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_given_split_keeps_the_rows_that_it_counts(tmp_path, use_raw):
+    given = GivenSplit(*(np.array([[0, stop]]) for stop in (2, 2, 3)))
+    raw = raw_of([("u", item, 0) for item in "axbc"], "abc", given_split=given)
+    config = {**use_raw(raw), "split": "as_given", "on_bad_rows": "skip"}
+    with pytest.raises(ValueError, match=r"item 'x'.* a given split"):
+        prepare(config, tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1.0,), "event_weights has 1 entries, event_types 2"),
+        ((1.0, -0.5), "gives 'buy' the weight -0.5"),
+        ((float("nan"), 1.0), "gives 'view' the weight nan"),
+    ],
+)
+def test_weights_of_events_are_checked(weights, message):
+    with pytest.raises(ValueError, match=message):
+        RawDataset((), None, event_types=("view", "buy"), event_weights=weights)
+
+
+def test_unknown_items_are_counted_where_bad_rows_are_skipped(tmp_path, use_raw):
+    rows = [("u", "a", 1), ("u", "x", 2), ("u", "b", 3), ("w", "y", 1)]
+    manifest = prepare(
+        {**use_raw(raw_of(rows, "ab")), "on_bad_rows": "skip"}, tmp_path / "prepared"
+    )
+    assert manifest["skipped"] == {
+        "unknown_item": {
+            "rows": 2,
+            "first": "interactions, line 2: user 'u' has item 'x', which the catalogue lacks; add "
+            "it to the catalogue",
+        }
+    }
+    prepared = Prepared.load(tmp_path / "prepared")
+    assert prepared.users["raw_user_id"].to_list() == ["u"]
+    assert prepared.columns["item"].tolist() == [0, 1]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    # A limit on the size of a file stands for the disk: writing fails in the middle of an array.
+    code = f"""
+import resource, signal
+from pipelines.prepare import prepare
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+prepare({{"source": {{"name": "generated"}}, "split": "leave_one_out"}}, {str(tmp_path / "p")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OSError: columns/item.npy of the prepared data set cannot be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "name"),
+    [
+        (pl.DataFrame, "write_parquet", "items.parquet"),
+        (prepare_module.files, "write_json", "manifest.json"),
+        (os, "fsync", r"columns/event.npy"),
+    ],
+)
+def test_a_disk_that_fills_up_names_the_file(tmp_path, monkeypatch, module, function, name):
+    config = {"source": GENERATED, "split": "leave_one_out"}
+    prepare(config, tmp_path / "prepared")
+    before = hashes(tmp_path)
+
+    def disk_full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if function == "fsync":
+            patch.setattr(prepare_module.files, "write_json", lambda path, value: None)
+        patch.setattr(module, function, disk_full)
+        with pytest.raises(OSError, match=rf"{name}.* No space left on device; nothing is left"):
+            prepare({**config, "split": "per_user_ratio"}, tmp_path / "prepared", overwrite=True)
+    assert hashes(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path):
+    config = {"source": GENERATED, "split": "leave_one_out"}
+    dead = tmp_path / ".prepared.partial-dead"
+    (dead / "new").mkdir(parents=True)
+    (dead / "new" / "offsets.npy").write_bytes(b"half")
+    alive = tmp_path / ".prepared.partial-alive"
+    alive.mkdir()
+    lock = os.open(alive, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    prepare(config, tmp_path / "prepared")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "prepared"]
+    whole = hashes(tmp_path / "prepared")
+    os.close(lock)
+    # Killed between moving the old data set aside and putting the new one in its place.
+    (tmp_path / "prepared").rename(alive / "old")
+    prepare(config, tmp_path / "prepared")
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+    assert hashes(tmp_path / "prepared") == whole

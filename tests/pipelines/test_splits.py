@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -58,6 +60,52 @@ def test_every_interaction_is_counted_in_exactly_one_place(config, data):
     for name in ("train_sequences", "train", "valid", "test"):
         assert getattr(split, name).dtype == np.int64
         assert getattr(split, name).shape[1] == 3
+
+
+def plain_split(config, offsets, time):
+    """Whether each event trains, validates or tests, event by event."""
+    by_time = sorted(time)
+    fractions = config.get("fractions", [0.8, 0.1, 0.1])
+    limits = config.get(
+        "timestamps",
+        [by_time[int(sum(fractions[:count]) * len(time) + 1e-9)] for count in (1, 2)],
+    )
+    parts = []
+    for start, stop in itertools.pairwise(offsets):
+        length = stop - start
+        tail = {"valid": 0, "test": 0}
+        for name in tail:
+            if length >= 3 and config["name"] == "leave_one_out":
+                tail[name] = 1
+            elif length >= 3:
+                tail[name] = max(1, int(length * config.get(name, 0.1) + 1e-9))
+        for place in range(start, stop):
+            if config["name"] == "global_time":
+                part = sum(time[place] >= limit for limit in limits)
+            else:
+                left = stop - place
+                part = 2 if left <= tail["test"] else int(left <= sum(tail.values()))
+            parts.append(("train", "valid", "test")[part])
+    return parts
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_a_split_is_what_plain_loops_make_of_it(config):
+    rng = np.random.default_rng(3)
+    offsets = offsets_of(rng.integers(1, 40, 60))
+    time = np.concatenate(
+        [np.sort(rng.integers(0, 12, stop - start)) for start, stop in itertools.pairwise(offsets)]
+    )
+    split = make_split(config, offsets, time)
+    parts = plain_split(config, offsets, time)
+    user_of = np.repeat(np.arange(60), np.diff(offsets))
+    for name, views in (("train", split.train), ("valid", split.valid), ("test", split.test)):
+        assert [tuple(view) for view in views] == [
+            (user_of[place], offsets[user_of[place]], place)
+            for place, part in enumerate(parts)
+            if part == name and place > offsets[user_of[place]]
+        ]
+    assert split.counts["train_interactions"] == parts.count("train")
 
 
 def test_leave_one_out_holds_out_the_last_two_and_counts_short_users():

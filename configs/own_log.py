@@ -1,0 +1,110 @@
+"""Your own log: `--config=own_log:FORMAT`, with FORMAT one of the variants below.
+
+Say on the command line where the files lie and which column is what; every field can be set there
+(`--print_config` lists them, `pipelines/sources/own_log.py` explains them):
+
+    python -m launch.prepare --workdir=W --config=own_log:csv \\
+      --config.data.source.folder=/my/logs --config.data.source.interactions='events-*.csv.gz' \\
+      --config.data.source.user=customer --config.data.source.item=sku \\
+      --config.data.source.time=created --config.data.source.time_unit=iso \\
+      --config.data.source.event=type --config.data.source.events=view=1,cart=3,buy=5,ping=0 \\
+      --config.data.source.catalogue=products.jsonl --config.data.source.item_id=sku \\
+      --config.data.source.title=name --config.data.source.text=brand,description \\
+      --config.data.source.attributes=category --config.data.on_bad_rows=skip
+
+The steps after it (`launch.make_sids`, `launch.train`, `launch.evaluate`) take the same flags. What
+is different for other formats, `--config.data.source.` before each:
+
+    own_log:parquet       interactions='day=*/*.parquet'
+    own_log:jsonl         interactions=events.jsonl.zst
+    own_log:sqlite        interactions=shop.db table=events catalogue_table=products
+                          (or query='SELECT ...' and catalogue_query='SELECT ...')
+    own_log:recbole       interactions='*.inter' catalogue='*.item' title=movie_title
+    own_log:retailrocket  folder=/data/retailrocket
+
+For more than a try, copy this file and write the fields down. Preparing reads a million rows a
+second; training takes as long as `config.train.num_steps` asks for, and its score depends on the
+log: `launch.evaluate` puts popularity and a transition count beside the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+# What the sources of tables share.
+_LOG = {
+    "folder": "",
+    "interactions": "",
+    "user": "user",
+    "item": "item",
+    "time": "time",  # "" for a log in order that has none
+    "event": "",
+    "time_unit": "s",  # "ms", "us", "ns" or "iso"
+    "events": "",  # such as "view=1,cart=3"
+    "catalogue": "",
+    "catalogue_format": "",
+    "item_id": "",  # as `item`
+    "title": "",
+    "text": "",  # columns, such as "brand,description"
+    "attributes": "",
+    "attribute_separator": "",
+    "delimiter": ",",
+    "quote": '"',
+    "encoding": "utf-8",
+    "catalogue_delimiter": "",
+    "catalogue_encoding": "",
+}
+_SOURCES: dict[str, dict[str, Any]] = {
+    "csv": {**_LOG, "header": ""},
+    "parquet": _LOG,
+    "jsonl": _LOG,
+    "sqlite": {**_LOG, "table": "", "query": "", "catalogue_table": "", "catalogue_query": ""},
+    "recbole": {
+        "folder": "",
+        "interactions": "*.inter",
+        "user": "user_id",
+        "item": "item_id",
+        "time": "timestamp",
+        "time_unit": "s",
+        "event": "",
+        "events": "",
+        "catalogue": "",
+        "title": "",
+        "text": "",
+        "attributes": "",
+        "delimiter": "\t",
+        "quote": "",
+        "encoding": "utf-8",
+    },
+    "retailrocket": {
+        "folder": "",
+        "events": "view=1,addtocart=1,transaction=1",
+        "interactions": "events.csv",
+        "properties": "item_properties_part*.csv",
+        "categories": "category_tree.csv",
+        "attributes": "categoryid",
+        "text": "",
+    },
+}
+VARIANTS = ("", *_SOURCES)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the experiment.
+
+    Args:
+        variant: the log's format; "" is "csv".
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+    base.check_variant(variant, VARIANTS)
+    name = variant or "csv"
+    config = base.get_config()
+    config.name = f"own_log_{name}"
+    config.data.source = ConfigDict({"name": name, **_SOURCES[name]})
+    return config

@@ -1,0 +1,81 @@
+"""Python values, as JSON and SQLite give them, as columns of text; what does not fit is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.tables.table import Kind
+
+
+class FloatText(str):
+    """A number with a fraction or an exponent, as it was written."""
+
+
+class WrongTypeError(Exception):
+    """A value that its column cannot have; the message says what it may be."""
+
+    def __init__(self, may_be: str, reason: str = "wrong_type"):
+        super().__init__(may_be)
+        self.reason = reason
+
+
+_MAY_BE = {
+    "id": "a text or a whole number",
+    "time": "a number or a text",
+    "event": "a text or a whole number",
+    "text": "a text, a number or a list of them",
+    "list": "a list of texts and numbers",
+}
+
+
+def text_of(value: Any, kind: Kind) -> str | None:
+    """Returns a value as text, None for one that is missing.
+
+    Args:
+        value: as `json` gives it with `FloatText` for floats, or as `sqlite3` does.
+        kind: what it is read for; "list" is not for this function.
+
+    Raises:
+        WrongTypeError: of another type than the kind may have, or no valid Unicode.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if isinstance(value, FloatText) and kind in ("id", "event"):
+            raise WrongTypeError(_MAY_BE[kind])
+        check_unicode(value)
+        return str(value)
+    if isinstance(value, bool):
+        if kind == "text":
+            return "true" if value else "false"
+    elif isinstance(value, int):
+        return str(value)
+    elif isinstance(value, float):
+        if kind in ("time", "text"):
+            return repr(value)
+    elif isinstance(value, list) and kind == "text":
+        return "\n".join(list_of(value))
+    raise WrongTypeError(_MAY_BE[kind])
+
+
+def list_of(value: Any) -> list[str]:
+    """Returns a value as a list of texts; lists in lists are laid out flat.
+
+    Raises:
+        WrongTypeError: an object is among them, or no valid Unicode.
+    """
+    if isinstance(value, list):
+        return [text for entry in value for text in list_of(entry)]
+    if isinstance(value, dict):
+        raise WrongTypeError(_MAY_BE["list"])
+    text = text_of(value, "text")
+    return [] if text is None else [text]
+
+
+def check_unicode(value: str) -> None:
+    """Raises WrongTypeError for half a surrogate pair, which no file can hold as text."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise WrongTypeError("valid Unicode", "not_unicode") from None
