@@ -63,7 +63,7 @@ def get_config(variant: str = "") -> ConfigDict:
             # Of source "rq_vae"; see minirec/sids/rq_vae_config.py.
             "rq_vae": {
                 "hidden_widths": (256,),
-                "latent_dim": 64,
+                "latent_dim": 128,
                 "num_steps": 3000,
                 "batch_size": 1024,
                 "learning_rate": 3e-3,

@@ -99,7 +99,7 @@ def rq_kmeans(
         distinct, row_of_item = vectors, np.arange(num_items)
         weight_of_row = np.ones(num_items, np.int64)
     else:
-        distinct, row_of_item, weight_of_row = distinct_rows(vectors)
+        distinct, row_of_item, weight_of_row = _distinct_rows(vectors)
     num_rows = len(distinct)
     rows_a_block = block_rows(sizes)
     residual = in_blocks(distinct, rows_a_block)
@@ -188,7 +188,7 @@ def _center(
     return centered, _mean_square(centered, weights)
 
 
-def distinct_rows(
+def _distinct_rows(
     vectors: Float32[np.ndarray, "N D"],
 ) -> tuple[Float32[np.ndarray, "n D"], Int64[np.ndarray, " N"], Int64[np.ndarray, " n"]]:
     """Returns the distinct rows in order of first occurrence, each item's row, rows' item counts.

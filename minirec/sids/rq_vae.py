@@ -7,78 +7,31 @@ from collections.abc import Sequence
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Float32, Int, Int32, Int64
+from jaxtyping import Float, Int32
 
-from minirec.sids import rq_vae_blocks
 from minirec.sids.codebooks import check_sizes, check_vectors
-from minirec.sids.rq_kmeans import distinct_rows
+from minirec.sids.latent_codebooks import LatentCodebooks
 from minirec.sids.rq_vae_config import RQVAEConfig
 from minirec.sids.rq_vae_model import RQVAE
 from minirec.sids.rq_vae_training import History, train
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RQVAEResult:
-    """SIDs and the model that they came from.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RQVAEResult(LatentCodebooks):
+    """SIDs and the quantiser that they came from.
 
     Attributes:
         codes: `[N, L]` SIDs by item id.
-        counts: a level, `[K]`: how many items have each code.
         variance: mean squared distance of the vectors from their mean.
         reconstruction_error: mean squared distance of the vectors, in their own space, from what
-            the decoder makes of the codes up to level 0, up to level 1, … Training looks at the
-            last level alone, so the first ones need not fall.
+            the decoder makes of the codes up to level 0, up to level 1, …
         history: loss and reconstruction a step.
-        model: encoder, codebooks and decoder; works on `(vectors - mean) / scale`.
-        mean: `[D]`, the vectors' mean.
-        scale: the vectors' standard deviation a dimension.
     """
 
     codes: Int32[np.ndarray, "N L"]
-    counts: tuple[Int64[np.ndarray, " K"], ...]
     variance: float
     reconstruction_error: tuple[float, ...]
     history: History
-    model: RQVAE
-    mean: Float32[np.ndarray, " D"]
-    scale: float
-
-    @property
-    def codebooks(self) -> tuple[Float32[np.ndarray, "K Z"], ...]:
-        """A level's codes, as rows of the space between encoder and decoder.
-
-        What the decoder is given for a SID is the sum of its codes' rows. Rows of codes that no
-        item has are zeros.
-        """
-        return tuple(
-            np.where((count > 0)[:, None], np.asarray(codebook.vectors[...]), np.float32(0))
-            for codebook, count in zip(self.model.codebooks, self.counts, strict=True)
-        )
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """K of each level."""
-        return tuple(len(count) for count in self.counts)
-
-    def encode(self, vectors: Float[np.ndarray, "n D"]) -> Int32[np.ndarray, "n L"]:
-        """Returns the SIDs of vectors, old or new, by this model; nothing moves.
-
-        Only codes that some item had when the model was trained are given.
-
-        Raises:
-            ValueError: the vectors are not finite, or not as wide as those of the training.
-        """
-        vectors = check_vectors(vectors)
-        if vectors.shape[1] != len(self.mean):
-            raise ValueError(
-                f"vectors: {vectors.shape[1]} wide; the encoder takes {len(self.mean)} wide ones"
-            )
-        alive = [count > 0 for count in self.counts]
-        return rq_vae_blocks.encode(self.model, (vectors - self.mean) / self.scale, alive)
-
-    def decode(self, codes: Int[np.ndarray, "n L"]) -> Float32[np.ndarray, "n D"]:
-        """Returns the vectors that SIDs stand for: the decoder's output on their codes' sum."""
-        return rq_vae_blocks.decode(self.model, np.asarray(codes)) * self.scale + self.mean
 
 
 def rq_vae(
@@ -116,26 +69,43 @@ def rq_vae(
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     variance = float(np.square(vectors - mean).sum(axis=1, dtype=np.float64).mean())
     scale = float(np.sqrt(variance / vectors.shape[1])) or 1.0
-    normed = (vectors - mean) / np.float32(scale)
     model = RQVAE(vectors.shape[1], sizes, config, nnx.Rngs(seed))
-    history = train(model, normed, config, seed)
-
-    distinct, row_of_item, _ = distinct_rows(normed)
-    all_alive = [np.ones(size, bool) for size in sizes]
-    codes = rq_vae_blocks.encode(model, distinct, all_alive)
-    errors = rq_vae_blocks.prefix_errors(model, distinct, codes)[row_of_item]
-    codes = codes[row_of_item]
+    history = train(model, (vectors - mean) / np.float32(scale), config, seed)
+    quantiser, codes = _of_used_codes(model.quantiser(mean, scale), vectors)
     return RQVAEResult(
+        **{field.name: getattr(quantiser, field.name) for field in dataclasses.fields(quantiser)},
         codes=codes,
-        counts=tuple(
-            np.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)
-        ),
         variance=variance,
-        reconstruction_error=tuple(
-            float(error) * scale**2 for error in errors.mean(axis=0, dtype=np.float64)
-        ),
+        reconstruction_error=quantiser.prefix_errors(vectors, codes),
         history=history,
-        model=model,
-        mean=mean,
-        scale=scale,
     )
+
+
+def _of_used_codes(
+    quantiser: LatentCodebooks, vectors: Float[np.ndarray, "N D"]
+) -> tuple[LatentCodebooks, Int32[np.ndarray, "N L"]]:
+    """Returns the quantiser without the codes that no vector has, and the vectors' codes by it.
+
+    Codes that are gone shift where distances are measured from, so that a tie may fall otherwise
+    and leave one more code unused: it ends when encoding with the used codes uses them all.
+    """
+    while True:
+        codes = quantiser.encode(vectors)
+        counts = tuple(
+            np.bincount(codes[:, level], minlength=size)
+            for level, size in enumerate(quantiser.codebook_sizes)
+        )
+        before, quantiser = (
+            quantiser,
+            dataclasses.replace(
+                quantiser,
+                counts=counts,
+                codebooks=tuple(
+                    np.where((count > 0)[:, None], codebook, np.float32(0))
+                    for count, codebook in zip(counts, quantiser.codebooks, strict=True)
+                ),
+            ),
+        )
+        pairs = zip(before.counts, counts, strict=True)
+        if all(np.array_equal(old > 0, new > 0) for old, new in pairs):
+            return quantiser, codes

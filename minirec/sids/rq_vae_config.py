@@ -36,7 +36,7 @@ class RQVAEConfig:
     """
 
     hidden_widths: tuple[int, ...] = (256,)
-    latent_dim: int = 64
+    latent_dim: int = 128
     num_steps: int = 3000
     batch_size: int = 1024
     learning_rate: float = 3e-3

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from minirec.sids.kmeans import Centroids, assign
+from minirec.sids.latent_codebooks import LatentCodebooks, Layers, apply_layers
 from minirec.sids.rq_vae_config import RQVAEConfig
 
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -57,9 +59,15 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B E"]:
         """Returns the last layer's output."""
-        for number, layer in enumerate(self.layers):
-            x = layer(x if number == 0 else jax.nn.relu(x))
-        return x
+        return apply_layers(self.weights(), x)
+
+    def weights(self) -> Layers:
+        """Returns the layers' kernels and biases."""
+        pairs = []
+        for layer in self.layers:
+            assert layer.bias is not None
+            pairs.append((layer.kernel[...], layer.bias[...]))
+        return tuple(pairs)
 
 
 class Quantised(NamedTuple):
@@ -92,20 +100,12 @@ class RQVAE(nnx.Module):
         # The first reconstruction is the mean of all vectors: nothing to unlearn.
         self.decoder = MLP(widths[::-1], rngs, last=nnx.initializers.zeros)
 
-    def quantise(
-        self, encoded: Float32[Array, "B Z"], alive: Sequence[Bool[Array, " K"]] | None = None
-    ) -> Quantised:
-        """Returns the nearest code of every level's residual; ties to the lower code.
-
-        Args:
-            encoded: the encoder's output.
-            alive: a level, the codes that may be given; None: all.
-        """
+    def quantise(self, encoded: Float32[Array, "B Z"]) -> Quantised:
+        """Returns the nearest code of every level's residual; ties to the lower code."""
         residual, codes, residuals, vectors = encoded, [], [], []
-        for level, codebook in enumerate(self.codebooks):
+        for codebook in self.codebooks:
             rows = codebook.vectors[...]
-            usable = jnp.ones(len(rows), bool) if alive is None else alive[level]
-            centroids = jax.lax.stop_gradient(Centroids(rows, usable))
+            centroids = jax.lax.stop_gradient(Centroids(rows, jnp.ones(len(rows), bool)))
             code = assign(jax.lax.stop_gradient(residual)[None], centroids)[0]
             if isinstance(codebook.vectors, nnx.Param):
                 # A product, not a gather: on GPU the gradient of a gather adds in any order.
@@ -117,6 +117,22 @@ class RQVAE(nnx.Module):
             vectors.append(vector)
             residual = residual - jax.lax.stop_gradient(vector)
         return Quantised(tuple(codes), tuple(residuals), tuple(vectors))
+
+    def quantiser(self, mean: Float32[np.ndarray, " D"], scale: float) -> LatentCodebooks:
+        """Returns encoder, codebooks and decoder as plain arrays; all codes count as used."""
+        books = tuple(np.asarray(codebook.vectors[...]) for codebook in self.codebooks)
+        return LatentCodebooks(
+            codebooks=books,
+            counts=tuple(np.ones(len(book), np.int64) for book in books),
+            encoder=_as_numpy(self.encoder),
+            decoder=_as_numpy(self.decoder),
+            mean=mean,
+            scale=scale,
+        )
+
+
+def _as_numpy(mlp: MLP) -> Layers:
+    return tuple((np.asarray(kernel), np.asarray(bias)) for kernel, bias in mlp.weights())
 
 
 class Losses(NamedTuple):

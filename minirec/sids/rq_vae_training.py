@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float32, Int32, Int64, Key
 
+from minirec.sids.latent_codebooks import over_rows
 from minirec.sids.rq_kmeans import rq_kmeans
-from minirec.sids.rq_vae_blocks import encoder_output
 from minirec.sids.rq_vae_codebooks import revive, update_running_sums
 from minirec.sids.rq_vae_config import RQVAEConfig
 from minirec.sids.rq_vae_model import RQVAE, CodebookState, losses
@@ -100,7 +100,7 @@ def _start_codebooks(
     wanted = max(4096, 32 * max(sizes))
     if len(vectors) > wanted:
         vectors = vectors[np.sort(random.choice(len(vectors), wanted, replace=False))]
-    encoded = encoder_output(model, vectors)
+    encoded = over_rows(model.encoder.weights(), vectors)
     if config.kmeans_start:
         start = rq_kmeans(
             encoded,

@@ -7,6 +7,10 @@ import pytest
 from flax import nnx
 
 from minirec.sids import rq_vae_training
+from minirec.sids.append import append_sids
+from minirec.sids.codebooks import Codebooks
+from minirec.sids.collisions import resolve_collisions
+from minirec.sids.latent_codebooks import LatentCodebooks, load_codebooks
 from minirec.sids.rq_vae import rq_vae
 from minirec.sids.rq_vae_codebooks import revive, update_running_sums
 from minirec.sids.rq_vae_config import RQVAEConfig
@@ -57,13 +61,64 @@ def test_codes_and_counts_describe_each_other(result):
         assert (codebook[count == 0] == 0).all()
 
 
+def test_a_kept_quantiser_gives_the_same_codes_and_says_what_is_wrong_with_a_file(
+    clusters, result, tmp_path
+):
+    path = tmp_path / "codebooks.npz"
+    result.save(path, {"source": "test"}, {"other": np.arange(3)})
+    kept, about, arrays = load_codebooks(path)
+    assert isinstance(kept, LatentCodebooks)
+    assert about["source"] == "test"
+    assert list(arrays) == ["other"]
+    np.testing.assert_array_equal(kept.encode(clusters), result.codes)
+    np.testing.assert_array_equal(kept.decode(result.codes), result.decode(result.codes))
+    # A model may start its token embeddings from the plain codebooks in the same file.
+    plain, _, _ = Codebooks.load(path)
+    for codebook, exported in zip(result.codebooks, plain.codebooks, strict=True):
+        np.testing.assert_array_equal(codebook, exported)
+
+    narrow = dataclasses.replace(result, mean=result.mean[:3])
+    narrow.save(path, {})
+    with pytest.raises(ValueError, match=r"codebooks.npz: encoder_kernel_0 has shape \[8, 32\]"):
+        load_codebooks(path)
+    dataclasses.replace(result, decoder=result.decoder[:1]).save(path, {})
+    with pytest.raises(ValueError, match="not a file of an RQ-VAE's codebooks"):
+        load_codebooks(path)
+    Codebooks(codebooks=plain.codebooks, counts=plain.counts).save(path, {})
+    assert type(load_codebooks(path)[0]) is Codebooks
+
+
+@pytest.mark.parametrize("policy", ["extra_level", "spare_capacity", "keep"])
+def test_items_that_collide_and_items_that_come_later_get_sids(clusters, result, policy):
+    some = clusters[:150]
+    codes, _ = resolve_collisions(
+        result.codes[:150], policy, codebook_sizes=SIZES, quantiser=result, vectors=some
+    )
+    later = clusters[150:153]
+    new = append_sids(codes, result, later, policy)
+    for level in range(codes.shape[1]):
+        assert set(new[:, level]) <= set(codes[:, level]), "a code without a token"
+    if policy != "keep":
+        assert len(np.unique(np.concatenate([codes, new]), axis=0)) == 153
+    else:
+        assert (new == result.codes[150:153]).mean() > 0.5
+    # Where a SID goes is as near as can be in the space of the codebooks.
+    near = np.square(result.latent(later) - latent_of(result, new)).sum(axis=1)
+    far = np.square(result.latent(later) - latent_of(result, codes[:3])).sum(axis=1)
+    assert near.mean() < 0.5 * far.mean()
+
+
+def latent_of(result, codes):
+    return sum(book[codes[:, level]] for level, book in enumerate(result.codebooks))
+
+
 def test_encode_gives_the_same_codes_again_and_codes_to_new_items(clusters, result):
     assert np.array_equal(result.encode(clusters), result.codes)
     assert np.array_equal(result.encode(clusters[70:75]), result.codes[70:75])
     assert np.array_equal(result.codes[390:], result.codes[:10])
     far = result.encode(100 * np.eye(WIDTH))
     assert all((result.counts[level][far[:, level]] > 0).all() for level in range(2))
-    with pytest.raises(ValueError, match="3 wide; the encoder takes 8 wide ones"):
+    with pytest.raises(ValueError, match="3 wide; the codebooks are 8 wide"):
         result.encode(np.zeros((1, 3)))
 
 
@@ -163,7 +218,7 @@ def test_the_rotation_tricks_gradient_is_that_of_its_definition(pairs):
     assert np.array_equal(to_encoded[3:], above[3:])
 
 
-def test_the_loss_moves_encoder_and_codes_each_by_its_own_part(result, clusters):
+def test_the_loss_moves_encoder_and_codes_each_by_its_own_part(clusters):
     """At one batch: EMA codes get no gradient; with trained ones it is the codebook loss's."""
     config = dataclasses.replace(CONFIG, codebook_update="gradient")
     trained = rq_vae_training.RQVAE(WIDTH, SIZES, config, nnx.Rngs(0))
@@ -184,8 +239,9 @@ def test_the_loss_moves_encoder_and_codes_each_by_its_own_part(result, clusters)
         expected = np.zeros((16, 8))
         np.add.at(expected, code, np.asarray(2 * difference / (32 * WIDTH)))
         assert np.allclose(gradient["codebooks"][level]["vectors"][...], expected, atol=1e-6)
-    assert nnx.state(result.model, nnx.Param)["encoder"]
-    assert "codebooks" not in nnx.state(result.model, nnx.Param)
+    means = rq_vae_training.RQVAE(WIDTH, SIZES, CONFIG, nnx.Rngs(0))
+    assert nnx.state(means, nnx.Param)["encoder"]
+    assert "codebooks" not in nnx.state(means, nnx.Param)
 
 
 def test_running_means_follow_the_reference():
