@@ -13,6 +13,7 @@ from minirec import files
 from minirec.sids.append import AppendedItems, append_sids
 from minirec.sids.codebooks import Codebooks
 from minirec.sids.item_vectors import combine_vectors, load_vectors
+from minirec.sids.latent_codebooks import load_codebooks
 from minirec.sids.text_transform import TextTransform
 from pipelines.bad_rows import BadRows
 from pipelines.prepared import Prepared
@@ -36,9 +37,10 @@ def append_items(
     if not codebooks_path.is_file():
         raise ValueError(
             f"{codebooks_path} is missing: the SIDs were given, not made here, so nothing tells a "
-            "new item's; take an index that holds it, or make SIDs by config.sids.source=rq_kmeans"
+            "new item's; take an index that holds it, or make SIDs by config.sids.source "
+            "rq_kmeans or rq_vae"
         )
-    quantiser, about, arrays = Codebooks.load(codebooks_path)
+    quantiser, about, arrays = load_codebooks(codebooks_path)
     if about.get("sids_sha256") != digest:
         raise ValueError(
             f"{codebooks_path}: sids_sha256 is {about.get('sids_sha256')!r}, but {sids_path} is "

@@ -1,6 +1,6 @@
 """Items to semantic IDs: `python -m launch.make_sids --config=amazon_beauty --workdir=W`.
 
-Takes a given `index.json`, or makes SIDs by RQ-KMeans on vectors of the items. Writes
+Takes a given `index.json`, or makes SIDs by RQ-KMeans or RQ-VAE on vectors of the items. Writes
 W/sids/sids.json, W/sids/sids_report.json (codebook use, perplexity and collisions a level) and,
 where it made them, W/sids/codebooks.npz.
 
@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
 from launch import append, program, wiring
 from minirec import files
 from minirec.sids import SidTable
-from minirec.sids.codebooks import Codebooks
+from minirec.sids.codebooks import Codebooks, check_sizes
 from minirec.sids.collisions import resolve_collisions
 from minirec.sids.item_vectors import (
     combine_vectors,
@@ -32,11 +32,15 @@ from minirec.sids.item_vectors import (
     fit_text,
     load_vectors,
 )
-from minirec.sids.rq_kmeans import rq_kmeans
+from minirec.sids.rq_kmeans import RQKMeansResult, rq_kmeans
+from minirec.sids.rq_vae import RQVAEResult, rq_vae
+from minirec.sids.rq_vae_config import RQVAEConfig
 from minirec.sids.statistics import sid_report
 from minirec.sids.text_transform import TextTransform
 from pipelines.prepared import Prepared
 from pipelines.sources.fields import input_file
+
+SOURCES = ("given", "rq_kmeans", "rq_vae")
 
 _APPEND = flags.DEFINE_string("append", None, "File of new items to give SIDs to.")
 _APPEND_VECTORS = flags.DEFINE_string("append_vectors", None, "Their vectors, an .npy, in order.")
@@ -60,11 +64,21 @@ class MadeSids:
 
 
 def item_vectors(
-    prepared: Prepared, config: ConfigDict, seed: int
+    prepared: Prepared,
+    config: ConfigDict,
+    seed: int,
+    training: tuple[Int[np.ndarray, " E"], Int[np.ndarray, " S1"]] | None = None,
 ) -> tuple[Float32[np.ndarray, "N D"], TextTransform | None]:
     """Returns `[N, D]` float32 vectors as `config.vectors` asks for; nothing held out enters.
 
     With them comes what makes such vectors of other items' text, where text is part of them.
+
+    Args:
+        prepared: the records.
+        config: `config.sids`.
+        seed: of the decompositions.
+        training: items and offsets of the sequences that co-occurrences are counted in; None: all
+            training sequences.
 
     Raises:
         ValueError: an unknown kind, or an `.npy` that does not fit the catalogue.
@@ -89,7 +103,7 @@ def item_vectors(
         )
         parts.append(vectors)
     if kind in ("cooccurrence", "both"):
-        item, offsets = prepared.training_items()
+        item, offsets = training or prepared.training_items()
         parts.append(
             cooccurrence_vectors(
                 item,
@@ -119,6 +133,65 @@ def index_file(name: str, folder: str) -> Path:
         raise ValueError(f"config.sids.path={name!r}: {error}") from error
 
 
+def check(config: ConfigDict, folder: str = "") -> None:
+    """Checks what can be checked of `config.sids` before any work.
+
+    Raises:
+        ValueError: an unknown source, a given index that is not there, or a field out of its range.
+    """
+    if config.source not in SOURCES:
+        raise ValueError(f"config.sids.source={config.source!r}: use one of {list(SOURCES)}")
+    if config.source == "given":
+        index_file(config.path, folder)
+    else:
+        sizes = tuple(config.codebook_sizes)
+        try:
+            check_sizes(len(sizes), sizes)
+        except ValueError as error:
+            raise ValueError(f"config.sids.codebook_sizes={sizes}: {error}") from error
+    if config.source == "rq_vae":
+        rq_vae_config(config)
+        if config.balance:
+            raise ValueError(
+                f"config.sids.balance={config.balance}: only source 'rq_kmeans' balances codes; "
+                "set it to 0 for 'rq_vae'"
+            )
+
+
+def rq_vae_config(config: ConfigDict) -> RQVAEConfig:
+    """Returns the settings in `config.rq_vae`.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+    try:
+        return RQVAEConfig(**config.rq_vae.to_dict())
+    except ValueError as error:
+        raise ValueError(f"config.sids.rq_vae.{error}") from error
+
+
+def quantise(
+    vectors: Float32[np.ndarray, "N D"], config: ConfigDict, seed: int
+) -> RQKMeansResult | RQVAEResult:
+    """Returns the codes and codebooks of `config.source`, "rq_kmeans" or "rq_vae".
+
+    Raises:
+        ValueError: a setting is out of its range.
+        FloatingPointError: the training of an RQ-VAE diverged.
+    """
+    sizes = tuple(config.codebook_sizes)
+    if config.source == "rq_vae":
+        return rq_vae(vectors, len(sizes), sizes, seed, config=rq_vae_config(config))
+    return rq_kmeans(
+        vectors,
+        len(sizes),
+        sizes,
+        seed,
+        num_iterations=config.iterations,
+        balance=config.balance,
+    )
+
+
 def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = "") -> MadeSids:
     """Returns the catalogue's SIDs and how they were made.
 
@@ -129,8 +202,10 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
         folder: what a given index's path is relative to.
 
     Raises:
-        ValueError: an unknown source, or a given index that does not fit the catalogue.
+        ValueError: a wrong setting, or a given index that does not fit the catalogue.
+        FloatingPointError: the training of an RQ-VAE diverged.
     """
+    check(config, folder)
     quantiser: Codebooks | None = None
     vectors: np.ndarray | None = None
     text: TextTransform | None = None
@@ -139,22 +214,16 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
         given = SidTable.load(path, prepared.raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
         report: dict[str, Any] = {"source": path.name, "ignored_items": given.num_ignored}
-    elif config.source == "rq_kmeans":
-        vectors, text = item_vectors(prepared, config, seed)
-        result = rq_kmeans(
-            vectors,
-            num_levels=len(config.codebook_sizes),
-            codebook_size=tuple(config.codebook_sizes),
-            seed=seed,
-            num_iterations=config.iterations,
-            balance=config.balance,
-        )
-        quantiser, codes, sizes = result, result.codes, result.codebook_sizes
-        report = {"source": f"rq_kmeans on {config.vectors}"}
-        errors = [float(value) for value in result.reconstruction_error]
-        report |= {"reconstruction_error": errors, "variance": result.variance}
     else:
-        raise ValueError(f"config.sids.source={config.source!r}: use 'given' or 'rq_kmeans'")
+        vectors, text = item_vectors(prepared, config, seed)
+        result = quantise(vectors, config, seed)
+        quantiser, codes, sizes = result, result.codes, result.codebook_sizes
+        errors = [float(value) for value in result.reconstruction_error]
+        report = {
+            "source": f"{config.source} on {config.vectors}",
+            "reconstruction_error": errors,
+            "variance": result.variance,
+        }
     codes, sizes = resolve_collisions(
         codes,
         policy=config.collisions,
