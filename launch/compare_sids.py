@@ -1,9 +1,10 @@
 """Quantisers side by side: `python -m launch.compare_sids --config=amazon_beauty --workdir=W`.
 
-Makes SIDs of the prepared catalogue in several ways (`--quantisers=given,rq_kmeans,rq_vae`) and
-writes W/sids/compare/index.html and compare.json: reconstruction error, codebook use, perplexity,
-collisions, seconds, and how much each level tells of the next item, on validation targets. Leaves
-W/sids/sids.json, which the other steps use, as it is.
+Makes SIDs of the prepared catalogue in several ways (`--quantisers=given,rq_kmeans,rq_vae`), all of
+the same item vectors, and writes W/sids/compare/index.html and compare.json: reconstruction error,
+codebook use, perplexity, collisions, seconds, and how much each level tells of the next item. For
+that the last item of every training sequence is held out, of the vectors as of the counts; nothing
+of validation or test is looked at. Leaves W/sids/sids.json, which the other steps use, as it is.
 """
 
 from __future__ import annotations
@@ -12,39 +13,44 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from launch import make_sids, program, wiring
-from minirec.evaluation.sid_comparison import Comparison, QuantiserScores, write_comparison
+from minirec.evaluation.sid_comparison import (
+    Comparison,
+    QuantiserScores,
+    additive_error,
+    write_comparison,
+)
 from minirec.evaluation.sid_information import (
-    Transitions,
+    hold_out_last,
     item_information,
     prefix_information,
     transitions_of,
 )
-from pipelines.prepared import Prepared
+from minirec.sids import SidTable
 
 QUANTISERS: Mapping[str, Mapping[str, Any]] = {
     "given": {"source": "given"},
-    "rq_kmeans": {"source": "rq_kmeans"},
-    "rq_vae": {"source": "rq_vae"},
-    "rq_vae_rotation": {"source": "rq_vae", "rq_vae.estimator": "rotation"},
+    "rq_kmeans": {"source": "rq_kmeans", "balance": 0.0},
+    "rq_kmeans_balanced": {"source": "rq_kmeans", "balance": 1.0},
+    "rq_vae": {"source": "rq_vae", "rq_vae.codebook_update": "ema"},
     "rq_vae_gradient": {"source": "rq_vae", "rq_vae.codebook_update": "gradient"},
-    "rq_vae_gradient_rotation": {
+    "rq_vae_rotation": {
         "source": "rq_vae",
-        "rq_vae.codebook_update": "gradient",
+        "rq_vae.codebook_update": "ema",
         "rq_vae.estimator": "rotation",
     },
 }
 """What can be compared, by name: what each changes in `config.sids`."""
 
+_DEFAULT = ("rq_kmeans", "rq_kmeans_balanced", "rq_vae", "rq_vae_gradient")
 _FOLDER = "compare"
 _QUANTISERS = flags.DEFINE_list(
     "quantisers",
     [],
-    f"What to compare: {', '.join(QUANTISERS)}. Default: rq_kmeans and rq_vae and, where "
+    f"What to compare: {', '.join(QUANTISERS)}. Default: {', '.join(_DEFAULT)} and, where "
     "config.sids.path names an index, given.",
 )
 
@@ -56,7 +62,7 @@ def chosen_quantisers(names: Sequence[str], config: ConfigDict) -> list[str]:
         ValueError: a name is unknown, or occurs twice.
     """
     if not names:
-        return [*(["given"] if config.path else []), "rq_kmeans", "rq_vae"]
+        return [*(["given"] if config.path else []), *_DEFAULT]
     for number, name in enumerate(names):
         if name not in QUANTISERS:
             raise ValueError(f"--quantisers: {name!r} is not known; there are {list(QUANTISERS)}")
@@ -66,37 +72,22 @@ def chosen_quantisers(names: Sequence[str], config: ConfigDict) -> list[str]:
 
 
 def quantiser_config(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns `config.sids` as a quantiser of the list changes it.
-
-    Items that collide are left so, unless that is what the quantiser is about: a level that numbers
-    them would hide how well the others do.
-    """
+    """Returns `config.sids` as a quantiser of the list changes it."""
     changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict({"collisions": "keep", **QUANTISERS[name]})
+    if QUANTISERS[name]["source"] == "rq_vae":
+        changed.balance = 0.0
+    changed.update_from_flattened_dict(dict(QUANTISERS[name]))
     return changed
-
-
-def validation_transitions(prepared: Prepared) -> Transitions:
-    """Returns the neighbours of the training sequences, and last items with validation targets.
-
-    Raises:
-        ValueError: there are none.
-    """
-    item, offsets = prepared.training_items()
-    stop = prepared.views("valid")[:, 2]
-    column = prepared.columns["item"]
-    held_out = np.stack([column[stop - 1], column[stop]], axis=1)
-    try:
-        return transitions_of(item, offsets, held_out, prepared.num_items)
-    except ValueError as error:
-        raise ValueError(f"{prepared.folder}: transitions of the records: {error}") from error
 
 
 def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     """Makes the SIDs, judges them and writes the page.
 
+    Items that collide are left so: a level that numbers them would hide how well the others do.
+
     Raises:
-        ValueError: a name or a setting is wrong, or the records and the SIDs do not fit.
+        ValueError: a name or a setting is wrong, the given SIDs do not fit the records, or no
+            training sequence has three items.
         FloatingPointError: the training of an RQ-VAE diverged.
     """
     sids, seed = job.config.sids, job.config.seed
@@ -106,27 +97,40 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     for config in configs.values():
         make_sids.check(config, folder)
     prepared = wiring.load_prepared(job)
-    transitions = validation_transitions(prepared)
-    needs_vectors = any(config.source != "given" for config in configs.values())
-    vectors = make_sids.item_vectors(prepared, sids, seed) if needs_vectors else None
+    given = {
+        name: SidTable.load(make_sids.index_file(config.path, folder), prepared.raw_item_ids)
+        for name, config in configs.items()
+        if config.source == "given"
+    }
+    try:
+        item, offsets, held_out = hold_out_last(*prepared.training_items())
+        transitions = transitions_of(item, offsets, held_out, prepared.num_items)
+    except ValueError as error:
+        raise ValueError(f"{prepared.folder}: training sequences: {error}") from error
+    vectors, _ = make_sids.item_vectors(prepared, sids, seed, (item, offsets))
     quantisers = {}
     for name, config in configs.items():
         started = time.monotonic()
-        table, report = make_sids.make_table(prepared, config, seed, folder, vectors)
+        if name in given:
+            codes, sizes = given[name].codes, given[name].codebook_sizes
+            error = additive_error(vectors, codes)
+        else:
+            result = make_sids.quantise(vectors, config, seed)
+            codes, sizes = result.codes, result.codebook_sizes
+            error = [value / (result.variance or 1.0) for value in result.reconstruction_error]
         seconds = time.monotonic() - started
         quantisers[name] = QuantiserScores(
-            source=report["source"],
             settings=dict(QUANTISERS[name]),
-            codes=table.codes,
-            codebook_sizes=table.codebook_sizes,
-            relative_error=relative_error(report),
-            information=prefix_information(table.codes, transitions),
+            codes=codes,
+            codebook_sizes=sizes,
+            relative_error=error,
+            information=prefix_information(codes, transitions),
             seconds=seconds,
         )
         print(_line(name, quantisers[name]), flush=True)
     comparison = Comparison(
         name=job.config.name,
-        vectors=sids.vectors if needs_vectors else "none",
+        vectors=f"{sids.vectors}, {vectors.shape[1]} wide",
         quantisers=quantisers,
         item_level=item_information(transitions),
         num_transitions=len(transitions.train),
@@ -137,20 +141,16 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     return comparison
 
 
-def relative_error(report: Mapping[str, Any]) -> list[float] | None:
-    """Returns the error of each level by the vectors' variance; None where there are no vectors."""
-    if "reconstruction_error" not in report:
-        return None
-    variance = report["variance"]
-    return [error / variance if variance > 0 else 0.0 for error in report["reconstruction_error"]]
-
-
 def _line(name: str, scores: QuantiserScores) -> str:
-    values = {"items_sharing_sid": str(scores.report["items_sharing_sid"])}
-    if scores.relative_error:
-        values["relative_error"] = f"{scores.relative_error[-1]:.4f}"
-    values["bits"] = ",".join(f"{entry.bits:.3f}" for entry in scores.information[:-1])
-    values["seconds"] = f"{scores.seconds:.1f}"
+    levels = scores.report["levels"]
+    values = {
+        "relative_error": f"{scores.relative_error[-1]:.4f}",
+        "used": ",".join(str(level["used"]) for level in levels),
+        "perplexity": ",".join(f"{level['perplexity']:.0f}" for level in levels),
+        "items_sharing_sid": str(scores.report["items_sharing_sid"]),
+        "bits": ",".join(f"{entry.bits:.3f}" for entry in scores.information[:-1]),
+        "seconds": f"{scores.seconds:.1f}",
+    }
     return " ".join([name, *(f"{key}={value}" for key, value in values.items())])
 
 
@@ -158,7 +158,7 @@ def main(job: program.Job) -> None:
     """Prints a line a quantiser, and where the page is."""
     comparison = run_comparison(job, _QUANTISERS.value)
     print(f"item_pairs bits={comparison.item_level.bits:.3f}")
-    print(f"page={job.sids / _FOLDER / 'index.html'}")
+    print(f"wrote {job.sids / _FOLDER / 'index.html'}")
 
 
 if __name__ == "__main__":

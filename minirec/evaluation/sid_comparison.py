@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+import scipy.sparse
+from jaxtyping import Float, Int
 
 from minirec import files
 from minirec.evaluation.sid_information import Information, standard_error
@@ -22,22 +23,19 @@ class QuantiserScores:
     """What is known of one way to make SIDs.
 
     Attributes:
-        source: where the SIDs come from, for people.
         settings: what makes it differ from the experiment's config, as JSON knows it.
         codes: `[N, L]`, SIDs by item id.
         codebook_sizes: K of each level.
         relative_error: mean squared distance of the item vectors from what the codes up to each
-            level stand for, divided by the vectors' variance. It may have fewer levels than the
-            codes, whose last ones then tell colliding items apart. None: not made from vectors.
+            level stand for, divided by the vectors' variance.
         information: for each prefix length, and for the items below whole SIDs, what it saves.
         seconds: how long it took to make the SIDs of the vectors.
     """
 
-    source: str
     settings: Mapping[str, Any]
     codes: Int[np.ndarray, "N L"]
     codebook_sizes: Sequence[int]
-    relative_error: Sequence[float] | None
+    relative_error: Sequence[float]
     information: Sequence[Information]
     seconds: float
 
@@ -87,10 +85,11 @@ class Comparison:
             raise ValueError(f"quantisers: numbers of items differ: {numbers}")
         for name, scores in self.quantisers.items():
             num_levels = scores.codes.shape[1]
-            if len(scores.information) != num_levels + 1:
+            found = len(scores.relative_error), len(scores.information)
+            if found != (num_levels, num_levels + 1):
                 raise ValueError(
-                    f"quantisers: {name} has {num_levels} levels and {len(scores.information)} "
-                    f"entries of information; {num_levels + 1} are needed"
+                    f"quantisers: {name} has {num_levels} levels, {found[0]} errors and "
+                    f"{found[1]} entries of information, which should be {num_levels + 1}"
                 )
 
     @property
@@ -117,19 +116,17 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Returns the content of `compare.json`.
 
     `quantisers` holds by name what `sid_report` tells, without the count of each code; each of its
-    `levels` has `relative_error` (None where there is none) and `information` besides. An
+    `levels` has `relative_error` and `information` besides. An
     `information` is `bits`, `standard_error`, `of_item_level` (its ratio to the item-level model's
     bits, None if that saves none), `alpha` and `num_groups`.
     """
     quantisers = {}
     for name, scores in comparison.quantisers.items():
         entry = {key: value for key, value in scores.report.items() if key != "code_counts"}
-        errors = padded_errors(scores)
         for level, row in enumerate(entry["levels"]):
-            row["relative_error"] = errors[level]
+            row["relative_error"] = float(scores.relative_error[level])
             row["information"] = _information(scores.information[level], comparison)
         quantisers[name] = {
-            "source": scores.source,
             "settings": dict(scores.settings),
             "seconds": round(scores.seconds, 3),
             **entry,
@@ -148,10 +145,25 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def padded_errors(scores: QuantiserScores) -> list[float | None]:
-    """Returns an error a level, None where the quantiser does not tell one."""
-    errors = [float(error) for error in scores.relative_error or ()]
-    return [*errors, *[None] * (scores.codes.shape[1] - len(errors))]
+def additive_error(
+    vectors: Float[np.ndarray, "N D"], codes: Int[np.ndarray, "N L"]
+) -> tuple[float, ...]:
+    """Returns the relative error of SIDs that came without codebooks, a number a level.
+
+    Each level gets the codebook that fits best what the levels before left over: a code's row is
+    the mean of its items' residuals.
+    """
+    residual = vectors - vectors.mean(axis=0, dtype=np.float64)
+    variance, errors = np.square(residual).sum(), []
+    for code in codes.T:
+        count = np.bincount(code)
+        ones = np.ones(len(code))
+        of_code = scipy.sparse.csr_array(
+            (ones, (code, np.arange(len(code)))), shape=(len(count), len(code))
+        )
+        residual = residual - ((of_code @ residual) / np.maximum(count, 1)[:, None])[code]
+        errors.append(float(np.square(residual).sum() / variance) if variance else 0.0)
+    return tuple(errors)
 
 
 def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> Path:

@@ -108,6 +108,26 @@ def standard_error(values: Float64[np.ndarray, " n"]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+def hold_out_last(
+    item: Int[np.ndarray, " E"], offsets: Int[np.ndarray, " S1"]
+) -> tuple[Int[np.ndarray, " E2"], Int64[np.ndarray, " S1"], Int[np.ndarray, "n 2"]]:
+    """Splits the last transition off every sequence of three items or more.
+
+    Args:
+        item: the items of all sequences, one after another, oldest first.
+        offsets: sequence `s` is `item[offsets[s]:offsets[s + 1]]`.
+
+    Returns:
+        The items and offsets that are left, and the pairs of last item and target.
+    """
+    length = np.diff(offsets)
+    last = np.asarray(offsets)[1:][length >= 3] - 1
+    kept = np.ones(len(item), bool)
+    kept[last] = False
+    left = np.concatenate([[0], np.cumsum(length - (length >= 3))])
+    return item[kept], left, np.stack([item[last - 1], item[last]], axis=1)
+
+
 def transitions_of(
     item: Int[np.ndarray, " E"],
     offsets: Int[np.ndarray, " S1"],

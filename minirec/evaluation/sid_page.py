@@ -7,15 +7,16 @@ import json
 
 from minirec.evaluation import sid_plots
 from minirec.evaluation.html_parts import document, figure, section
-from minirec.evaluation.sid_comparison import Comparison, QuantiserScores, padded_errors
+from minirec.evaluation.sid_comparison import Comparison, QuantiserScores
 
 _INFORMATION_NOTE = (
-    "Bits that a model of SID prefixes saves on the next item of a held-out history, relative to "
-    "popularity: it counts which prefix follows which in training, longer prefixes on top of "
-    "shorter ones, and draws items within a prefix by popularity. Item pairs are counts of items "
-    "alone, without SIDs; where pairs are rare, prefixes tell more, since similar items share "
-    "their counts. What a level adds is what its codes are worth to a recommender that reads the "
-    "last item only."
+    "Bits that a model of SID prefixes saves on the last item of training sequences, relative to "
+    "popularity. Neither the model nor vectors made here have seen these last items; SIDs and "
+    "vectors that came from files may have. It counts which prefix follows which, longer prefixes "
+    "on top of shorter ones, and draws items within a prefix by popularity. Item pairs are counts "
+    "of items alone, without SIDs; where pairs are rare, prefixes tell more, since similar items "
+    "share their counts. What a level adds is what its codes are worth to a recommender that reads "
+    "the last item only."
 )
 
 
@@ -34,19 +35,14 @@ def render_page(comparison: Comparison) -> str:
 
 def _header(comparison: Comparison) -> str:
     quantisers = comparison.quantisers
-    errors = {
-        name: scores.relative_error[-1]
-        for name, scores in quantisers.items()
-        if scores.relative_error
-    }
+    errors = {name: scores.relative_error[-1] for name, scores in quantisers.items()}
     sharing = {name: scores.report["items_sharing_sid"] for name, scores in quantisers.items()}
     bits = {name: scores.whole.bits for name, scores in quantisers.items()}
     facts = [("Item pairs alone", f"{comparison.item_level.bits:.3f}", "bits a transition")]
     best = max(bits, key=lambda name: bits[name])
     facts.append(("Most bits, whole SIDs", f"{bits[best]:.3f}", best))
-    if errors:
-        best = min(errors, key=lambda name: errors[name])
-        facts.append(("Least error", f"{errors[best]:.3f}", f"of the variance, {best}"))
+    best = min(errors, key=lambda name: errors[name])
+    facts.append(("Least error", f"{errors[best]:.3f}", f"of the variance, {best}"))
     best = min(sharing, key=lambda name: sharing[name])
     facts.append(("Fewest items sharing a SID", f"{sharing[best]:,}", best))
     tiles = "".join(
@@ -58,7 +54,7 @@ def _header(comparison: Comparison) -> str:
         f"<h1>{html.escape(comparison.name)}</h1>"
         f'<p class="meta">{len(quantisers)} quantisers · {comparison.num_items:,} items · vectors: '
         f"{html.escape(comparison.vectors)} · {comparison.num_transitions:,} training transitions, "
-        f"{comparison.num_held_out:,} validation targets</p>"
+        f"{comparison.num_held_out:,} held out of them</p>"
         f'<p class="verdict">{_verdict(comparison)}</p><dl class="tiles">{tiles}</dl></header>'
     )
 
@@ -88,7 +84,7 @@ def _verdict(comparison: Comparison) -> str:
 def _summary(comparison: Comparison) -> str:
     scores = list(comparison.quantisers.values())
     best = {
-        "error": min((one.relative_error[-1] for one in scores if one.relative_error), default=-1),
+        "error": min(one.relative_error[-1] for one in scores),
         "sharing": min(one.report["items_sharing_sid"] for one in scores),
         "first": max(one.information[0].bits for one in scores),
         "whole": max(one.whole.bits for one in scores),
@@ -101,13 +97,13 @@ def _summary(comparison: Comparison) -> str:
     rows = []
     for number, (name, one) in enumerate(comparison.quantisers.items()):
         report = one.report
-        error = one.relative_error[-1] if one.relative_error else None
+        error = one.relative_error[-1]
         sharing = report["items_sharing_sid"]
         first, whole = one.information[0], one.whole
         rows.append(
             f'<tr><th scope="row">{_swatch(number)}{_breakable(name)}'
             f"<small>{' × '.join(f'{size:,}' for size in one.codebook_sizes)}</small></th>"
-            + ("<td>–</td>" if error is None else cell(error, f"{error:.4f}", "error"))
+            + cell(error, f"{error:.4f}", "error")
             + cell(
                 sharing,
                 f"{sharing:,}",
@@ -142,7 +138,7 @@ def _plots(comparison: Comparison) -> str:
     legend = _legend(comparison)
 
     def by_place(values: list[list[float]]) -> dict[int, list[float]]:
-        return {number: line for number, line in enumerate(values) if line}
+        return dict(enumerate(values))
 
     bits = [[entry.bits for entry in one.information[:-1]] for _, one in named]
     information = sid_plots.level_lines(
@@ -153,17 +149,15 @@ def _plots(comparison: Comparison) -> str:
         reference=(comparison.item_level.bits, "item pairs, no SIDs"),
     )
     figures = [figure(information, "Next-item information", legend)]
-    errors = [list(one.relative_error or ()) for _, one in named]
-    if any(errors):
-        reconstruction = sid_plots.level_lines(
-            by_place(errors),
-            prefixes[: max(map(len, errors))],
-            label="Reconstruction error by length of prefix. " + _spoken(named, errors),
-            y_label="error, relative to the variance",
-        )
-        missing = [name for name, one in named if not one.relative_error]
-        note = f"Not made from vectors: {', '.join(map(_code, missing))}." if missing else ""
-        figures.append(figure(reconstruction, "Reconstruction", legend + note))
+    errors = [list(one.relative_error) for _, one in named]
+    reconstruction = sid_plots.level_lines(
+        by_place(errors),
+        prefixes,
+        label="Reconstruction error by length of prefix. " + _spoken(named, errors),
+        y_label="error, relative to the variance",
+    )
+    note = "Of given SIDs, that of codebooks fitted to them, level by level."
+    figures.append(figure(reconstruction, "Reconstruction", legend + note))
     used = [[row["fraction_used"] for row in one.report["levels"]] for _, one in named]
     even = [
         [row["perplexity"] / row["codebook_size"] for row in one.report["levels"]]
@@ -224,7 +218,7 @@ def _levels(comparison: Comparison) -> str:
 def _level_rows(number: int, name: str, one: QuantiserScores) -> str:
     rows, before = [], 0.0
     for row, error, information in zip(
-        one.report["levels"], padded_errors(one), one.information[:-1], strict=True
+        one.report["levels"], one.relative_error, one.information[:-1], strict=True
     ):
         cells = (
             str(row["level"]),
@@ -234,7 +228,7 @@ def _level_rows(number: int, name: str, one: QuantiserScores) -> str:
             f"{row['largest_share']:.1%}",
             f"{row['distinct_prefixes']:,}",
             f"{row['items_sharing_prefix']:,}",
-            "–" if error is None else f"{error:.4f}",
+            f"{error:.4f}",
             f"{information.bits:.3f}",
             _signed(information.bits - before),
         )
@@ -258,9 +252,7 @@ def _level_rows(number: int, name: str, one: QuantiserScores) -> str:
 
 
 def _configuration(comparison: Comparison) -> str:
-    settings = {
-        name: {"source": one.source, **one.settings} for name, one in comparison.quantisers.items()
-    }
+    settings = {name: dict(one.settings) for name, one in comparison.quantisers.items()}
     content = {"quantisers": settings, "config": comparison.config}
     text = html.escape(json.dumps(content, indent=2, ensure_ascii=False))
     return (
@@ -273,7 +265,6 @@ def _spoken(named: list[tuple[str, QuantiserScores]], values: list[list[float]])
     return "; ".join(
         f"{name} {', '.join(f'{value:.3f}' for value in line)}"
         for (name, _), line in zip(named, values, strict=True)
-        if line
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from minirec.evaluation.sid_information import (
     Transitions,
+    hold_out_last,
     item_information,
     prefix_information,
     transitions_of,
@@ -138,6 +139,17 @@ def test_neighbours_are_taken_within_sequences_only():
     transitions = transitions_of(item, offsets, np.array([[0, 1]]), 5)
     assert transitions.train.tolist() == [[4, 1], [1, 3]]
     assert transitions.held_out.tolist() == [[0, 1]]
+
+
+def test_the_last_transition_is_split_off_where_one_is_left_to_count():
+    item, offsets = np.array([4, 1, 3, 2, 0, 1, 4, 2]), np.array([0, 3, 3, 4, 6, 8])
+    left, left_offsets, held_out = hold_out_last(item, offsets)
+    assert left.tolist() == [4, 1, 2, 0, 1, 4, 2]
+    assert left_offsets.tolist() == [0, 2, 2, 3, 5, 7]
+    assert held_out.tolist() == [[1, 3]]
+    left, left_offsets, held_out = hold_out_last(item[:2], np.array([0, 2]))
+    assert left.tolist() == [4, 1]
+    assert held_out.shape == (0, 2)
 
 
 def test_wrong_tables_are_named():
