@@ -60,6 +60,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "iterations": 30,
             "balance": 0.0,  # a code's items at most, in shares of N / K (2.0, say); 0: no limit
             "collisions": "extra_level",  # or "spare_capacity" (no level more), or "keep"
+            "start": "",  # a codebooks.npz that "rq_vae" goes on from, made of the same vectors
             # Of source "rq_vae"; see minirec/sids/rq_vae_config.py.
             "rq_vae": {
                 "hidden_widths": (256,),

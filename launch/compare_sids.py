@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import make_sids, program, wiring
+from launch import make_sids, program, quantisers, wiring
 from minirec.evaluation.sid_comparison import (
     Comparison,
     QuantiserScores,
@@ -33,7 +33,7 @@ from minirec.sids import SidTable
 
 QUANTISERS: Mapping[str, Mapping[str, Any]] = {
     "given": {"source": "given"},
-    "rq_kmeans": {"source": "rq_kmeans", "balance": 0.0},
+    "rq_kmeans": {"source": "rq_kmeans"},
     "rq_kmeans_balanced": {"source": "rq_kmeans", "balance": 1.0},
     "rq_vae": {"source": "rq_vae", "rq_vae.codebook_update": "ema"},
     "rq_vae_gradient": {"source": "rq_vae", "rq_vae.codebook_update": "gradient"},
@@ -72,10 +72,9 @@ def chosen_quantisers(names: Sequence[str], config: ConfigDict) -> list[str]:
 
 
 def quantiser_config(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns `config.sids` as a quantiser of the list changes it."""
+    """Returns `config.sids` as a quantiser of the list changes it; each begins afresh."""
     changed = config.copy_and_resolve_references()
-    if QUANTISERS[name]["source"] == "rq_vae":
-        changed.balance = 0.0
+    changed.balance, changed.start = 0.0, ""
     changed.update_from_flattened_dict(dict(QUANTISERS[name]))
     return changed
 
@@ -95,10 +94,10 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     names = chosen_quantisers(names, sids)
     configs = {name: quantiser_config(sids, name) for name in names}
     for config in configs.values():
-        make_sids.check(config, folder)
+        quantisers.check(config, folder)
     prepared = wiring.load_prepared(job)
     given = {
-        name: SidTable.load(make_sids.index_file(config.path, folder), prepared.raw_item_ids)
+        name: SidTable.load(quantisers.index_file(config.path, folder), prepared.raw_item_ids)
         for name, config in configs.items()
         if config.source == "given"
     }
@@ -108,18 +107,18 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     except ValueError as error:
         raise ValueError(f"{prepared.folder}: training sequences: {error}") from error
     vectors, _ = make_sids.item_vectors(prepared, sids, seed, (item, offsets))
-    quantisers = {}
+    made = {}
     for name, config in configs.items():
         started = time.monotonic()
         if name in given:
             codes, sizes = given[name].codes, given[name].codebook_sizes
             error = additive_error(vectors, codes)
         else:
-            result = make_sids.quantise(vectors, config, seed)
+            result = quantisers.quantise(vectors, config, seed)
             codes, sizes = result.codes, result.codebook_sizes
             error = [value / (result.variance or 1.0) for value in result.reconstruction_error]
         seconds = time.monotonic() - started
-        quantisers[name] = QuantiserScores(
+        made[name] = QuantiserScores(
             settings=dict(QUANTISERS[name]),
             codes=codes,
             codebook_sizes=sizes,
@@ -127,11 +126,11 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
             information=prefix_information(codes, transitions),
             seconds=seconds,
         )
-        print(_line(name, quantisers[name]), flush=True)
+        print(_line(name, made[name]), flush=True)
     comparison = Comparison(
         name=job.config.name,
         vectors=f"{sids.vectors}, {vectors.shape[1]} wide",
-        quantisers=quantisers,
+        quantisers=made,
         item_level=item_information(transitions),
         num_transitions=len(transitions.train),
         config=job.config.to_dict(),

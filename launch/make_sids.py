@@ -21,10 +21,10 @@ from absl import flags
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from launch import append, program, wiring
+from launch import append, program, quantisers, wiring
 from minirec import files
 from minirec.sids import SidTable
-from minirec.sids.codebooks import Codebooks, check_sizes
+from minirec.sids.codebooks import Codebooks
 from minirec.sids.collisions import resolve_collisions
 from minirec.sids.item_vectors import (
     combine_vectors,
@@ -32,15 +32,9 @@ from minirec.sids.item_vectors import (
     fit_text,
     load_vectors,
 )
-from minirec.sids.rq_kmeans import RQKMeansResult, rq_kmeans
-from minirec.sids.rq_vae import RQVAEResult, rq_vae
-from minirec.sids.rq_vae_config import RQVAEConfig
 from minirec.sids.statistics import sid_report
 from minirec.sids.text_transform import TextTransform
 from pipelines.prepared import Prepared
-from pipelines.sources.fields import input_file
-
-SOURCES = ("given", "rq_kmeans", "rq_vae")
 
 _APPEND = flags.DEFINE_string("append", None, "File of new items to give SIDs to.")
 _APPEND_VECTORS = flags.DEFINE_string("append_vectors", None, "Their vectors, an .npy, in order.")
@@ -119,79 +113,6 @@ def item_vectors(
     return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight]), text
 
 
-def index_file(name: str, folder: str) -> Path:
-    """Returns the index that `config.sids.path` names, relative to the data's folder.
-
-    Raises:
-        ValueError: there is no such file, or not exactly one that matches a pattern.
-    """
-    if not name:
-        raise ValueError("config.sids.path is empty: source 'given' needs an index.json")
-    try:
-        return input_file(folder, name, "the given SIDs")
-    except ValueError as error:
-        raise ValueError(f"config.sids.path={name!r}: {error}") from error
-
-
-def check(config: ConfigDict, folder: str = "") -> None:
-    """Checks what can be checked of `config.sids` before any work.
-
-    Raises:
-        ValueError: an unknown source, a given index that is not there, or a field out of its range.
-    """
-    if config.source not in SOURCES:
-        raise ValueError(f"config.sids.source={config.source!r}: use one of {list(SOURCES)}")
-    if config.source == "given":
-        index_file(config.path, folder)
-    else:
-        sizes = tuple(config.codebook_sizes)
-        try:
-            check_sizes(len(sizes), sizes)
-        except ValueError as error:
-            raise ValueError(f"config.sids.codebook_sizes={sizes}: {error}") from error
-    if config.source == "rq_vae":
-        rq_vae_config(config)
-        if config.balance:
-            raise ValueError(
-                f"config.sids.balance={config.balance}: only source 'rq_kmeans' balances codes; "
-                "set it to 0 for 'rq_vae'"
-            )
-
-
-def rq_vae_config(config: ConfigDict) -> RQVAEConfig:
-    """Returns the settings in `config.rq_vae`.
-
-    Raises:
-        ValueError: a field is out of its range.
-    """
-    try:
-        return RQVAEConfig(**config.rq_vae.to_dict())
-    except ValueError as error:
-        raise ValueError(f"config.sids.rq_vae.{error}") from error
-
-
-def quantise(
-    vectors: Float32[np.ndarray, "N D"], config: ConfigDict, seed: int
-) -> RQKMeansResult | RQVAEResult:
-    """Returns the codes and codebooks of `config.source`, "rq_kmeans" or "rq_vae".
-
-    Raises:
-        ValueError: a setting is out of its range.
-        FloatingPointError: the training of an RQ-VAE diverged.
-    """
-    sizes = tuple(config.codebook_sizes)
-    if config.source == "rq_vae":
-        return rq_vae(vectors, len(sizes), sizes, seed, config=rq_vae_config(config))
-    return rq_kmeans(
-        vectors,
-        len(sizes),
-        sizes,
-        seed,
-        num_iterations=config.iterations,
-        balance=config.balance,
-    )
-
-
 def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = "") -> MadeSids:
     """Returns the catalogue's SIDs and how they were made.
 
@@ -205,18 +126,18 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
         ValueError: a wrong setting, or a given index that does not fit the catalogue.
         FloatingPointError: the training of an RQ-VAE diverged.
     """
-    check(config, folder)
+    quantisers.check(config, folder)
     quantiser: Codebooks | None = None
     vectors: np.ndarray | None = None
     text: TextTransform | None = None
     if config.source == "given":
-        path = index_file(config.path, folder)
+        path = quantisers.index_file(config.path, folder)
         given = SidTable.load(path, prepared.raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
         report: dict[str, Any] = {"source": path.name, "ignored_items": given.num_ignored}
     else:
         vectors, text = item_vectors(prepared, config, seed)
-        result = quantise(vectors, config, seed)
+        result = quantisers.quantise(vectors, config, seed)
         quantiser, codes, sizes = result, result.codes, result.codebook_sizes
         errors = [float(value) for value in result.reconstruction_error]
         report = {

@@ -41,6 +41,7 @@ def rq_vae(
     seed: int = 0,
     *,
     config: RQVAEConfig | None = None,
+    start: LatentCodebooks | None = None,
 ) -> RQVAEResult:
     """Returns SIDs of item vectors by an RQ-VAE, trained on these vectors.
 
@@ -58,19 +59,28 @@ def rq_vae(
         codebook_size: K of every level, or one K a level.
         seed: of weights, batches, the k-means starts and the draws for dead codes.
         config: how the model is built and trained; None: the defaults.
+        start: an earlier result to go on from (`load_codebooks`), in place of drawn weights and a
+            k-means start, so that SIDs change little where vectors do. Its vectors must have been
+            of the same kind: a decomposition made anew turns their directions.
 
     Raises:
-        ValueError: a vector that is not finite (the message names its row), sizes out of range.
+        ValueError: a vector that is not finite (the message names its row), sizes out of range, or
+            a start of other sizes.
         FloatingPointError: training diverged.
     """
     config = config or RQVAEConfig()
     vectors = check_vectors(vectors)
     sizes = check_sizes(num_levels, codebook_size)
-    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    variance = float(np.square(vectors - mean).sum(axis=1, dtype=np.float64).mean())
-    scale = float(np.sqrt(variance / vectors.shape[1])) or 1.0
+    centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    variance = float(np.square(vectors - centre).sum(axis=1, dtype=np.float64).mean())
     model = RQVAE(vectors.shape[1], sizes, config, nnx.Rngs(seed))
-    history = train(model, (vectors - mean) / np.float32(scale), config, seed)
+    if start is None:
+        mean, scale, counts = centre, float(np.sqrt(variance / vectors.shape[1])) or 1.0, None
+    else:
+        check_start(start, sizes, config, vectors.shape[1])
+        mean, scale, counts = start.mean, start.scale, start.counts
+        model.go_on_from(start)
+    history = train(model, (vectors - mean) / np.float32(scale), config, seed, counts)
     quantiser, codes = _of_used_codes(model.quantiser(mean, scale), vectors)
     return RQVAEResult(
         **{field.name: getattr(quantiser, field.name) for field in dataclasses.fields(quantiser)},
@@ -79,6 +89,28 @@ def rq_vae(
         reconstruction_error=quantiser.prefix_errors(vectors, codes),
         history=history,
     )
+
+
+def check_start(
+    start: LatentCodebooks, sizes: Sequence[int], config: RQVAEConfig, width: int | None = None
+) -> None:
+    """Checks that an RQ-VAE of these sizes and settings can go on from an earlier one.
+
+    Args:
+        start: the earlier one.
+        sizes: K of each level.
+        config: how the model is built.
+        width: of the vectors, where that is known already.
+
+    Raises:
+        ValueError: they differ; the message names both.
+    """
+    widths = (width or start.width, *config.hidden_widths, config.latent_dim)
+    theirs = (start.width, *(len(bias) for _, bias in start.encoder))
+    if widths != theirs:
+        raise ValueError(f"start: its encoder's layers are {theirs} wide; here they are {widths}")
+    if start.codebook_sizes != tuple(sizes):
+        raise ValueError(f"start: codebooks of {start.codebook_sizes}; here {tuple(sizes)}")
 
 
 def _of_used_codes(
@@ -95,17 +127,12 @@ def _of_used_codes(
             np.bincount(codes[:, level], minlength=size)
             for level, size in enumerate(quantiser.codebook_sizes)
         )
-        before, quantiser = (
-            quantiser,
-            dataclasses.replace(
-                quantiser,
-                counts=counts,
-                codebooks=tuple(
-                    np.where((count > 0)[:, None], codebook, np.float32(0))
-                    for count, codebook in zip(counts, quantiser.codebooks, strict=True)
-                ),
-            ),
+        pairs = zip(quantiser.counts, counts, strict=True)
+        is_settled = all(np.array_equal(old > 0, new > 0) for old, new in pairs)
+        books = tuple(
+            np.where((count > 0)[:, None], codebook, np.float32(0))
+            for count, codebook in zip(counts, quantiser.codebooks, strict=True)
         )
-        pairs = zip(before.counts, counts, strict=True)
-        if all(np.array_equal(old > 0, new > 0) for old, new in pairs):
+        quantiser = dataclasses.replace(quantiser, counts=counts, codebooks=books)
+        if is_settled:
             return quantiser, codes

@@ -69,6 +69,12 @@ class MLP(nnx.Module):
             pairs.append((layer.kernel[...], layer.bias[...]))
         return tuple(pairs)
 
+    def set_weights(self, layers: Layers) -> None:
+        """Takes kernels and biases of the same shapes."""
+        for layer, (kernel, bias) in zip(self.layers, layers, strict=True):
+            assert layer.bias is not None
+            layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
+
 
 class Quantised(NamedTuple):
     """What the codebooks make of encoder outputs, level by level.
@@ -117,6 +123,13 @@ class RQVAE(nnx.Module):
             vectors.append(vector)
             residual = residual - jax.lax.stop_gradient(vector)
         return Quantised(tuple(codes), tuple(residuals), tuple(vectors))
+
+    def go_on_from(self, start: LatentCodebooks) -> None:
+        """Takes the weights and codes of an earlier model of the same shape."""
+        for mlp, layers in ((self.encoder, start.encoder), (self.decoder, start.decoder)):
+            mlp.set_weights(layers)
+        for codebook, book in zip(self.codebooks, start.codebooks, strict=True):
+            codebook.vectors[...] = jnp.asarray(book)
 
     def quantiser(self, mean: Float32[np.ndarray, " D"], scale: float) -> LatentCodebooks:
         """Returns encoder, codebooks and decoder as plain arrays; all codes count as used."""

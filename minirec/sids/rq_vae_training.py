@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,16 +49,33 @@ class _Carry(NamedTuple):
 
 
 def train(
-    model: RQVAE, vectors: Float32[np.ndarray, "N D"], config: RQVAEConfig, seed: int
+    model: RQVAE,
+    vectors: Float32[np.ndarray, "N D"],
+    config: RQVAEConfig,
+    seed: int,
+    counts: Sequence[Int64[np.ndarray, " K"]] | None = None,
 ) -> History:
     """Trains `model` in place on vectors of mean 0 and variance 1 a dimension.
+
+    Args:
+        model: encoder, codebooks, decoder.
+        vectors: an item each.
+        config: how to train.
+        seed: of batches, the k-means start and the draws for dead codes.
+        counts: of codebooks that the model has already, how many items had each code; None: it has
+            none, and they start from the encoder's output.
 
     Raises:
         FloatingPointError: the loss is NaN or infinite; the message names the step.
     """
     random = np.random.default_rng(seed)
     batch_size = min(config.batch_size, len(vectors))
-    _start_codebooks(model, vectors, batch_size, config, random)
+    if counts is None:
+        counts = _start_codebooks(model, vectors, config, random)
+    for codebook, count in zip(model.codebooks, counts, strict=True):
+        a_batch = jnp.asarray(count * (batch_size / count.sum()), jnp.float32)
+        codebook.counts[...] = a_batch
+        codebook.sums[...] = codebook.vectors[...] * a_batch[:, None]
     graph, params, codebooks = nnx.split(model, nnx.Param, CodebookState)
     carry = _Carry(
         params,
@@ -91,11 +109,14 @@ def train(
 def _start_codebooks(
     model: RQVAE,
     vectors: Float32[np.ndarray, "N D"],
-    batch_size: int,
     config: RQVAEConfig,
     random: np.random.Generator,
-) -> None:
-    """Fills the codebooks from what the untrained encoder makes of a sample of the vectors."""
+) -> Sequence[Int64[np.ndarray, " K"]]:
+    """Fills the codebooks from what the untrained encoder makes of a sample of the vectors.
+
+    Returns:
+        How many of the sample have each code.
+    """
     sizes = tuple(codebook.counts.shape[0] for codebook in model.codebooks)
     wanted = max(4096, 32 * max(sizes))
     if len(vectors) > wanted:
@@ -113,12 +134,10 @@ def _start_codebooks(
     else:
         spread = np.sqrt(np.square(encoded - encoded.mean(axis=0)).mean())
         books = [spread * random.standard_normal((size, config.latent_dim)) for size in sizes]
-        counts = [np.full(size, len(vectors) / size) for size in sizes]
-    for codebook, book, count in zip(model.codebooks, books, counts, strict=True):
-        a_batch = jnp.asarray(count * (batch_size / len(vectors)), jnp.float32)
+        counts = [np.ones(size, np.int64) for size in sizes]
+    for codebook, book in zip(model.codebooks, books, strict=True):
         codebook.vectors[...] = jnp.asarray(book, jnp.float32)
-        codebook.counts[...] = a_batch
-        codebook.sums[...] = codebook.vectors[...] * a_batch[:, None]
+    return counts
 
 
 def _optimizer(config: RQVAEConfig) -> optax.GradientTransformation:

@@ -168,8 +168,25 @@ def test_rq_vae_makes_sids_keeps_its_encoder_and_appends_new_items(workdir, tmp_
     sids = np.concatenate([table.codes, added.codes])
     assert len(np.unique(sids, axis=0)) == len(sids)
 
+    # And it goes on from there: the vectors are the same, so most SIDs stay.
+    if policy == "extra_level":
+        again = {"sids.start": str(job.sids / wiring.CODEBOOKS), "sids.rq_vae.learning_rate": 1e-4}
+        table = make_sids.make_table(prepared, job_of(tmp_path, **changes, **again).config.sids, 1)
+        assert (table.table.codes[:, 0] == made[:, 0]).mean() > 0.5
 
-def test_balance_is_not_for_rq_vae(workdir):
-    changes = {"sids.source": "rq_vae", "sids.balance": 2.0}
-    with pytest.raises(ValueError, match=r"config\.sids\.balance=2\.0: only source 'rq_kmeans'"):
-        make_sids.make(job_of(workdir, **changes))
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "rq_means"}, r"config\.sids\.source='rq_means': use one of"),
+        ({"source": "rq_vae", "balance": 2.0}, r"balance=2\.0: only source 'rq_kmeans'"),
+        ({"source": "rq_kmeans", "start": "x.npz"}, r"start='x\.npz': only source 'rq_vae'"),
+        ({"source": "rq_vae", "start": "x.npz"}, r"start='x\.npz': x\.npz: no such file"),
+        ({"source": "rq_vae", "rq_vae.estimator": "none"}, r"config\.sids\.rq_vae\.estimator"),
+    ],
+)
+def test_wrong_settings_are_named_before_any_work(workdir, monkeypatch, changes, message):
+    monkeypatch.setattr(make_sids, "item_vectors", None)
+    job = job_of(workdir, **{f"sids.{name}": value for name, value in changes.items()})
+    with pytest.raises(ValueError, match=message):
+        make_sids.make(job)

@@ -88,6 +88,31 @@ def test_a_kept_quantiser_gives_the_same_codes_and_says_what_is_wrong_with_a_fil
     assert type(load_codebooks(path)[0]) is Codebooks
 
 
+def test_a_start_from_kept_codebooks_goes_on_where_they_were(clusters, result, tmp_path):
+    result.save(tmp_path / "codebooks.npz", {})
+    start, _, _ = LatentCodebooks.load(tmp_path / "codebooks.npz")
+    gentle = dataclasses.replace(CONFIG, num_steps=20, learning_rate=1e-4)
+    grown = np.concatenate([clusters, clusters[:40] + 0.1])
+    found = rq_vae(grown, 2, SIZES, seed=9, config=gentle, start=start)
+    anew = rq_vae(grown, 2, SIZES, seed=9, config=gentle)
+    assert found.history.reconstruction[0] < 0.2 * anew.history.reconstruction[0]
+    assert (found.codes[:400, 0] == result.codes[:, 0]).mean() > 0.9
+    assert (anew.codes[:400, 0] == result.codes[:, 0]).mean() < 0.5
+    np.testing.assert_array_equal(found.mean, result.mean)
+    # The earlier quantiser is left as it was.
+    np.testing.assert_array_equal(start.encode(clusters), result.codes)
+
+    wide = dataclasses.replace(CONFIG, latent_dim=9)
+    for arguments, message in (
+        ((clusters, 2, (16, 8), 0), r"start: codebooks of \(16, 16\); here \(16, 8\)"),
+        ((clusters[:, :5], 2, SIZES, 0), r"layers are \(8, 32, 8\) wide; here they are \(5, 32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rq_vae(*arguments, config=CONFIG, start=start)
+    with pytest.raises(ValueError, match=r"here they are \(8, 32, 9\)"):
+        rq_vae(clusters, 2, SIZES, config=wide, start=start)
+
+
 @pytest.mark.parametrize("policy", ["extra_level", "spare_capacity", "keep"])
 def test_items_that_collide_and_items_that_come_later_get_sids(clusters, result, policy):
     some = clusters[:150]
