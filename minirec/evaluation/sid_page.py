@@ -70,14 +70,16 @@ def _verdict(comparison: Comparison) -> str:
         f"Whole SIDs of {_code(first)} tell the most of the next item: "
         f"<strong>{bits[first]:.3f} bits</strong> a transition, {beside} {tells}"
     )
+    came = comparison.quantisers[first].settings.get("source") == "given"
+    caveat = " They came from a file, and may have been made with these transitions." * came
     if not others:
-        return f"{text}."
+        return f"{text}.{caveat}"
     gap, error = comparison.difference(first, others[0])
     low, high = gap - 1.96 * error, gap + 1.96 * error
     judgement = "" if low > 0 else " not clearly apart from the next,"
     return (
         f"{text};{judgement} {gap:.3f} bits more than {_code(others[0])} "
-        f"(95% interval {_signed(low)} to {_signed(high)}, same transitions)."
+        f"(95% interval {_signed(low)} to {_signed(high)}, same transitions).{caveat}"
     )
 
 

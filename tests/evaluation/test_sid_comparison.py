@@ -21,7 +21,7 @@ def scores(codes, bits):
     codes = np.array(codes)
     information = [Information(np.array(saved, float), 1.0, 2) for saved in bits]
     return QuantiserScores(
-        settings={"source": "<given>"},
+        settings={"source": "given"},
         codes=codes,
         codebook_sizes=(2, 2),
         relative_error=(0.5, 0.25),
@@ -71,6 +71,7 @@ def test_the_file_holds_every_level_and_the_page_is_whole_and_escaped(comparison
     assert "a &lt;b&gt;" in page
     assert "<i>ther" not in page
     assert "1.500 bits" in page
+    assert "may have been made with these transitions" in page
 
 
 def test_differences_are_of_the_same_transitions(comparison):
