@@ -80,5 +80,6 @@ def level_bars(
         axes.bar(x, values, width * 0.86, color=color, linewidth=0)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
     axes.set_ylim(0, 1.03)
     return to_svg(figure, label)

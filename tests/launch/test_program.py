@@ -54,7 +54,10 @@ def test_every_config_has_the_fields_of_the_base(name):
         assert module.__doc__
 
 
-@pytest.mark.parametrize("verb", ["prepare", "make_sids", "train", "evaluate", "recommend"])
+VERBS = ("prepare", "make_sids", "compare_sids", "train", "evaluate", "recommend")
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_print_config_prints_and_does_nothing(verb, tmp_path):
     done = launch(verb, "--config=base", "--print_config", f"--workdir={tmp_path / 'w'}")
     assert done.returncode == 0, done.stderr
