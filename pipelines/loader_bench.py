@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -31,6 +31,7 @@ class SyntheticLog:
     train_sequences: np.ndarray
     num_items: int
     splits: dict[str, np.ndarray]
+    event_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def views(self, split: str) -> np.ndarray:
         """Returns the views of a split."""
