@@ -118,6 +118,13 @@ def other_log(log):
     return dataclasses.replace(log, columns={"item": items})
 
 
+def other_split(log):
+    """The same events, but a view's history begins later."""
+    views = log.views("train").copy()
+    views[-1, 1] += 1
+    return dataclasses.replace(log, splits=log.splits | {"train": views})
+
+
 @pytest.mark.parametrize(
     ("field", "change"),
     [
@@ -128,7 +135,9 @@ def other_log(log):
         ("examples", {"config": {"examples": "histories"}}),
         ("pack", {"config": {"pack": True}}),
         ("row_tokens", {"config": {"row_tokens": 100}}),
+        ("stride", {"config": {"stride": 2}}),
         ("data", {"log": other_log}),
+        ("data", {"log": other_split}),
         ("item_tokens", {"item_tokens": lambda tokens: tokens + 1}),
     ],
 )
