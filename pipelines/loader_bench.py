@@ -18,9 +18,10 @@ from pipelines.loader_peers import (
     KEYS,
     TORCH_PYTHON,
     Elements,
+    Speed,
     grain_batches,
     has_torch,
-    torch_batches_per_second,
+    torch_speed,
 )
 
 _NUM_ITEMS = 12_000
@@ -89,8 +90,9 @@ def run(
         torch_python: of the environment that `make oracles` makes; without it torch has no row.
 
     Yields:
-        Rows of plain values: `benchmark`, `case`, `implementation`, `examples_per_second`, and for
-        ours
+        Rows of plain values: `benchmark`, `case`, `implementation`, `examples_per_second`,
+        `core_share` (how much of the core it had in that turn: well below 1, others used it, and
+        the rate says little; None where a torch worker has the other part), and for ours
 
         - `tokens_per_second` (without padding), `seconds_to_start` (plan, packing and hashes);
         - `ratio`, to Grain's per-element pipeline of the same case, `torch_ratio`, to the
@@ -122,18 +124,19 @@ def run(
             batches = train_batches(log, item_tokens, case_config, seed=0)
             to_start = time.perf_counter() - begin
             iterator = iter(batches)
-            batches_per_second = _batches_per_second(iterator, seconds)
+            speed = _measure(iterator, seconds)
             iterator.close()
             floor = _floor_seconds(batches.batch_at(0))
             peers = {}
             if case in ("windows", "windows_prefetch"):
                 peers = _peers(log, item_tokens, batches, seconds, torch_python)
-            for name, rate in peers.items():
+            for name, peer in peers.items():
                 yield {
                     "benchmark": "loader",
                     "case": case,
                     "implementation": name,
-                    "examples_per_second": round(rate * batch_size),
+                    "examples_per_second": round(peer.batches_per_second * batch_size),
+                    "core_share": _rounded(peer.core_share),
                 }
             # A row of the plan may hold several examples.
             examples = batch_size * batches.num_examples / batches.num_rows
@@ -142,19 +145,20 @@ def run(
                 "benchmark": "loader",
                 "case": case,
                 "implementation": "minirec",
-                "examples_per_second": round(batches_per_second * examples),
-                "tokens_per_second": round(batches_per_second * tokens),
+                "examples_per_second": round(speed.batches_per_second * examples),
+                "core_share": _rounded(speed.core_share),
+                "tokens_per_second": round(speed.batches_per_second * tokens),
                 "efficiency": round(batches.efficiency, 4),
                 "seconds_to_start": round(to_start, 3),
-                "ratio": _ratio(batches_per_second, peers.get(_GRAIN)),
-                "torch_ratio": _ratio(batches_per_second, peers.get(_TORCH)),
+                "ratio": _ratio(speed, peers.get(_GRAIN)),
+                "torch_ratio": _ratio(speed, peers.get(_TORCH)),
                 "floor_bytes": round(
                     len(KEYS) * 4 * batch_size * batches.row_tokens
                     + 4 * tokens / _NUM_LEVELS  # items
                     + 4 * tokens
                 ),
                 "floor_microseconds": round(1e6 * floor, 1),
-                "of_floor": round(floor * batches_per_second, 3),
+                "of_floor": round(floor * speed.batches_per_second, 3),
             }
 
 
@@ -164,17 +168,17 @@ def _peers(
     batches: TrainBatches,
     seconds: float,
     torch_python: Path,
-) -> dict[str, float]:
-    """Returns the batches a second of each peer, which makes the same arrays as `batches`."""
+) -> dict[str, Speed]:
+    """Returns how fast each peer is, which makes the same arrays as `batches`."""
     config, first = batches.config, batches.batch_at(0)
     elements = Elements(log, item_tokens, config.max_items, batches.row_tokens)
     elements.check(first, first["rows"][:64])
     by_grain = grain_batches(
         elements, config.batch_size, num_threads=config.num_threads, prefetch=config.prefetch
     )
-    rates = {_GRAIN: _batches_per_second(by_grain, seconds)}
+    speeds = {_GRAIN: _measure(by_grain, seconds)}
     if has_torch(torch_python):
-        rates[_TORCH] = torch_batches_per_second(
+        speeds[_TORCH] = torch_speed(
             torch_python,
             elements,
             config.batch_size,
@@ -184,24 +188,28 @@ def _peers(
         )
     else:
         print(f"loader: {torch_python} is missing (make oracles): no row of torch", file=sys.stderr)
-    return rates
+    return speeds
 
 
-def _ratio(rate: float, peer: float | None) -> float | None:
-    return round(rate / peer, 1) if peer else None
+def _ratio(speed: Speed, peer: Speed | None) -> float | None:
+    return round(speed.batches_per_second / peer.batches_per_second, 1) if peer else None
 
 
-def _batches_per_second(batches: Iterator[Batch], seconds: float) -> float:
-    """Returns the rate of the fastest of several turns: others may use the core in the meantime."""
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 2)
+
+
+def _measure(batches: Iterator[Batch], seconds: float) -> Speed:
+    """Returns the fastest of several turns: others may use the core in the meantime."""
     next(batches)
-    rates = []
+    turns = []
     for _ in range(_TURNS):
-        begin, count = time.perf_counter(), 0
+        begin, cpu_begin, count = time.perf_counter(), time.process_time(), 0
         while (passed := time.perf_counter() - begin) < seconds / _TURNS or not count:
             next(batches)
             count += 1
-        rates.append(count / passed)
-    return max(rates)
+        turns.append(Speed(count / passed, (time.process_time() - cpu_begin) / passed))
+    return max(turns)
 
 
 def _floor_seconds(batch: Batch) -> float:

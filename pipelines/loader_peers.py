@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -24,6 +24,18 @@ _CHECKOUT = Path(__file__).parents[1]
 TORCH_PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
 _TORCH_PROGRAM = _CHECKOUT / "tests" / "oracles" / "torch_loader.py"
 KEYS = ("tokens", "targets", "loss_mask", "positions", "segment_ids")
+
+
+class Speed(NamedTuple):
+    """How fast batches were made.
+
+    Attributes:
+        batches_per_second: by the clock on the wall.
+        core_share: processor time over time, 1 where a core is at work; None: not known.
+    """
+
+    batches_per_second: float
+    core_share: float | None
 
 
 class Log(Protocol):
@@ -104,7 +116,7 @@ def grain_batches(
     )
 
 
-def torch_batches_per_second(
+def torch_speed(
     python: Path,
     elements: Elements,
     batch_size: int,
@@ -112,8 +124,8 @@ def torch_batches_per_second(
     num_workers: int,
     turns: int,
     seconds: float,
-) -> float:
-    """Returns how many batches a second torch's DataLoader makes, in a process of its own.
+) -> Speed:
+    """Returns how fast torch's DataLoader makes batches, in a process of its own.
 
     Args:
         python: of an environment that holds torch.
@@ -146,7 +158,7 @@ def torch_batches_per_second(
             raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
         with np.load(folder / "check.npz", allow_pickle=False) as first:
             elements.check(first, np.arange(len(first["tokens"])))
-    return json.loads(done.stdout.splitlines()[-1])["batches_per_second"]
+    return Speed(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def has_torch(python: Path) -> bool:

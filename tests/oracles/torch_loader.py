@@ -72,14 +72,16 @@ def main():
     )
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     next(batches)
-    rates = []
+    turns = []
     for _ in range(config["turns"]):
-        begin, count = time.perf_counter(), 0
+        begin, cpu_begin, count = time.perf_counter(), time.process_time(), 0
         while (passed := time.perf_counter() - begin) < config["seconds"] or not count:
             next(batches)
             count += 1
-        rates.append(count / passed)
-    print(json.dumps({"batches_per_second": max(rates), "torch": torch.__version__}))
+        turns.append((count / passed, (time.process_time() - cpu_begin) / passed))
+    rate, core_share = max(turns)
+    core_share = None if config["num_workers"] else core_share  # A worker's time is not counted.
+    print(json.dumps({"batches_per_second": rate, "core_share": core_share}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.batches import BatchConfig, train_batches
 from pipelines.loader_bench import run, synthetic_log
-from pipelines.loader_peers import TORCH_PYTHON, Elements, has_torch, torch_batches_per_second
+from pipelines.loader_peers import TORCH_PYTHON, Elements, has_torch, torch_speed
 
 SMALL = {"num_users": 50, "seconds": 0.02, "batch_size": 16}
 
@@ -46,10 +46,11 @@ def test_the_peers_examples_are_the_loaders(elements):
 @pytest.mark.skipif(not has_torch(TORCH_PYTHON), reason="needs .venv-oracles: make oracles")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_torch_makes_the_same_examples(elements, num_workers):
-    rate = torch_batches_per_second(
+    speed = torch_speed(
         TORCH_PYTHON, elements[2], 16, num_workers=num_workers, turns=2, seconds=0.02
     )
-    assert rate > 0
+    assert speed.batches_per_second > 0
+    assert (speed.core_share is None) == (num_workers > 0)
 
 
 def test_a_torch_that_fails_says_why(elements, tmp_path):
@@ -57,4 +58,4 @@ def test_a_torch_that_fails_says_why(elements, tmp_path):
     python.write_text("#!/bin/sh\necho no torch here >&2\nexit 3\n")
     python.chmod(0o755)
     with pytest.raises(RuntimeError, match=r"torch_loader\.py .* failed: no torch here"):
-        torch_batches_per_second(python, elements[2], 16, num_workers=0, turns=1, seconds=0.02)
+        torch_speed(python, elements[2], 16, num_workers=0, turns=1, seconds=0.02)
