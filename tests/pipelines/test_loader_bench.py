@@ -44,13 +44,10 @@ def test_the_peers_examples_are_the_loaders(elements):
 
 
 @pytest.mark.skipif(not has_torch(TORCH_PYTHON), reason="needs .venv-oracles: make oracles")
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_torch_makes_the_same_examples(elements, num_workers):
-    speed = torch_speed(
-        TORCH_PYTHON, elements[2], 16, num_workers=num_workers, turns=2, seconds=0.02
-    )
+def test_torch_makes_the_same_examples(elements):
+    speed = torch_speed(TORCH_PYTHON, elements[2], 16, num_workers=1, turns=2, seconds=0.02)
     assert speed.batches_per_second > 0
-    assert (speed.core_share is None) == (num_workers > 0)
+    assert speed.core_share is None
 
 
 def test_a_torch_that_fails_says_why(elements, tmp_path):

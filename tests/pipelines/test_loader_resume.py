@@ -6,7 +6,6 @@ import json
 import grain
 import numpy as np
 import pytest
-from absl import flags
 
 from pipelines.batches import BatchConfig, train_batches
 from pipelines.loader_bench import synthetic_log
@@ -96,20 +95,6 @@ def test_threads_and_prefetch_change_neither_stream_nor_state(log, item_tokens):
         for iterator in iterators:
             assert_same(next(iterator), batch)
             assert iterator.get_state() == expected.get_state()
-
-
-def test_worker_processes_change_neither_stream_nor_state(log, item_tokens):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    config = dataclasses.replace(CONFIGS["windows_threads"], num_workers=2, prefetch=2)
-    batches = train_batches(log, item_tokens, config, seed=0)
-    iterator = iter(batches)
-    alone = train_batches(log, item_tokens, CONFIGS["windows"], seed=0)
-    iterator.set_state(iter(alone).get_state() | {"next_batch": 3})
-    for index in range(3, 8):
-        assert_same(next(iterator), alone.batch_at(index))
-    assert iterator.get_state() == iter(alone).get_state() | {"next_batch": 8}
-    iterator.close()
 
 
 def other_log(log):
