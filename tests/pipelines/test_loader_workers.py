@@ -26,7 +26,7 @@ CONFIGS = {
 }
 MANY_THREADS = {"num_threads": 16, "prefetch": 40}
 ONE_WORKER = {"num_workers": 1, "prefetch": 1}
-THREE_WORKERS = {"num_workers": 3, "num_threads": 2, "prefetch": 2}
+TWO_WORKERS = {"num_workers": 2, "num_threads": 2, "prefetch": 2}
 
 
 def make(name="windows", process_index=0, process_count=1, seed=5, **change):
@@ -92,13 +92,13 @@ def test_an_epoch_is_a_permutation_of_all_rows_and_spreads_every_batch_over_them
 
 
 def test_a_position_in_mid_epoch_goes_from_threads_to_workers_and_back():
-    """Sixteen threads, three workers, one, and a thread: each goes on where the last one left."""
+    """Sixteen threads, two workers, one, and a thread: each goes on where the last one left."""
     name, alone = "histories_packed", make("histories_packed")
     state = iter(alone).get_state()
     start = 0
     for number, workers in (
         (7, MANY_THREADS),
-        (8, THREE_WORKERS),
+        (8, TWO_WORKERS),
         (3, ONE_WORKER),
         (5, {"num_threads": 1}),
     ):
