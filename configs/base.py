@@ -58,7 +58,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "text_weight": 0.5,  # share of the text in "both"
             "window": 3,  # how far apart two items of a history may stand to count as a pair
             "iterations": 30,
-            "collisions": "extra_level",  # or "keep"
+            "balance": 0.0,  # a code's items at most, in shares of N / K (2.0, say); 0: no limit
+            "collisions": "extra_level",  # or "spare_capacity" (no level more), or "keep"
         }
     )
 

@@ -8,7 +8,7 @@ Say on the command line where the files lie and which column is what; every fiel
       --config.data.source.user=customer --config.data.source.item=sku \\
       --config.data.source.time=created --config.data.source.time_unit=iso \\
       --config.data.source.event=type --config.data.source.events=view=1,cart=3,buy=5,ping=0 \\
-      --config.data.source.items=products.jsonl --config.data.source.item_id=sku \\
+      --config.data.source.catalogue=products.jsonl --config.data.source.item_id=sku \\
       --config.data.source.title=name --config.data.source.text=brand,description \\
       --config.data.source.attributes=category --config.data.on_bad_rows=skip
 
@@ -17,9 +17,9 @@ is different for other formats, `--config.data.source.` before each:
 
     own_log:parquet       interactions='day=*/*.parquet'
     own_log:jsonl         interactions=events.jsonl.zst
-    own_log:sqlite        interactions=shop.db table=events items_table=products
-                          (or query='SELECT ...' and items_query='SELECT ...')
-    own_log:recbole       interactions='*.inter' items='*.item' title=movie_title attributes=class
+    own_log:sqlite        interactions=shop.db table=events catalogue_table=products
+                          (or query='SELECT ...' and catalogue_query='SELECT ...')
+    own_log:recbole       interactions='*.inter' catalogue='*.item' title=movie_title
     own_log:retailrocket  folder=/data/retailrocket
 
 For more than a try, copy this file and write the fields down. Preparing reads a million rows a
@@ -45,8 +45,8 @@ _LOG = {
     "event": "",
     "time_unit": "s",  # "ms", "us", "ns" or "iso"
     "events": "",  # such as "view=1,cart=3"
-    "items": "",
-    "items_format": "",
+    "catalogue": "",
+    "catalogue_format": "",
     "item_id": "",  # as `item`
     "title": "",
     "text": "",  # columns, such as "brand,description"
@@ -55,14 +55,14 @@ _LOG = {
     "delimiter": ",",
     "quote": '"',
     "encoding": "utf-8",
-    "items_delimiter": "",
-    "items_encoding": "",
+    "catalogue_delimiter": "",
+    "catalogue_encoding": "",
 }
 _SOURCES: dict[str, dict[str, Any]] = {
     "csv": {**_LOG, "header": ""},
     "parquet": _LOG,
     "jsonl": _LOG,
-    "sqlite": {**_LOG, "table": "", "query": "", "items_table": "", "items_query": ""},
+    "sqlite": {**_LOG, "table": "", "query": "", "catalogue_table": "", "catalogue_query": ""},
     "recbole": {
         "folder": "",
         "interactions": "*.inter",
@@ -72,7 +72,7 @@ _SOURCES: dict[str, dict[str, Any]] = {
         "time_unit": "s",
         "event": "",
         "events": "",
-        "items": "",
+        "catalogue": "",
         "title": "",
         "text": "",
         "attributes": "",

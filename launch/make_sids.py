@@ -1,35 +1,70 @@
 """Items to semantic IDs: `python -m launch.make_sids --config=amazon_beauty --workdir=W`.
 
 Takes a given `index.json`, or makes SIDs by RQ-KMeans on vectors of the items. Writes
-W/sids/sids.json and W/sids/sids_report.json (codebook use, perplexity and collisions a level).
+W/sids/sids.json, W/sids/sids_report.json (codebook use, perplexity and collisions a level) and,
+where it made them, W/sids/codebooks.npz.
+
+`--append=new_items.csv` gives SIDs to items that came later, without moving any: trained runs
+recommend them at once. The file (CSV, JSON lines or Parquet) has the column raw_item_id and, where
+there are such, title, text and attributes; `--append_vectors=V.npy` brings their vectors where text
+does not make them. They are kept in W/sids/appended.json.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from absl import flags
 from jaxtyping import Float32
 from ml_collections import ConfigDict
 
-from launch import program, wiring
+from launch import append, program, wiring
 from minirec import files
 from minirec.sids import SidTable
+from minirec.sids.codebooks import Codebooks
 from minirec.sids.collisions import resolve_collisions
 from minirec.sids.item_vectors import (
     combine_vectors,
     cooccurrence_vectors,
+    fit_text,
     load_vectors,
-    text_vectors,
 )
 from minirec.sids.rq_kmeans import rq_kmeans
 from minirec.sids.statistics import sid_report
+from minirec.sids.text_transform import TextTransform
 from pipelines.prepared import Prepared
 from pipelines.sources.fields import input_file
 
+_APPEND = flags.DEFINE_string("append", None, "File of new items to give SIDs to.")
+_APPEND_VECTORS = flags.DEFINE_string("append_vectors", None, "Their vectors, an .npy, in order.")
 
-def item_vectors(prepared: Prepared, config: ConfigDict, seed: int) -> Float32[np.ndarray, "N D"]:
+
+@dataclasses.dataclass(frozen=True)
+class MadeSids:
+    """A catalogue's SIDs and how they were made.
+
+    Attributes:
+        table: the SIDs.
+        report: for sids_report.json.
+        quantiser: what made them; None where they were given.
+        text: what turned the items' text into vectors, if anything did.
+    """
+
+    table: SidTable
+    report: dict[str, Any]
+    quantiser: Codebooks | None = None
+    text: TextTransform | None = None
+
+
+def item_vectors(
+    prepared: Prepared, config: ConfigDict, seed: int
+) -> tuple[Float32[np.ndarray, "N D"], TextTransform | None]:
     """Returns `[N, D]` float32 vectors as `config.vectors` asks for; nothing held out enters.
+
+    With them comes what makes such vectors of other items' text, where text is part of them.
 
     Raises:
         ValueError: an unknown kind, or an `.npy` that does not fit the catalogue.
@@ -37,23 +72,22 @@ def item_vectors(prepared: Prepared, config: ConfigDict, seed: int) -> Float32[n
     kind = config.vectors
     if kind.endswith(".npy"):
         try:
-            return load_vectors(kind, prepared.num_items)
+            return load_vectors(kind, prepared.num_items), None
         except ValueError as error:
             raise ValueError(f"config.sids.vectors: {error}") from error
     if kind not in ("text", "cooccurrence", "both"):
         raise ValueError(
             f"config.sids.vectors={kind!r}: use 'text', 'cooccurrence', 'both' or an .npy's path"
         )
-    parts = []
+    parts, text = [], None
     if kind in ("text", "both"):
-        parts.append(
-            text_vectors(
-                prepared.items["text"].to_list(),
-                prepared.items["attributes"].to_list(),
-                dim=config.dim,
-                seed=seed,
-            )
+        vectors, text = fit_text(
+            prepared.items["text"].to_list(),
+            prepared.items["attributes"].to_list(),
+            dim=config.dim,
+            seed=seed,
         )
+        parts.append(vectors)
     if kind in ("cooccurrence", "both"):
         item, offsets = prepared.training_items()
         parts.append(
@@ -67,8 +101,8 @@ def item_vectors(prepared: Prepared, config: ConfigDict, seed: int) -> Float32[n
             )
         )
     if len(parts) == 1:
-        return parts[0]
-    return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight])
+        return parts[0], text
+    return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight]), text
 
 
 def index_file(name: str, folder: str) -> Path:
@@ -85,10 +119,8 @@ def index_file(name: str, folder: str) -> Path:
         raise ValueError(f"config.sids.path={name!r}: {error}") from error
 
 
-def make_table(
-    prepared: Prepared, config: ConfigDict, seed: int, folder: str = ""
-) -> tuple[SidTable, dict]:
-    """Returns the catalogue's SIDs and a report of how they were made.
+def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = "") -> MadeSids:
+    """Returns the catalogue's SIDs and how they were made.
 
     Args:
         prepared: the records.
@@ -99,42 +131,62 @@ def make_table(
     Raises:
         ValueError: an unknown source, or a given index that does not fit the catalogue.
     """
-    raw_item_ids = prepared.raw_item_ids
+    quantiser: Codebooks | None = None
+    vectors: np.ndarray | None = None
+    text: TextTransform | None = None
     if config.source == "given":
         path = index_file(config.path, folder)
-        given = SidTable.load(path, raw_item_ids)
+        given = SidTable.load(path, prepared.raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
-        report = {"source": path.name, "ignored_items": given.num_ignored}
+        report: dict[str, Any] = {"source": path.name, "ignored_items": given.num_ignored}
     elif config.source == "rq_kmeans":
+        vectors, text = item_vectors(prepared, config, seed)
         result = rq_kmeans(
-            item_vectors(prepared, config, seed),
+            vectors,
             num_levels=len(config.codebook_sizes),
             codebook_size=tuple(config.codebook_sizes),
             seed=seed,
             num_iterations=config.iterations,
+            balance=config.balance,
         )
-        codes, sizes = result.codes, result.codebook_sizes
+        quantiser, codes, sizes = result, result.codes, result.codebook_sizes
+        report = {"source": f"rq_kmeans on {config.vectors}"}
         errors = [float(value) for value in result.reconstruction_error]
-        report = {"source": f"rq_kmeans on {config.vectors}", "reconstruction_error": errors}
+        report |= {"reconstruction_error": errors, "variance": result.variance}
     else:
         raise ValueError(f"config.sids.source={config.source!r}: use 'given' or 'rq_kmeans'")
     codes, sizes = resolve_collisions(
-        codes, policy=config.collisions, priority=prepared.train_count, codebook_sizes=sizes
+        codes,
+        policy=config.collisions,
+        priority=prepared.train_count,
+        codebook_sizes=sizes,
+        quantiser=quantiser,
+        vectors=vectors,
     )
-    return SidTable(raw_item_ids, codes, sizes), report
+    return MadeSids(SidTable(prepared.raw_item_ids, codes, sizes), report, quantiser, text)
 
 
-def main(job: program.Job) -> None:
+def make(job: program.Job) -> None:
     """Makes or takes the SIDs and prints what the codebooks look like."""
     prepared = wiring.load_prepared(job)
     folder = job.config.data.source.get("folder", "")
-    table, report = make_table(prepared, job.config.sids, job.config.seed, folder)
-    report |= sid_report(table.codes, table.codebook_sizes)
+    made = make_table(prepared, job.config.sids, job.config.seed, folder)
+    table = made.table
+    report = made.report | sid_report(table.codes, table.codebook_sizes)
     report["config"] = job.config.sids.to_dict()
     # What the vectors were made from: SIDs of another split would hold what this one holds out.
     report["prepared"] = prepared.manifest["fingerprint"]
-    (job.sids / wiring.SIDS_REPORT).unlink(missing_ok=True)
+    for name in (wiring.SIDS_REPORT, wiring.CODEBOOKS):
+        (job.sids / name).unlink(missing_ok=True)
     table.save(job.sids / wiring.SIDS)
+    if made.quantiser is not None:
+        about = {
+            "sids_sha256": files.sha256(job.sids / wiring.SIDS),
+            "source": made.report["source"],
+            "config": report["config"],
+        }
+        arrays = None if made.text is None else made.text.arrays()
+        made.quantiser.save(job.sids / wiring.CODEBOOKS, about, arrays)
     files.write_json(job.sids / wiring.SIDS_REPORT, report)
     for row in report["levels"]:
         print(" ".join(f"{name}={_short(value)}" for name, value in row.items()))
@@ -143,6 +195,19 @@ def main(job: program.Job) -> None:
     if report.get("ignored_items"):
         print(f"ignored_items={report['ignored_items']} (in the index, but not in the catalogue)")
     print(f"wrote {job.sids / wiring.SIDS}")
+
+
+def main(job: program.Job) -> None:
+    """Makes or takes the SIDs, or appends new items' to them."""
+    if _APPEND.value is None:
+        if _APPEND_VECTORS.value is not None:
+            raise program.UsageError("--append_vectors needs --append: whose vectors are they?")
+        make(job)
+        return
+    prepared = wiring.load_prepared(job)
+    added = append.append_items(job, prepared, Path(_APPEND.value), _APPEND_VECTORS.value)
+    print(f"appended_items={len(added.raw_item_ids)}")
+    print(f"wrote {job.sids / wiring.APPENDED}")
 
 
 def _short(value: float) -> str:

@@ -17,7 +17,7 @@ def main(job: program.Job) -> None:
     console = Console()
     for title, step in (
         ("1/4 prepare: log to records", prepare.main),
-        ("2/4 make_sids: item text to semantic IDs", make_sids.main),
+        ("2/4 make_sids: item text to semantic IDs", make_sids.make),
     ):
         console.rule(title, align="left")
         step(job)

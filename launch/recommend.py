@@ -71,8 +71,8 @@ def recommend(
     Raises:
         ValueError: an item that the catalogue lacks, or a run that does not fit the data.
     """
-    catalogue, model = wiring.load_run(job)
-    raw_item_ids, titles = catalogue.prepared.raw_item_ids, catalogue.prepared.titles
+    catalogue, model = wiring.load_run(job, with_appended=True)
+    raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
     index = {raw_item_id: item for item, raw_item_id in enumerate(raw_item_ids)}
     items = [
         _item_ids(history, index, f"--history, user {user}")

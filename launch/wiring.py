@@ -17,12 +17,15 @@ from minirec import files
 from minirec.decoding import BeamSearcher
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
 from minirec.sids import SidTable, SidVocab
+from minirec.sids.append import AppendedItems
 from minirec.training import compare, load_best
 from pipelines.batches import BatchConfig, EvalBatches, eval_batches
 from pipelines.prepared import Prepared
 
 SIDS = "sids.json"
 SIDS_REPORT = "sids_report.json"
+CODEBOOKS = "codebooks.npz"
+APPENDED = "appended.json"
 VOCAB = "vocab.json"
 # A report on validation users stands beside the one on test users, not in its place.
 REPORTS = {"test": "report", "valid": "report_valid"}
@@ -38,6 +41,8 @@ class Catalogue:
         vocab: the model's tokens.
         item_tokens: the items' SIDs as tokens, `[N, L]`.
         trie: the valid token sequences; items that share one stand by popularity in training.
+        titles: what to show people of each item. Items that were appended come after those of the
+            records, in the table and here.
     """
 
     prepared: Prepared
@@ -45,6 +50,7 @@ class Catalogue:
     vocab: SidVocab
     item_tokens: Int[np.ndarray, "N L"]
     trie: Trie
+    titles: tuple[str, ...]
 
 
 def load_prepared(job: Job) -> Prepared:
@@ -68,13 +74,16 @@ def load_prepared(job: Job) -> Prepared:
     return prepared
 
 
-def load_catalogue(prepared: Prepared, sids_folder: Path) -> Catalogue:
+def load_catalogue(
+    prepared: Prepared, sids_folder: Path, appended_path: Path | None = None
+) -> Catalogue:
     """Returns the catalogue of prepared records and of the SIDs in a folder.
 
     Args:
         prepared: the records.
         sids_folder: holds sids.json, sids_report.json and, where a model was trained with it,
             vocab.json.
+        appended_path: file of items that were given SIDs later; None leaves them out.
 
     Raises:
         ValueError: a step before this one has not run, or the SIDs do not fit the records.
@@ -92,14 +101,26 @@ def load_catalogue(prepared: Prepared, sids_folder: Path) -> Catalogue:
     table = SidTable.load(sids_folder / SIDS, prepared.raw_item_ids, report["codebook_sizes"])
     vocab_path = sids_folder / VOCAB
     vocab = SidVocab.load(vocab_path) if vocab_path.is_file() else SidVocab.from_table(table)
+    titles, train_count = prepared.titles, prepared.train_count
+    if appended_path is not None:
+        later = AppendedItems.load(appended_path, table, files.sha256(sids_folder / SIDS))
+        titles = titles + [
+            title or raw for title, raw in zip(later.titles, later.raw_item_ids, strict=True)
+        ]
+        train_count = np.concatenate([train_count, np.zeros(len(later.codes), train_count.dtype)])
+        table = SidTable(
+            (*table.raw_item_ids, *later.raw_item_ids),
+            np.concatenate([table.codes, later.codes]),
+            table.codebook_sizes,
+        )
     item_tokens = vocab.encode(table.codes)
-    by_popularity = np.lexsort((np.arange(table.num_items), -prepared.train_count))
+    by_popularity = np.lexsort((np.arange(table.num_items), -train_count))
     trie = build_trie(
         item_tokens[by_popularity],
         by_popularity.astype(np.int32),
         codebook_sizes=[vocab.size] * table.num_levels,
     )
-    return Catalogue(prepared, table, vocab, item_tokens, trie)
+    return Catalogue(prepared, table, vocab, item_tokens, trie, tuple(titles))
 
 
 def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
@@ -122,8 +143,13 @@ def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def load_run(job: Job) -> tuple[Catalogue, SidDecoder]:
+def load_run(job: Job, *, with_appended: bool = False) -> tuple[Catalogue, SidDecoder]:
     """Returns the catalogue and the best model of the job's run.
+
+    Args:
+        job: whose run.
+        with_appended: whether items that were given SIDs after the run was trained are part of the
+            catalogue (`launch.make_sids --append`).
 
     Raises:
         ValueError: there is no such run, or it was trained with other data, SIDs or settings than
@@ -133,7 +159,8 @@ def load_run(job: Job) -> tuple[Catalogue, SidDecoder]:
     path = job.run / "config.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: run launch.train first")
-    catalogue = load_catalogue(load_prepared(job), job.run)
+    appended = job.sids / APPENDED if with_appended else None
+    catalogue = load_catalogue(load_prepared(job), job.run, appended)
     trained, config = files.read_json(path), job.config.to_dict()
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],

@@ -109,13 +109,13 @@ def all_that_is_learnt_from(data_config, folder) -> dict[str, np.ndarray]:
     config.sids.codebook_sizes = (4, 4)
     config.sids.dim = 8
     config.sids.vectors = "both"
-    table, _ = make_sids.make_table(prepared, config.sids, seed=0)
+    table = make_sids.make_table(prepared, config.sids, seed=0).table
     vocab = SidVocab.from_table(table)
     item, offsets = prepared.training_items()
     histories = [np.arange(user, user + 3) for user in range(10)]
     transition = ItemTransition(item, offsets, prepared.num_items)
     learnt = {
-        "vectors": make_sids.item_vectors(prepared, config.sids, seed=0),
+        "vectors": make_sids.item_vectors(prepared, config.sids, seed=0)[0],
         "codes": table.codes,
         "vocabulary": np.array(vocab.token_strings),
         "train_count": prepared.train_count,

@@ -60,14 +60,14 @@ class FreeSids:
         takes the first code of its preference that has one.
 
         Args:
-            wanted: the SID that the item would have.
+            wanted: the SID that the item would have, or its first levels.
             preference: from a prefix to the next level's codes, the best first.
 
         Raises:
             ValueError: none is free.
         """
         num_levels = len(self._allowed)
-        for length in range(num_levels, -1, -1):
+        for length in range(len(wanted), -1, -1):
             sid, key = [int(code) for code in wanted[:length]], 0
             for level, code in enumerate(sid):
                 key = key * self._sizes[level] + code

@@ -245,6 +245,20 @@ class _CodesOfLevel(dict[str, int]):
         return parsed[1]
 
 
+def parse_sids(
+    path: Path, sids: dict[str, Any], codebook_sizes: Sequence[int]
+) -> Int32[np.ndarray, "N L"]:
+    """Returns the codes of SIDs that are lists of tokens, by raw item id.
+
+    Raises:
+        ValueError: a token that is malformed, of the wrong level or outside its codebook; the
+            message names `path`, item and value.
+    """
+    codes = _parse(path, sids)
+    _check_sizes(path, tuple(sids), codes, tuple(codebook_sizes))
+    return codes
+
+
 def _parse(path: Path, sids: dict[str, Any]) -> Int32[np.ndarray, "N L"]:
     """Returns the codes of all items; a fault sends it to `_explain`, which names the item."""
     try:

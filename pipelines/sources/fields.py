@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# By how a config dataclass annotates a field (as text, since annotations are postponed).
+# By how a config dataclass annotates a field.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
@@ -41,10 +41,14 @@ def from_mapping(kind: type, fields: Mapping[str, Any], where: str) -> Any:
             raise ValueError(f"{where} needs the field {name!r}")
     return kind(
         **{
-            name: _value(value, str(known[name].type), f"{where}: {name}")
+            name: _value(value, _annotation(known[name]), f"{where}: {name}")
             for name, value in fields.items()
         }
     )
+
+
+def _annotation(field: dataclasses.Field[Any]) -> str:
+    return field.type.__name__ if isinstance(field.type, type) else str(field.type)
 
 
 def _value(value: Any, annotation: str, where: str) -> Any:
@@ -132,6 +136,8 @@ def input_files(folder: str, name: str, what: str) -> list[tuple[str, Path]]:
     elif glob.has_magic(name):
         matches = glob.glob(str(Path(glob.escape(folder)) / name), recursive=True)
         found = [Path(match) for match in matches if Path(match).is_file()]
+    elif path.is_dir():
+        raise ValueError(f"{path}: is a folder; name its files, such as {name}/*.parquet")
     else:
         found = []
     if not found:

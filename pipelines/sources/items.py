@@ -144,6 +144,8 @@ def _as_attributes(values: pl.Series, separator: str) -> pl.Series:
         )
     else:
         lists = values.cast(pl.List(pl.String))
+        if separator:
+            lists = lists.list.join(separator, ignore_nulls=True).str.split(separator)
     entry = pl.element().str.strip_chars()
     trimmed = lists.fill_null([]).list.eval(entry.filter(entry.is_not_null() & (entry != "")))
     return trimmed.list.eval(pl.concat_str(pl.lit(f"{values.name}="), pl.element()))

@@ -191,8 +191,8 @@ class LogConfig:
         events: known event types in order, and what each counts as a training target:
             `{"view": 1, "cart": 3}` or "view=1,cart=3". Rows of a type of weight 0 are left out
             and counted; rows of a type that is not named are bad rows.
-        items: file (or pattern) of the catalogue; "" for none: the items of the log.
-        items_format: "csv", "jsonl", "parquet" or "sqlite"; "" tells it by the file's ending.
+        catalogue: file (or pattern) of the catalogue; "" for none: the items of the log.
+        catalogue_format: "csv", "jsonl" or "parquet"; "" tells it by the file's ending.
         item_id: column of item ids there; "" for the same as `item`.
         title: column of titles; "" for none.
         text: columns that, after the title, make up an item's text.
@@ -201,8 +201,8 @@ class LogConfig:
         delimiter: of CSV files: one character, or "\\\\t".
         quote: of CSV files; "" where quotes mean nothing.
         encoding: of CSV files and JSON lines.
-        items_delimiter: of a catalogue in CSV; "" for the same as `delimiter`.
-        items_encoding: of the catalogue; "" for the same as `encoding`.
+        catalogue_delimiter: of a catalogue in CSV; "" for the same as `delimiter`.
+        catalogue_encoding: of the catalogue; "" for the same as `encoding`.
     """
 
     interactions: str
@@ -213,8 +213,8 @@ class LogConfig:
     event: str = ""
     time_unit: str = "s"
     events: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    items: str = ""
-    items_format: str = ""
+    catalogue: str = ""
+    catalogue_format: str = ""
     item_id: str = ""
     title: str = ""
     text: tuple[str, ...] = ()
@@ -223,8 +223,8 @@ class LogConfig:
     delimiter: str = ","
     quote: str = '"'
     encoding: str = "utf-8"
-    items_delimiter: str = ""
-    items_encoding: str = ""
+    catalogue_delimiter: str = ""
+    catalogue_encoding: str = ""
 
     def log_columns(self) -> LogColumns:
         """Returns which column of the log is what.
@@ -257,17 +257,17 @@ class LogConfig:
         Raises:
             ValueError: its format is not known.
         """
-        kind = self.items_format or _format_of(path)
-        encoding = self.items_encoding or self.encoding
+        kind = self.catalogue_format or _format_of(path)
+        encoding = self.catalogue_encoding or self.encoding
         if kind == "csv":
-            delimiter = self.items_delimiter or self.delimiter
+            delimiter = self.catalogue_delimiter or self.delimiter
             return csv_table(path, name, delimiter, self.quote, encoding)
         if kind == "jsonl":
             return JsonlTable(str(path), name, encoding)
         if kind == "parquet":
             return ParquetTable(str(path), name)
         raise ValueError(
-            f"source.items_format is {kind!r}, for {path}; it must be one of csv, jsonl, parquet"
+            f"source.catalogue_format is {kind!r}, for {path}; it must be csv, jsonl or parquet"
         )
 
 
@@ -293,7 +293,7 @@ def read_log(
         config: the fields.
         bad_rows: is told of what is wrong in the catalogue.
         table_of: makes a table of a file of the log and its name.
-        items_of: the tables of the catalogue, where they are not what `config.items` names.
+        items_of: the tables of the catalogue, where they are not what `config.catalogue` names.
         further_inputs: files that are read as well.
 
     Raises:
@@ -309,10 +309,17 @@ def read_log(
         check_columns(table, columns.kinds(), "the log")
         parts.append(TablePart(table, columns))
     tables = list(items_of or ())
-    if config.items:
-        for name, path in input_files(config.folder, config.items, "the catalogue"):
+    if config.catalogue:
+        for name, path in input_files(config.folder, config.catalogue, "the catalogue"):
             inputs[name] = path
             tables.append(config.item_table(path, name))
+    if not tables:
+        for field in ("title", "text", "attributes"):
+            if value := getattr(config, field):
+                raise ValueError(
+                    f"source.{field} is {value!r}, but source.catalogue names no file to read it "
+                    "from"
+                )
     kept = columns.kept()
     for name, weight in columns.weights:
         if not weight:

@@ -41,7 +41,7 @@ class Config:
         time_unit: of the times; see `LogConfig`.
         event: field of event types; "" for one type.
         events: see `LogConfig`.
-        items: file of the catalogue; "" for none.
+        catalogue: file of the catalogue; "" for none.
         title: field of titles; "" for none.
         text: fields that, after the title, make up an item's text.
         attributes: fields that become attributes; a sequence gives several.
@@ -58,7 +58,7 @@ class Config:
     time_unit: str = "s"
     event: str = ""
     events: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    items: str = ""
+    catalogue: str = ""
     title: str = ""
     text: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
@@ -75,8 +75,8 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     """
     inputs: dict[str, Path] = {}
     items = []
-    if config.items:
-        for name, path in input_files(config.folder, config.items, "the catalogue"):
+    if config.catalogue:
+        for name, path in input_files(config.folder, config.catalogue, "the catalogue"):
             inputs[name] = path
             items.append(_table(path, name, config))
     return read_log(

@@ -155,7 +155,7 @@ def _read_tree(tables: Iterable[CsvTable], bad_rows: BadRows) -> dict[str, str]:
                 clean_ids(checked, "categoryid")
                 ids = checked.frame["categoryid"]
                 known = pl.Series(list(parent), dtype=pl.String)
-                again = ids.is_first_distinct().not_() | ids.is_in(known)
+                again = ids.is_first_distinct().not_() | ids.is_in(known.implode())
                 checked.leave_out(
                     again,
                     "duplicate_category",

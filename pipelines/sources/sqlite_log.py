@@ -19,14 +19,14 @@ class Config(LogConfig):
     Attributes:
         table: table or view of the log; its rows come in the order in which they were added.
         query: a SELECT instead, whose order is kept.
-        items_table: table or view of the catalogue, in the same file as the log.
-        items_query: a SELECT instead.
+        catalogue_table: table or view of the catalogue, in the same file as the log.
+        catalogue_query: a SELECT instead.
     """
 
     table: str = ""
     query: str = ""
-    items_table: str = ""
-    items_query: str = ""
+    catalogue_table: str = ""
+    catalogue_query: str = ""
 
 
 def load(config: Config, bad_rows: BadRows) -> RawDataset:
@@ -41,13 +41,15 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
         wal = wal_file(str(path))
         if wal is not None:
             inputs[f"{name}-wal"] = wal
-        if config.items_table or config.items_query:
-            if config.items:
+        if config.catalogue_table or config.catalogue_query:
+            if config.catalogue:
                 raise ValueError(
-                    f"source.items is {config.items!r} and source.items_table "
-                    f"{config.items_table or config.items_query!r}; name one catalogue"
+                    f"source.catalogue is {config.catalogue!r} and source.catalogue_table "
+                    f"{config.catalogue_table or config.catalogue_query!r}; name one catalogue"
                 )
-            items.append(SqliteTable(str(path), name, config.items_table, config.items_query))
+            items.append(
+                SqliteTable(str(path), name, config.catalogue_table, config.catalogue_query)
+            )
     return read_log(
         config,
         bad_rows,

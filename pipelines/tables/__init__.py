@@ -9,6 +9,7 @@ from pipelines.tables.jsonl_table import JsonlTable
 from pipelines.tables.parquet_table import ParquetTable
 from pipelines.tables.sqlite_table import SqliteTable
 from pipelines.tables.table import Kind, Problem, Rows, Table, flush
+from pipelines.tables.text_file import text_blocks
 
 __all__ = [
     "CsvTable",
@@ -20,4 +21,5 @@ __all__ = [
     "SqliteTable",
     "Table",
     "flush",
+    "text_blocks",
 ]

@@ -5,14 +5,13 @@ pair inside is one quote, and behind the closing one stands a delimiter or the l
 inside an unquoted field is a character like any other.
 
 A quote that is lost or put in would swallow the rows behind it. So where a row of several lines
-turns out to be none, only its first line is a mistake, and reading goes on at the next; lines that
-were part of it must be written without such loose quotes.
+turns out to be none, only its first line is a mistake, and reading goes on at the next; ids and
+times in lines that were part of it must have no quotes inside.
 """
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,7 +28,6 @@ class ExactCsv:
     def __init__(self, layout: CsvLayout) -> None:
         self._layout = layout
         self._distrusted = 0  # lines up to this one were part of a row that is none
-        self._is_plain = _plain_row(layout) if layout.quote else re.compile(".*")
 
     def is_needed(self, line: int) -> bool:
         """Returns whether the row that begins at `line` must be read here."""
@@ -119,12 +117,14 @@ class ExactCsv:
             self._distrust(line, feed.at - at)
             return problem, at + 1
         stop = feed.at
-        if line <= self._distrusted and not self._is_plain.fullmatch("\n".join(lines[at:stop])):
-            what = (
-                f"{where}: a quote inside an unquoted field, in a line that an unclosed quote "
-                f"before it made part of a field: {short(lines[at])}"
-            )
-            return Problem(line, "misplaced_quote", what), at + 1
+        if line <= self._distrusted and len(fields) == layout.num_fields:
+            for name in layout.single_line:
+                if layout.quote in fields[layout.columns[name]]:
+                    what = (
+                        f"{where}: {name!r} is {short(fields[layout.columns[name]])}, with a quote "
+                        "inside, in a line that a quote before it may have made part of a field"
+                    )
+                    return Problem(line, "misplaced_quote", what), at + 1
         if stop > at + 1 and len(fields) != layout.num_fields:
             self._distrust(line, stop - at)
         elif stop > at + 1:
@@ -176,13 +176,6 @@ class _Feed(Iterator[str]):
         self.at += 1
         self._chars += len(text)
         return text
-
-
-def _plain_row(layout: CsvLayout) -> re.Pattern[str]:
-    """A row without quotes in unquoted fields."""
-    quote, delimiter = re.escape(layout.quote), re.escape(layout.delimiter)
-    field = f"(?:{quote}(?:[^{quote}]|{quote}{quote})*+{quote}|[^{quote}{delimiter}\n]*+)"
-    return re.compile(f"{field}(?:{delimiter}{field})*+")
 
 
 def _is_utf8(lines: list[str]) -> bool:

@@ -10,9 +10,10 @@ from pipelines.tables.csv_exact import ExactCsv, split_line
 from pipelines.tables.csv_fast import fast_rows
 from pipelines.tables.csv_layout import CsvLayout, not_utf8_message, short
 from pipelines.tables.table import Kind, Rows, no_rows, truncated, without_rows
-from pipelines.tables.text_blocks import TextBlock, check_encoding, text_blocks
+from pipelines.tables.text_file import TextBlock, check_encoding, text_blocks
 
 _HEADER_BYTES = 64 << 10
+_SMALL = 64 << 10  # bytes that are not worth a second try to read them fast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,22 +64,14 @@ class CsvTable:
     def rows(self, columns: Mapping[str, Kind]) -> Iterator[Rows]:
         """Yields the rows, all columns String; see `Table.rows`."""
         names, blocks = self._open()
-        layout = self._layout(names, columns if names else {})
-        exact = ExactCsv(layout)
-        rest, line, num_rows, is_truncated = b"", 1, 0, False
+        reader = _Reader(self._layout(names, columns if names else {}), self.is_exact)
+        line, num_rows, is_truncated = 1, 0, False
         for block in blocks:
-            data, first_line = rest + block.data, block.first_line - rest.count(b"\n")
             line, is_truncated = block.first_line + block.num_lines, block.truncated
-            rows, rest = None, b""
-            if not self.is_exact and not exact.is_needed(first_line):
-                rows = fast_rows(data, first_line, layout)
-            if rows is None:
-                rows, used = exact.rows(data, first_line, is_last=False)
-                rest = data[used:]
-            num_rows += len(rows.line) + len(rows.problems)
-            yield rows
-        if rest:
-            rows, _ = exact.rows(rest, line - rest.count(b"\n"), is_last=True)
+            for rows in reader.rows(block):
+                num_rows += len(rows.line) + len(rows.problems)
+                yield rows
+        for rows in reader.last_rows():
             num_rows += len(rows.line) + len(rows.problems)
             yield rows
         if is_truncated:
@@ -150,3 +143,41 @@ class CsvTable:
                 "closed where it was opened"
             )
         return [name.strip() for name in fields], used
+
+
+class _Reader:
+    """Reads blocks fast where it can, and only the neighbourhood of what is odd exactly."""
+
+    def __init__(self, layout: CsvLayout, is_exact: bool) -> None:
+        self._layout = layout
+        self._exact = ExactCsv(layout)
+        self._is_exact = is_exact
+        self._rest = b""  # a row that goes on in the next block
+        self._line = 1  # where the rest begins
+
+    def rows(self, block: TextBlock) -> Iterator[Rows]:
+        """Yields the rows of a block, but for one at its end that may go on."""
+        self._line = block.first_line - self._rest.count(b"\n")
+        pieces = [block.data]
+        while pieces:
+            piece = pieces.pop()
+            data = self._rest + piece
+            rows = None
+            if not self._is_exact and not self._exact.is_needed(self._line):
+                rows = fast_rows(data, self._line, self._layout)
+            if rows is None:
+                half = piece.rfind(b"\n", 0, len(piece) // 2) + 1
+                if half and len(piece) > _SMALL:
+                    pieces += [piece[half:], piece[:half]]
+                    continue
+                rows, used = self._exact.rows(data, self._line, is_last=False)
+            else:
+                used = len(data)
+            self._rest = data[used:]
+            self._line += data.count(b"\n", 0, used)
+            yield rows
+
+    def last_rows(self) -> Iterator[Rows]:
+        """Yields the rows of what was left at the end."""
+        if self._rest:
+            yield self._exact.rows(self._rest, self._line, is_last=True)[0]

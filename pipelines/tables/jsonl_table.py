@@ -18,10 +18,12 @@ import polars as pl
 from pipelines.tables.csv_layout import not_utf8_message, short
 from pipelines.tables.objects import FloatText, WrongTypeError, check_unicode, list_of, text_of
 from pipelines.tables.table import Kind, Problem, Rows, no_rows, truncated, without_rows
-from pipelines.tables.text_blocks import check_encoding, text_blocks
+from pipelines.tables.text_file import check_encoding, text_blocks
 
 _FIRST_BYTES = 1 << 20  # in which every column must occur at least once
 _SMALL = 64 << 10  # bytes that are not worth a second try to read them fast
+
+_EXACT = 1 << 53  # up to here a float holds every whole number
 
 # What a value may begin with for both readers to see the same in it: a longer number would be
 # rounded, and true, null or a list become text.
@@ -192,11 +194,11 @@ def _fast_rows(data: bytes, first_line: int, columns: Mapping[str, Kind]) -> Row
     num_rows = data.count(b"\n")
     if b"\\" in data:  # keys may be spelled with escapes
         return None
-    for name, kind in columns.items():
-        key = json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")
-        if kind not in _PLAIN_VALUE or b"\\" in key or data.count(key) != num_rows:
-            return None
-        if len(re.findall(re.escape(key) + rb"\s*:\s*" + _PLAIN_VALUE[kind], data)) != num_rows:
+    keys = {
+        name: json.dumps(name, ensure_ascii=False).encode("utf-8", "replace") for name in columns
+    }
+    for name, key in keys.items():
+        if columns[name] not in _PLAIN_VALUE or b"\\" in key or data.count(key) != num_rows:
             return None
     try:
         frame = pl.read_ndjson(data, schema=dict.fromkeys(columns, pl.String))
@@ -204,4 +206,22 @@ def _fast_rows(data: bytes, first_line: int, columns: Mapping[str, Kind]) -> Row
         return None
     if len(frame) != num_rows or any(frame.null_count().row(0)):
         return None
+    for name, key in keys.items():
+        if not _are_plain(data, key, columns[name], frame[name]):
+            return None
     return Rows(frame, np.arange(first_line, first_line + num_rows))
+
+
+def _are_plain(data: bytes, key: bytes, kind: Kind, values: pl.Series) -> bool:
+    """Whether all values of a key are what their text shows: none was rounded, or of another type.
+
+    The key is there once a line.
+    """
+    if kind == "time":
+        numbers = values.cast(pl.Int64, strict=False)
+        if not numbers.null_count() and not (numbers.abs() >= _EXACT).any():
+            return True
+    elif data.count(key + b':"') + data.count(key + b': "') == len(values):
+        return True
+    pattern = re.escape(key) + rb"\s*:\s*" + _PLAIN_VALUE[kind]
+    return len(re.findall(pattern, data)) == len(values)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.tables import table as sizes
-from pipelines.tables.table import Kind, Rows, no_rows, without_rows
+from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,9 @@ class ParquetTable:
         for name, kind in columns.items():
             self._check_type(name, kind, schema[name])
         selected = scan.select(
-            pl.col(name).cast(pl.String) if _is_text(schema[name]) else pl.col(name)
+            pl.col(name).cast(pl.String)
+            if _is_text(schema[name]) and schema[name] != pl.Binary
+            else pl.col(name)
             for name in columns
         )
         start = 0
@@ -60,10 +62,26 @@ class ParquetTable:
                 ) from error
             if frame.is_empty():
                 break
-            yield Rows(frame, np.arange(start + 1, start + len(frame) + 1))
+            yield self._rows(frame, start + 1)
             start += len(frame)
         if not start:
             yield no_rows(columns, without_rows(self.name, has_header=True))
+
+    def _rows(self, frame: pl.DataFrame, first_row: int) -> Rows:
+        line = np.arange(first_row, first_row + len(frame))
+        problems: list[Problem] = []
+        for name in frame.columns:
+            if frame[name].dtype != pl.Binary:
+                continue
+            texts = _decoded(frame[name])
+            wrong = (texts.is_null() & frame[name].is_not_null()).to_numpy()
+            frame = frame.with_columns(texts)
+            if wrong.any():
+                row = int(line[wrong.argmax()])
+                message = f"{self.name}, row {row}: the bytes of {name!r} are not UTF-8"
+                problems.append(Problem(row, "not_utf8", message, int(wrong.sum())))
+                frame, line = frame.filter(pl.Series(~wrong)), line[~wrong]
+        return Rows(frame, line, problems)
 
     def _scan(self) -> pl.LazyFrame:
         try:
@@ -102,8 +120,25 @@ class ParquetTable:
             )
 
 
+def _decoded(values: pl.Series) -> pl.Series:
+    """Bytes as text, null for what is none."""
+
+    def text(value: bytes | None) -> str | None:
+        try:
+            return None if value is None else value.decode()
+        except UnicodeDecodeError:
+            return None
+
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return pl.Series(values.name, map(text, values), pl.String)
+
+
 def _is_text(dtype: pl.DataType) -> bool:
-    return dtype in (pl.String, pl.Binary) or isinstance(dtype, pl.Categorical | pl.Enum)
+    # A column without a single value may have no type.
+    is_plain = dtype in (pl.String, pl.Binary, pl.Null)
+    return is_plain or isinstance(dtype, pl.Categorical | pl.Enum)
 
 
 def _is_simple(dtype: pl.DataType) -> bool:

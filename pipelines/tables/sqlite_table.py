@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import sqlite3
+import tempfile
 import urllib.parse
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ import polars as pl
 
 from pipelines.tables import table as sizes
 from pipelines.tables.csv_layout import short
-from pipelines.tables.objects import WrongTypeError, list_of, text_of
+from pipelines.tables.objects import WrongTypeError, text_of
 from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
 
 _WAL_VERSION = 2
@@ -56,7 +58,7 @@ class SqliteTable:
             return [column[0] for column in cursor.description]
 
     def rows(self, columns: Mapping[str, Kind]) -> Iterator[Rows]:
-        """Yields the rows: Int64, String, or List(String) for "list"; see `Table.rows`."""
+        """Yields the rows, a column Int64 or String from block to block; see `Table.rows`."""
         start, is_text = 0, True
         while True:
             try:
@@ -103,23 +105,22 @@ class SqliteTable:
             column = values[name]
             num_rows = len(column)
             kinds = set(map(type, column))
-            if kind != "list" and is_text and kinds == {str}:
+            if is_text and kinds == {str}:
                 series[name] = pl.Series(name, column, pl.String)
-            elif kind != "list" and kinds == {int}:
+            elif kinds == {int}:
                 series[name] = pl.Series(name, column, pl.Int64)
             else:
                 texts: list[Any] = [None] * num_rows
                 for place, value in enumerate(column):
                     try:
-                        texts[place] = list_of(value) if kind == "list" else text_of(value, kind)
+                        texts[place] = text_of(value, "text" if kind == "list" else kind)
                     except WrongTypeError as error:
                         row = first_row + place
                         message = (
                             f"{self.name}, row {row}: {name!r} is {value!a:.80}; it must be {error}"
                         )
                         problems.setdefault(row, Problem(row, error.reason, message))
-                dtype = pl.List(pl.String) if kind == "list" else pl.String()
-                series[name] = pl.Series(name, texts, dtype)
+                series[name] = pl.Series(name, texts, pl.String)
         frame = pl.DataFrame(list(series.values()))
         line = np.arange(first_row, first_row + num_rows)
         if problems:
@@ -133,21 +134,19 @@ class SqliteTable:
     ) -> Generator[sqlite3.Cursor]:
         if not Path(self.path).is_file():
             raise ValueError(f"{self.path}: no such file")
-        connection = None
-        try:
+        stack = contextlib.ExitStack()
+        with stack:
             try:
-                connection = sqlite3.connect(_read_only(self.path), uri=True)
+                connection = sqlite3.connect(stack.enter_context(_read_only(self.path)), uri=True)
+                stack.callback(connection.close)
                 if not is_text:
                     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 cursor = connection.execute(self.query or self._select(connection, columns))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: names of columns
                 raise self._error(error, 0) from error
             if cursor.description is None:
                 raise ValueError(f"{self.path}: {short(self.query)} gives no rows; use a SELECT")
             yield cursor
-        finally:
-            if connection is not None:
-                connection.close()
 
     def _select(self, connection: sqlite3.Connection, columns: Iterable[str]) -> str:
         found = connection.execute(
@@ -168,7 +167,7 @@ class SqliteTable:
             return f"SELECT {what} FROM {table}"  # a view, or a table without row numbers
         return f"SELECT {what} FROM {table} ORDER BY _rowid_"
 
-    def _error(self, error: sqlite3.Error, num_read: int) -> ValueError:
+    def _error(self, error: Exception, num_read: int) -> ValueError:
         text = str(error)
         if isinstance(error, sqlite3.OperationalError):
             return ValueError(f"{self.path}: {text}")
@@ -188,14 +187,25 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _read_only(path: str) -> str:
-    """The URI by which SQLite reads a file and writes none, not even beside it."""
-    quoted = "file:" + urllib.parse.quote(str(Path(path).absolute())) + "?mode=ro"
-    if wal_file(path) is not None:
-        return quoted + "&readonly_shm=1"
-    with Path(path).open("rb") as file:
-        head = file.read(20)
-    if len(head) == 20 and _WAL_VERSION in head[18:20]:
-        # The changes have all been written back; opened as usual, SQLite would begin a new file.
-        return quoted + "&immutable=1"
-    return quoted
+@contextlib.contextmanager
+def _read_only(path: str) -> Generator[str]:
+    """Gives the URI by which SQLite reads a file and writes none, not even beside it."""
+    if wal_file(path) is None:
+        with Path(path).open("rb") as file:
+            head = file.read(20)
+        # The changes have all been written back: opened as usual, SQLite would begin a new file.
+        is_left = len(head) == 20 and _WAL_VERSION in head[18:20]
+        yield _uri(path) + ("&immutable=1" if is_left else "")
+    elif Path(f"{path}-shm").is_file():
+        yield _uri(path) + "&readonly_shm=1"
+    else:
+        # SQLite needs an index of the changes and would write it beside the file.
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(path).name
+            shutil.copyfile(path, copy)
+            shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+            yield _uri(str(copy))
+
+
+def _uri(path: str) -> str:
+    return "file:" + urllib.parse.quote(str(Path(path).absolute())) + "?mode=ro"

@@ -15,7 +15,7 @@ def run_chain(tmp_path_factory):
         workdir = tmp_path_factory.mktemp(config.name)
         job = program.Job(config, workdir, workdir / "runs" / config.name)
         prepare.main(job)
-        make_sids.main(job)
+        make_sids.make(job)
         result = train.run_training(job)
         assert not result.interrupted
         return job, evaluate.run_evaluation(job)

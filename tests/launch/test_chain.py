@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from launch import evaluate, make_sids, prepare, program, recommend, train
+from launch import append, evaluate, make_sids, prepare, program, recommend, train
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics
 from pipelines.prepared import Prepared
@@ -173,7 +173,7 @@ def test_new_sids_do_not_touch_a_run(smoke, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(job.workdir, workdir)
     copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
-    make_sids.main(changed(copy, **{"sids.codebook_sizes": (8, 8)}))
+    make_sids.make(changed(copy, **{"sids.codebook_sizes": (8, 8)}))
     again = evaluate.run_evaluation(copy)
     assert again.model.metrics == report.model.metrics
     with pytest.raises(ValueError, match="sids_sha256"):
@@ -194,7 +194,7 @@ def test_steps_out_of_order_say_what_comes_first(tmp_path, smoke):
     job, _ = smoke
     empty = program.Job(job.config, tmp_path, tmp_path / "runs" / "x")
     with pytest.raises(ValueError, match="prepare"):
-        make_sids.main(empty)
+        make_sids.make(empty)
     prepare.main(empty)
     with pytest.raises(ValueError, match="make_sids"):
         train.run_training(empty)
@@ -230,4 +230,33 @@ def test_missing_item_vectors_are_named_by_field_and_file(smoke, tmp_path):
     job, _ = smoke
     missing = str(tmp_path / "none.npy")
     with pytest.raises(ValueError, match=r"config\.sids\.vectors: .*none\.npy: no such file"):
-        make_sids.main(changed(job, **{"sids.vectors": missing}))
+        make_sids.make(changed(job, **{"sids.vectors": missing}))
+
+
+def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(smoke, tmp_path):
+    job, report = smoke
+    copy = program.Job(job.config, tmp_path / "W", tmp_path / "W" / "runs" / job.run.name)
+    shutil.copytree(job.workdir, copy.workdir)
+    prepared = Prepared.load(copy.prepared)
+    twin = prepared.items.row(3, named=True)
+    lines = [
+        {"raw_item_id": "new", "title": "A new one", "text": twin["text"]},
+        {"raw_item_id": "other", "text": prepared.items["text"][9], "attributes": []},
+    ]
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = {path: path.read_bytes() for path in (copy.sids / "sids.json", copy.run / "sids.json")}
+    added = append.append_items(copy, prepared, path, None)
+    assert added.raw_item_ids == ("new", "other")
+    assert {path: path.read_bytes() for path in before} == before
+    rows = list(recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=2000))
+    found = {row["item_id"]: row for row in rows}
+    assert {"new", "other"} <= set(found)
+    assert (found["new"]["title"], found["other"]["title"]) == ("A new one", "other")
+    assert len(found) == prepared.num_items + 1, "every item but the seen one"
+    seen = {row["item_id"] for row in recommend.recommend(copy, [["new"]], top=2000)}
+    assert "new" not in seen
+    with pytest.raises(ValueError, match="item 'new' has a SID already"):
+        append.append_items(copy, prepared, path, None)
+    again = evaluate.run_evaluation(copy)
+    assert again.model.metrics == report.model.metrics

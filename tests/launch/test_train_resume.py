@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     prepare.main(job(folder, "x"))
-    make_sids.main(job(folder, "x"))
+    make_sids.make(job(folder, "x"))
     return folder
 
 
