@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int64
 
 from pipelines import spark_tasks as tasks
 from pipelines.bad_rows import BadRows
-from pipelines.ingest import catalogue_of, check_catalogue, check_not_empty, check_size
+from pipelines.ingest import catalogue_of, check_catalogue, check_not_empty, check_size, names_of
 from pipelines.interactions import RawDataset
 from pipelines.kcore import nothing_left
 from pipelines.ordered_log import (
@@ -135,7 +135,7 @@ def _order(
         counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **read}}
         left = _Left(np.ones(len(users.items), bool), 1, num_rows)
         if k > 1:
-            left = _k_core(spark, users, k)
+            left = _k_core(spark, raw, users, k)
         elif raw.given_split is None:
             left = _without_single_interactions(spark, raw, users, left, bad_rows)
         log = _write(spark, raw, users, left, folder, held)
@@ -156,7 +156,9 @@ def _by_user(
     catalogue = None if raw.items is None else check_catalogue(raw.items, bad_rows)
     check_not_empty(len(raw.parts), raw, bad_rows)
     with contextlib.ExitStack() as reading:
-        log = tasks.Log(raw.parts, raw.event_types, bad_rows.action)
+        # A given split counts rows: it would point at others if one were left out.
+        may_go = raw.given_split is None
+        log = tasks.Log(raw.parts, raw.event_types, bad_rows.action, may_go)
         task: dict[str, Any] = {"log": held.enter_context(_shared(spark, log))}
         task["catalogue"] = None
         if catalogue is not None:
@@ -215,7 +217,7 @@ def _take_notes(
     return num_rows
 
 
-def _k_core(spark: SparkSession, users: _Users, k: int) -> _Left:
+def _k_core(spark: SparkSession, raw: RawDataset, users: _Users, k: int) -> _Left:
     """Drops users and items in turn, see `pipelines.kcore.k_core`.
 
     The counts of items are here and those of users where the users are, so that a round sends one
@@ -233,7 +235,7 @@ def _k_core(spark: SparkSession, users: _Users, k: int) -> _Left:
         if int(count.sum()) == num_left:
             return _Left(left, k, num_left)
         before, now, num_left, rounds = now, left, int(count.sum()), rounds + 1
-    raise nothing_left(
+    error = nothing_left(
         k,
         rows=int(users.item_count.sum()),
         users=users.num_users,
@@ -242,6 +244,7 @@ def _k_core(spark: SparkSession, users: _Users, k: int) -> _Left:
         most_user=users.most,
         most_item=int(users.item_count.max()),
     )
+    raise ValueError(f"{names_of(raw)}: {error}")
 
 
 def _leaving(spark: SparkSession, users: _Users, state: tasks.Round) -> Int64[np.ndarray, " N"]:

@@ -124,11 +124,13 @@ class Log:
         parts: the log, in order.
         event_types: names of its event types.
         action: what becomes of rows that are wrong.
+        may_lack_items: whether rows whose items the catalogue lacks can be left out at all.
     """
 
     parts: Sequence[Part]
     event_types: Sequence[str]
     action: Action
+    may_lack_items: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +184,8 @@ def _read_part(number: int, log: Log, catalogue: ItemRows | None) -> Iterator[pa
                 rows = catalogue.find(chunk["item"])
                 if rows.min(initial=0) < 0:
                     is_known = pl.Series(rows >= 0)
-                    report_unknown(part.name, chunk.filter(~is_known), bad_rows)
+                    unknown = chunk.filter(~is_known)
+                    report_unknown(part.name, unknown, bad_rows, may_go=log.may_lack_items)
                     chunk, rows = chunk.filter(is_known), rows[rows >= 0]
             place = np.arange(len(chunk), dtype=np.int64) + (number * PLACES + num_rows)
             num_rows += len(chunk)

@@ -77,7 +77,7 @@ def write_catalogue(folder, items):
     pl.DataFrame({"item": items, "title": [f"Title of {item}" for item in items]}).write_csv(
         folder / "items.csv"
     )
-    return {"items": "items.csv", "title": "title"}
+    return {"catalogue": "items.csv", "title": "title"}
 
 
 def damage(folder):
