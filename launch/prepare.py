@@ -15,7 +15,7 @@ from absl import flags
 from launch import program
 from pipelines.ordered_log import Engine, order_in_memory
 from pipelines.prepare import prepare
-from pipelines.spark_session import missing
+from pipelines.spark.session import missing
 
 _ENGINE = flags.DEFINE_enum(
     "engine", "polars", ["polars", "spark"], "What reads, filters and sorts the log."
@@ -83,7 +83,7 @@ def engine_from_flags() -> Engine:
         settings[name] = value
     if problem := missing():
         raise program.UsageError(f"--engine=spark: {problem}")
-    from pipelines.spark_prepare import SparkEngine  # Its packages are an extra.
+    from pipelines.spark.engine import SparkEngine  # Its packages are an extra.
 
     return SparkEngine(_SPARK_MASTER.value, settings)
 

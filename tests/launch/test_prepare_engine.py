@@ -9,17 +9,17 @@ from absl import flags
 from absl.testing import flagsaver
 
 from launch import prepare
-from pipelines import spark_session
 from pipelines.ordered_log import order_in_memory
+from pipelines.spark.session import missing
 
 
 def test_the_flags_name_the_engine():
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["prepare"])
     assert prepare.engine_from_flags() is order_in_memory
-    if problem := spark_session.missing():
+    if problem := missing():
         pytest.skip(problem)
-    from pipelines.spark_prepare import SparkEngine
+    from pipelines.spark.engine import SparkEngine
 
     conf = ["spark.driver.memory=3g", "spark.driver.extraJavaOptions=-Dx=y"]
     with flagsaver.flagsaver(engine="spark", spark_master="local[3]", spark_conf=conf):

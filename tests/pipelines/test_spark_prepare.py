@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines import sources, spark_session
+from pipelines import sources
 from pipelines.interactions import INTERACTION_SCHEMA, FramePart, GivenSplit, RawDataset
 from pipelines.prepare import prepare
+from pipelines.spark import session
 
 # Small data spends its time on starting tasks and compiling queries.
 SETTINGS = {
@@ -23,13 +24,13 @@ EVENTS = {"view": 1.0, "buy": 2.0, "ping": 0.0}
 @pytest.fixture(scope="module")
 def engine():
     """Spark on this machine; starting it takes most of this file's time."""
-    if problem := spark_session.missing():
+    if problem := session.missing():
         pytest.skip(problem)
-    from pipelines.spark_prepare import SparkEngine
+    from pipelines.spark.engine import SparkEngine
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-        with spark_session.spark_session("local[2]", SETTINGS):
+        with session.spark_session("local[2]", SETTINGS):
             yield SparkEngine()
 
 
@@ -228,15 +229,15 @@ def test_mistakes_are_told_in_the_same_words(engine, tmp_path, monkeypatch, mist
 def test_what_spark_says_of_a_full_disk_and_of_data_is_told_in_plain_words(engine):
     from pyspark.errors import PySparkException
 
-    from pipelines.spark_prepare import _plain_errors
+    from pipelines.spark.frames import plain_errors
 
     for said, kind, message in (
         ("Job aborted: java.io.IOException: No space left on device", OSError, "spark.local.dir="),
         ("Traceback\n  File x\nValueError: user 'a' has more\n\tat org", ValueError, "^user 'a'"),
     ):
-        with pytest.raises(kind, match=message), _plain_errors():
+        with pytest.raises(kind, match=message), plain_errors():
             raise PySparkException(said)
-    with pytest.raises(PySparkException, match="lost"), _plain_errors():
+    with pytest.raises(PySparkException, match="lost"), plain_errors():
         raise PySparkException("executor lost")
 
 
@@ -258,14 +259,14 @@ def test_what_is_missing_for_spark_is_named(tmp_path, monkeypatch):
     ):
         home = java_of_version(tmp_path / str(len(os.listdir(tmp_path))), version)
         monkeypatch.setenv("JAVA_HOME", home)
-        found = spark_session.missing()
+        found = session.missing()
         assert found.endswith(problem)
         assert bool(found) == bool(problem)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
-    assert "needs Java 17 or newer" in spark_session.missing()
+    assert "needs Java 17 or newer" in session.missing()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with (
         pytest.raises(ValueError, match=r"pip install 'minirec\[spark\]'"),
-        spark_session.spark_session("local[2]", {}),
+        session.spark_session("local[2]", {}),
     ):
         pass

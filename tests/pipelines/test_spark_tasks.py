@@ -7,7 +7,8 @@ import pytest
 from pipelines.kcore import k_core
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra spark")
-tasks = pytest.importorskip("pipelines.spark_tasks", reason="needs the extra spark")
+read_task = pytest.importorskip("pipelines.spark.read_task", reason="needs the extra spark")
+tasks = pytest.importorskip("pipelines.spark.user_tasks", reason="needs the extra spark")
 
 NUM_ITEMS = 200
 
@@ -28,7 +29,7 @@ def log_by_user(seed, num_users=60):
             "item": (NUM_ITEMS * random.random(size) ** 3).astype(np.int32),
             "time": random.integers(0, 9, size),
             "event": random.integers(0, 3, size).astype(np.int32),
-            "place": random.permutation(size) + tasks.PLACES,
+            "place": random.permutation(size) + read_task.PLACES,
         }
     )
     return frame.sort("user", "time", "place")
@@ -53,7 +54,7 @@ def test_a_user_is_one_row_wherever_batches_end(sizes):
     frame = log_by_user(seed=len(sizes))
     rows = [
         row
-        for batch in tasks.gather_users(batches_of(frame, tasks.NUMBERED, sizes))
+        for batch in tasks.gather_users(batches_of(frame, read_task.NUMBERED, sizes))
         for row in zip(
             batch.column("user").to_pylist(),
             batch.column("first").to_pylist(),
@@ -75,7 +76,7 @@ def test_a_user_with_more_than_fits_into_a_row_is_an_error(monkeypatch):
     monkeypatch.setattr(tasks, "MAX_USER_ROWS", 20)
     frame = log_by_user(seed=0).with_columns(pl.lit("nobody").alias("user"))
     with pytest.raises(ValueError, match="user 'nobody' has more than 20 interactions"):
-        list(tasks.gather_users(batches_of(frame, tasks.NUMBERED, (7,))))
+        list(tasks.gather_users(batches_of(frame, read_task.NUMBERED, (7,))))
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
@@ -85,7 +86,7 @@ def test_rounds_of_leaving_end_at_the_k_core(k):
     item = frame["item"].to_numpy()
     expected = k_core(user, item, k)
     assert not expected.all()
-    users = list(tasks.gather_users(batches_of(frame, tasks.NUMBERED, (50,))))
+    users = list(tasks.gather_users(batches_of(frame, read_task.NUMBERED, (50,))))
     count = np.bincount(item, minlength=NUM_ITEMS)
     before, now, rounds = None, np.ones(NUM_ITEMS, bool), 0
     while True:

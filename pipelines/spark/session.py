@@ -109,7 +109,7 @@ def _settings(master: str, folder: Path) -> dict[str, str]:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log_settings}",
             "spark.driver.memory": "2g",
-            "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+            "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parents[2]),
             "spark.ui.enabled": "false",
         }
     return settings

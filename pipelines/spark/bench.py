@@ -20,8 +20,8 @@ from typing import Any
 
 import polars as pl
 
-from pipelines import spark_session
 from pipelines.prepare_bench import EVENTS, write_log
+from pipelines.spark.session import missing
 
 SIZES = (1_000_000, 3_000_000, 10_000_000)
 _PARTS = 4  # A part is read by one task.
@@ -51,7 +51,7 @@ def run(
     Raises:
         RuntimeError: an engine failed, or the two gave different bytes.
     """
-    if problem := spark_session.missing():
+    if problem := missing():
         print(f"prepare_spark: {problem}: no row of it", file=sys.stderr)
         return
     for size in sizes:
@@ -152,7 +152,7 @@ def _prepare(engine: str, place: str, out: str, k_core: int, master: str) -> dic
     }
     begin = time.perf_counter()
     if engine == "spark":
-        from pipelines.spark_prepare import SparkEngine
+        from pipelines.spark.engine import SparkEngine
 
         chosen = SparkEngine(master, {"spark.local.dir": place})
     else:
