@@ -52,6 +52,9 @@ class Layout:
     time_column: str = "time"
     user_column: str = "user"
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def event_name(event):
     return EVENTS[event] if isinstance(event, int) else event
