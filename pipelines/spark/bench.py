@@ -1,7 +1,8 @@
 """Time and memory of preparation in memory and on Spark, size by size, on the same log.
 
 Both do the same work and must give the same bytes. What it is for is the size from which on Spark
-is needed: the memory of the one grows with the log, that of the other is what it is given.
+is needed: the memory of the one grows with the log, that of the other is what it is given; and how
+many cores of a cluster it takes to be faster: that is what the seconds of all cores tell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ import polars as pl
 from pipelines.prepare_bench import EVENTS, write_log
 from pipelines.spark.session import missing
 
-SIZES = (1_000_000, 3_000_000, 10_000_000)
+SIZES = (1_000_000, 5_000_000, 10_000_000)
 _PARTS = 4  # A part is read by one task.
 _SAMPLE_SECONDS = 0.2
 
@@ -45,8 +47,9 @@ def run(
 
     Yields:
         `benchmark`, `case`, `implementation`, `rows`, `seconds` (Spark's start is part of them),
-        `rows_per_second`, `peak_gb` (of all processes together, pages that they share counted
-        once), `ratio` (time in memory over time on Spark).
+        `cpu_seconds` (of all cores and processes together), `rows_per_second`, `peak_gb` (of all
+        processes together, pages that they share counted once), `ratio` (time in memory over time
+        on Spark).
 
     Raises:
         RuntimeError: an engine failed, or the two gave different bytes.
@@ -54,6 +57,8 @@ def run(
     if problem := missing():
         print(f"prepare_spark: {problem}: no row of it", file=sys.stderr)
         return
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             _write_parts(Path(place), size)
@@ -75,6 +80,7 @@ def _row(
         "implementation": implementation,
         "rows": size,
         "seconds": round(measured["seconds"], 2),
+        "cpu_seconds": round(measured["cpu_seconds"], 2),
         "rows_per_second": round(size / measured["seconds"]),
         "peak_gb": round(measured["peak_gb"], 2),
         "ratio": ratio,
@@ -96,28 +102,30 @@ def _measure(engine: str, place: str, k_core: int, master: str) -> dict[str, Any
     command = [sys.executable, "-m", __name__, engine, place, out, str(k_core), master]
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        with _peak_of(process.pid) as peak:
+        with _watched(process.pid) as most:
             printed, _ = process.communicate()
         if process.returncode:
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()[-2000:]
             raise RuntimeError(f"{' '.join(command)} failed: {said}")
-    return {**json.loads(printed.splitlines()[-1]), "peak_gb": peak[0] / 1e9}
+    return {**json.loads(printed.splitlines()[-1]), **most}
 
 
 @contextlib.contextmanager
-def _peak_of(process: int) -> Generator[list[int]]:
-    """Yields a list whose only element grows to the most bytes of a process and its children."""
-    peak, is_over = [0], threading.Event()
+def _watched(process: int) -> Generator[dict[str, float]]:
+    """Yields `peak_gb` and `cpu_seconds` of a process and all below it, which grow as it runs."""
+    most, is_over = {"peak_gb": 0.0, "cpu_seconds": 0.0}, threading.Event()
 
     def watch() -> None:
         while not is_over.wait(_SAMPLE_SECONDS):
-            peak[0] = max(peak[0], sum(map(_bytes_of, _family_of(process))))
+            family = list(_family_of(process))
+            for name, measure in (("peak_gb", _gb_of), ("cpu_seconds", _cpu_seconds_of)):
+                most[name] = max(most[name], sum(map(measure, family)))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield most
     finally:
         is_over.set()
         thread.join()
@@ -131,12 +139,21 @@ def _family_of(process: int) -> Iterator[int]:
                 yield from _family_of(int(child))
 
 
-def _bytes_of(process: int) -> int:
+def _gb_of(process: int) -> float:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+                return int(line.split()[1]) * 1024 / 1e9
+    return 0.0
+
+
+def _cpu_seconds_of(process: int) -> float:
+    """Its own and of those that it has waited for."""
+    with contextlib.suppress(OSError):
+        # After the name, which may hold anything, the fields from the third on.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _prepare(engine: str, place: str, out: str, k_core: int, master: str) -> dict[str, Any]:
