@@ -27,7 +27,7 @@ from pipelines.spark.session import missing
 
 SIZES = (1_000_000, 5_000_000, 10_000_000)
 _PARTS = 4  # A part is read by one task.
-_SAMPLE_SECONDS = 0.2
+_SAMPLE_SECONDS = 0.5
 
 
 def run(
