@@ -35,6 +35,9 @@ _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
     "num_sids", 1_000_000, "SIDs of the catalogue of trie and decode.", lower_bound=1
 )
+_LARGE_SIDS = flags.DEFINE_integer(
+    "large_sids", 20_000_000, "SIDs of the large catalogue of trie; 0: none.", lower_bound=0
+)
 _NUM_ROWS = flags.DEFINE_integer(
     "num_rows", 10_000_000, "Rows of the CSV log that prepare reads.", lower_bound=1
 )
@@ -62,9 +65,11 @@ _PLOT_MAX_SIDS = flags.DEFINE_integer(
 
 
 def _trie() -> Iterator[dict]:
-    """Yields rows of a deep catalogue, and of one with three wide levels."""
+    """Yields rows of a deep catalogue, of one with three wide levels, and of a large one."""
     yield from kernels.bench.trie.run(num_sids=_NUM_SIDS.value)
     yield from kernels.bench.trie.run(num_sids=_NUM_SIDS.value, vocab=8192, levels=3)
+    if _LARGE_SIDS.value:
+        yield from kernels.bench.trie.run(num_sids=_LARGE_SIDS.value, repeats=1)
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {

@@ -13,6 +13,7 @@ does not make them. They are kept in W/sids/appended.json.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,13 @@ def make(job: program.Job) -> None:
         print(" ".join(f"{name}={_short(value)}" for name, value in row.items()))
     totals = ("num_items", "distinct_sids", "items_sharing_sid", "largest_group")
     print(" ".join(f"{name}={report[name]}" for name in totals))
+    if made.quantiser is not None and made.quantiser.codebook_sizes[0] >= len(table.codes):
+        print(
+            f"note: level 0 has a code for each of the {len(table.codes)} items, so that SIDs do "
+            "not tell what is alike and none are left for new items; set smaller "
+            "config.sids.codebook_sizes",
+            file=sys.stderr,
+        )
     if report.get("ignored_items"):
         print(f"ignored_items={report['ignored_items']} (in the index, but not in the catalogue)")
     print(f"wrote {job.sids / wiring.SIDS}")
