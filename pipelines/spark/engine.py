@@ -2,7 +2,9 @@
 
 The executors read the log's parts, bring each user's interactions together, take the k-core and
 sort. The driver holds what grows with users and items: ids, counts, offsets. The columns stream
-through it into the prepared folder.
+through it into the prepared folder, and are mapped from there when `pipelines.prepare` splits them,
+which takes one byte an interaction for the training counts and nine for a split by global time.
+Sources that put their log together themselves (`FramePart`) hold it on the driver.
 """
 
 from __future__ import annotations
