@@ -1,12 +1,15 @@
-# Every target sets up what it needs by itself; only Python 3.12 and make must be there.
+# Every target sets up what it needs by itself; only Python 3.12 and make must be there, and for
+# `oracles` Python 3.11.
 PYTHON ?= $(shell command -v python3.12 || command -v python3)
 VENV ?= .venv
+PYTHON_ORACLES ?= $(shell command -v python3.11 || echo python3.11)
 BIN := $(VENV)/bin
+ORACLES := .venv-oracles
 WORKDIR ?= quickstart
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format bench clean
+.PHONY: help setup quickstart test lint format bench oracles clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +25,18 @@ $(VENV)/.core: requirements.lock | $(BIN)/python
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.lock
+	@touch $@
+
+$(ORACLES)/.installed: requirements-oracles.lock
+	@$(PYTHON_ORACLES) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "the oracles need Python 3.11. Set PYTHON_ORACLES=/path/to/python3.11"; exit 1; }
+	$(PYTHON_ORACLES) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-oracles.lock
 	@touch $@
 
 setup: $(VENV)/.dev  ## Make .venv with everything that development needs
@@ -41,10 +56,11 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.core  ## Print one JSON line a benchmark
+bench: $(VENV)/.bench  ## Print one JSON line a benchmark
 	$(BIN)/python -m launch.bench
 
+oracles: $(ORACLES)/.installed  ## Make .venv-oracles with PyTorch, which some benchmarks compare to
 
-clean:  ## Remove the environment, caches and the quickstart's files
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info quickstart
+clean:  ## Remove the environments, caches and the quickstart's files
+	rm -rf $(VENV) $(ORACLES) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info quickstart
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pipelines.eval_batches import EvalBatches, eval_batches, prompt_batch
+from pipelines.event_weights import EventWeights, event_weights
 from pipelines.examples import (
     Examples,
     PreparedLog,
@@ -26,7 +27,8 @@ from pipelines.examples import (
     window_examples,
 )
 from pipelines.packing import pack
-from pipelines.rows import ENDLESS, Batch, BatchSource
+from pipelines.positions import PositionedIterator
+from pipelines.rows import Batch, BatchSource
 
 __all__ = [
     "Batch",
@@ -110,8 +112,9 @@ def train_batches(
 
     - `tokens`, `targets`, `positions`, `segment_ids` int32 [B, T], `loss_mask` float32 [B, T].
       A segment is BOS and the items' tokens, oldest first, as input; the same moved by one as
-      target. `positions` count from 0 in each segment, `segment_ids` from 1 in each row. PAD,
-      position 0 and segment 0 fill up the row.
+      target. `loss_mask` is the weight of the target's event (`prepared.event_weights`, 1 unless
+      the log says otherwise), 0 where an item is context only. `positions` count from 0 in each
+      segment, `segment_ids` from 1 in each row. PAD, position 0 and segment 0 fill up the row.
     - `rows` int64 [B], the plan's row; `epoch` int32 [B]; `batch_index` int64 [B], the same
       number throughout. They name the batch's place in the data: see `TrainBatches.describe`.
 
@@ -136,7 +139,8 @@ def train_batches(
             f"batch_size={config.batch_size}: must be a multiple of process_count={process_count}"
         )
     items = item_column(prepared)
-    examples = _make_examples(prepared, items, config)
+    weights = event_weights(prepared)
+    examples = _make_examples(prepared, items, config, weights)
     num_levels = table.shape[1]
     longest = int(examples.size.argmax())
     row_tokens = config.row_tokens or int(examples.size[longest]) * num_levels
@@ -159,11 +163,14 @@ def train_batches(
         seed=seed,
         process_index=process_index,
         process_count=process_count,
+        weights=weights,
     )
     return TrainBatches(source, config, np.asarray(prepared.offsets))
 
 
-def _make_examples(prepared: PreparedLog, items: np.ndarray, config: BatchConfig) -> Examples:
+def _make_examples(
+    prepared: PreparedLog, items: np.ndarray, config: BatchConfig, weights: EventWeights | None
+) -> Examples:
     """Returns the training examples, checked."""
     if config.examples == "windows":
         name, ranges = "splits/train", prepared.views("train")
@@ -174,10 +181,15 @@ def _make_examples(prepared: PreparedLog, items: np.ndarray, config: BatchConfig
         name, ranges = "splits/train_sequences", prepared.train_sequences
         check_ranges(name, ranges, len(items))
         examples = history_examples(ranges, config.max_items, config.stride)
+    reasons, needs = "without a history", "two items"
+    if weights is not None:
+        examples = weights.worth_learning(examples)
+        reasons += " or a target of a weight above 0"
+        needs += f", the last of a type that counts ({weights})"
     if not len(examples):
         raise ValueError(
             f"{name}: no training example in {len(ranges)} rows "
-            f"({examples.left_out} without a history): needs at least one with two items"
+            f"({examples.left_out} {reasons}): needs at least one with {needs}"
         )
     return examples
 
@@ -198,8 +210,9 @@ class TrainBatches(grain.IterDataset):
         config: the config it was made with.
         num_rows: rows of an epoch.
         num_examples: examples of an epoch.
-        num_targets: target items of an epoch.
-        left_out: views or sequences without a history, of which no example was made.
+        num_targets: target items of an epoch, those whose event has a weight above 0.
+        left_out: views, sequences or windows of which no example was made: without a history, or
+            without a target whose event has a weight above 0.
         row_tokens: T.
         efficiency: share of an epoch's tokens that are not padding.
         stream: what the stream depends on, in words and hashes; part of every state.
@@ -209,16 +222,17 @@ class TrainBatches(grain.IterDataset):
         super().__init__()
         self._source = source
         self._offsets = offsets
-        examples, num_levels = source.examples, source.table.shape[1]
+        examples, num_levels, weights = source.examples, source.table.shape[1], source.weights
         self.config = config
         self.num_rows = source.num_rows
         self.num_examples = len(examples)
-        self.num_targets = int(examples.num_targets.sum())
+        targets = examples.num_targets if weights is None else weights.num_targets(examples)
+        self.num_targets = int(targets.sum())
         self.left_out = examples.left_out
         self.row_tokens = source.row_tokens
         used = int(examples.size.sum()) * num_levels
         self.efficiency = used / (self.num_rows * self.row_tokens)
-        self.stream = {
+        self.stream: dict[str, Any] = {
             "version": _STATE_VERSION,
             "seed": source.seed,
             "process_count": source.process_count,
@@ -228,7 +242,11 @@ class TrainBatches(grain.IterDataset):
             "stride": config.stride or 0,
             "pack": config.pack,
             "row_tokens": source.row_tokens,
-            # Last: they change with the fields above, which say more.
+        }
+        if weights is not None:
+            self.stream |= {"event_weights": str(weights), "events": _digest(weights.events)}
+        # Last: they change with the fields above, which say more.
+        self.stream |= {
             "item_tokens": _digest(source.table),
             "data": _digest(source.items, examples.start, examples.size, examples.num_targets),
         }
@@ -243,7 +261,7 @@ class TrainBatches(grain.IterDataset):
 
     def __iter__(self) -> grain.DatasetIterator[Batch]:
         """Returns an iterator that stands at the stream's beginning."""
-        return _TrainIterator(self)
+        return PositionedIterator(self.batches_from, self.stream)
 
     def batch_at(self, index: int) -> Batch:
         """Returns batch `index` of the stream, made here and now."""
@@ -287,80 +305,6 @@ class TrainBatches(grain.IterDataset):
             f"epoch {'-'.join(str(number) for number in epoch[[0, -1][: len(epoch)]])}: "
             f"{', '.join(parts)}{more}"
         )
-
-
-class _TrainIterator(grain.DatasetIterator):
-    """Counts batches and checks states; Grain's own iterators do the work.
-
-    Grain's states change with the number of workers and know nothing of the data, so the position
-    here is the number of the next batch, and restoring starts a new inner iterator there.
-    """
-
-    def __init__(self, batches: TrainBatches):
-        super().__init__()
-        self._batches = batches
-        self._next_batch = 0
-        self._inner: grain.DatasetIterator | None = None
-
-    def __str__(self) -> str:
-        return f"_TrainIterator(next_batch={self._next_batch})"
-
-    def start_prefetch(self) -> None:
-        """Begins to make batches ahead."""
-        self._iterator().start_prefetch()
-
-    def _iterator(self) -> grain.DatasetIterator:
-        if self._inner is None:
-            self._inner = iter(self._batches.batches_from(self._next_batch))
-        return self._inner
-
-    def __next__(self) -> Batch:
-        self._assert_not_closed()
-        batch = next(self._iterator())
-        self._next_batch += 1
-        return batch
-
-    def get_state(self) -> dict[str, Any]:
-        return {"next_batch": self._next_batch, "stream": dict(self._batches.stream)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Moves to a position that `get_state` gave.
-
-        Raises:
-            ValueError: the state is not one, or is of another stream; the message names the field
-                and both values.
-        """
-        number, stream = _parse_state(state)
-        for field, value in self._batches.stream.items():
-            if stream.get(field) != value:
-                raise ValueError(
-                    f"loader state: {field} was {stream.get(field)!r} when it was saved and is "
-                    f"{value!r} now: a position can be restored only on the same stream"
-                )
-        self._stop()
-        self._next_batch = number
-
-    def close(self) -> None:
-        self._stop()
-        super().close()
-
-    def _stop(self) -> None:
-        if self._inner is not None:
-            self._inner.close()
-            self._inner = None
-
-
-def _parse_state(state: Any) -> tuple[int, Mapping[str, Any]]:
-    """Returns the next batch and the stream's description."""
-    number = state.get("next_batch") if isinstance(state, Mapping) else None
-    stream = state.get("stream") if isinstance(state, Mapping) else None
-    good_number = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not good_number or not 0 <= number < ENDLESS or not isinstance(stream, Mapping):
-        raise ValueError(
-            f"loader state: {state!r} is not one: must be what get_state() of this loader gave, "
-            "with next_batch (an integer from 0) and stream"
-        )
-    return int(number), stream
 
 
 def _digest(*arrays: np.ndarray) -> str:

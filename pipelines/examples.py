@@ -21,7 +21,12 @@ class PreparedLog(Protocol):
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
-        """Event columns; `item` int32 [E] is read."""
+        """Event columns; `item` int32 [E] is read, and `event` where types differ in weight."""
+        ...
+
+    @property
+    def event_weights(self) -> Mapping[str, float]:
+        """What each event type counts as a target, in the order of their numbers; 0 or more."""
         ...
 
     @property
@@ -115,7 +120,7 @@ class Examples:
         start: int64 [n], position of the first item in the event columns.
         size: int32 [n], items in the example, history and targets together.
         num_targets: int32 [n], how many of the last items are targets; at least 1, below size.
-        left_out: number of views or sequences that hold nothing to learn: no history.
+        left_out: number of views or sequences that hold nothing to learn: no history, say.
     """
 
     start: Int[np.ndarray, " n"]

@@ -1,25 +1,35 @@
-"""How fast the loader is, beside a Grain pipeline that works element by element."""
+"""How fast the loader is, beside pipelines of Grain and of torch that work element by element."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
+import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
-from minirec.sids import SidVocab
 from pipelines.batches import Batch, BatchConfig, TrainBatches, train_batches
+from pipelines.loader_peers import (
+    KEYS,
+    TORCH_PYTHON,
+    Elements,
+    Speed,
+    grain_batches,
+    has_torch,
+    torch_speed,
+)
 
 _NUM_ITEMS = 12_000
 _NUM_LEVELS = 4
 _MAX_ITEMS = 10
 _BATCH_SIZE = 512
-_KEYS = ("tokens", "targets", "loss_mask", "positions", "segment_ids")
+_TURNS = 5
+_GRAIN, _TORCH = "grain_per_element", "torch_dataloader"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +41,7 @@ class SyntheticLog:
     train_sequences: np.ndarray
     num_items: int
     splits: dict[str, np.ndarray]
+    event_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def views(self, split: str) -> np.ndarray:
         """Returns the views of a split."""
@@ -60,26 +71,39 @@ def synthetic_log(
 
 
 def run(
-    num_users: int = 110_000, seconds: float = 2.0, batch_size: int = _BATCH_SIZE
+    num_users: int = 110_000,
+    seconds: float = 2.0,
+    batch_size: int = _BATCH_SIZE,
+    torch_python: Path = TORCH_PYTHON,
 ) -> Iterator[dict[str, Any]]:
-    """Measures the loader on one core, and yields a row a case.
+    """Measures the loader on one core, and yields a row a case and implementation.
 
-    The per-element pipeline makes the same arrays of the same views, one view at a time: source,
-    global shuffle, map, batch, all of Grain. Both run in this process, bound to one core, with
-    nothing made ahead (Grain's advice for data in memory), and once more with a thread that does.
+    The peers make the same arrays of the same views, one view at a time: Grain by source, global
+    shuffle, map and batch; torch by a `DataLoader` over a map-style data set, in a process of its
+    own. All run bound to one core, with nothing made ahead, and once more with a thread that does
+    (torch: a worker process).
 
     Args:
         num_users: users of the synthetic log; each has some 9 train views.
-        seconds: how long each case is measured.
+        seconds: how long each case is measured, in five turns, of which the fastest counts.
         batch_size: examples a batch.
+        torch_python: of the environment that `make oracles` makes; without it torch has no row.
 
     Yields:
-        Rows of plain values: `bench`, `case`, `implementation`, `examples_per_second`,
-        `tokens_per_second` (without padding), `seconds_to_start` (plan, packing and hashes), and
-        `ratio`, to the per-element pipeline of the same case, or None.
+        Rows of plain values: `benchmark`, `case`, `implementation`, `examples_per_second`,
+        `core_share` (how much of the core it had in that turn: well below 1, others used it, and
+        the rate says little; None where a torch worker has the other part), and for ours
+
+        - `tokens_per_second` (without padding), `seconds_to_start` (plan, packing and hashes);
+        - `ratio`, to Grain's per-element pipeline of the same case, `torch_ratio`, to the
+          DataLoader; None where there is none;
+        - `floor_bytes`: what any loader must move for a batch: its five arrays written once, its
+          items and their tokens read once;
+        - `floor_microseconds`: a mere copy of a finished batch into arrays that are there already;
+          `of_floor`: that over a batch's time.
 
     Raises:
-        RuntimeError: the two pipelines make different arrays of the same view.
+        RuntimeError: two pipelines make different arrays of the same view.
     """
     log = synthetic_log(num_users)
     rng = np.random.default_rng(1)
@@ -95,93 +119,109 @@ def run(
         ),
     }
     with _one_core():
-        element_rates = {}
         for case, case_config in cases.items():
             begin = time.perf_counter()
             batches = train_batches(log, item_tokens, case_config, seed=0)
             to_start = time.perf_counter() - begin
             iterator = iter(batches)
-            rate = _batches_per_second(iterator, seconds) * batch_size / batches.num_rows
+            speed = _measure(iterator, seconds)
             iterator.close()
+            floor = _floor_seconds(batches.batch_at(0))
+            peers = {}
             if case in ("windows", "windows_prefetch"):
-                _check_same_work(log, item_tokens, batches)
-                elements = _per_element(log, item_tokens, case_config, batches.row_tokens)
-                element_rates[case] = _batches_per_second(elements, seconds) * batch_size
-            row: dict[str, Any] = {
-                "benchmark": "loader",
-                "case": case,
-                "implementation": "minirec",
-                "examples_per_second": round(rate * batches.num_examples),
-                "tokens_per_second": round(
-                    rate * batches.num_rows * batches.row_tokens * batches.efficiency
-                ),
-                "efficiency": round(batches.efficiency, 4),
-                "seconds_to_start": round(to_start, 3),
-                "ratio": None,
-            }
-            if case in element_rates:
-                row["ratio"] = round(rate * batches.num_examples / element_rates[case], 1)
+                peers = _peers(log, item_tokens, batches, seconds, torch_python)
+            for name, peer in peers.items():
                 yield {
                     "benchmark": "loader",
                     "case": case,
-                    "implementation": "grain_per_element",
-                    "examples_per_second": round(element_rates[case]),
-                    "ratio": 1.0,
+                    "implementation": name,
+                    "examples_per_second": round(peer.batches_per_second * batch_size),
+                    "core_share": _rounded(peer.core_share),
                 }
-            yield row
+            # A row of the plan may hold several examples.
+            examples = batch_size * batches.num_examples / batches.num_rows
+            tokens = batch_size * batches.row_tokens * batches.efficiency
+            yield {
+                "benchmark": "loader",
+                "case": case,
+                "implementation": "minirec",
+                "examples_per_second": round(speed.batches_per_second * examples),
+                "core_share": _rounded(speed.core_share),
+                "tokens_per_second": round(speed.batches_per_second * tokens),
+                "efficiency": round(batches.efficiency, 4),
+                "seconds_to_start": round(to_start, 3),
+                "ratio": _ratio(speed, peers.get(_GRAIN)),
+                "torch_ratio": _ratio(speed, peers.get(_TORCH)),
+                "floor_bytes": round(
+                    len(KEYS) * 4 * batch_size * batches.row_tokens
+                    + 4 * tokens / _NUM_LEVELS  # items
+                    + 4 * tokens
+                ),
+                "floor_microseconds": round(1e6 * floor, 1),
+                "of_floor": round(floor * speed.batches_per_second, 3),
+            }
 
 
-def element_arrays(log: SyntheticLog, item_tokens: np.ndarray, row: int, width: int) -> Batch:
-    """Returns the arrays [T] of one train view, made the plain way."""
-    _, start, stop = log.splits["train"][row]
-    items = log.columns["item"][max(start, stop - _MAX_ITEMS) : stop + 1]
-    sequence = item_tokens[items].reshape(-1)
-    size = len(sequence)
-
-    def padded(values: np.ndarray, dtype: type) -> np.ndarray:
-        return np.pad(values.astype(dtype), (0, width - size))
-
-    return {
-        "tokens": padded(np.concatenate([[SidVocab.BOS], sequence[:-1]]), np.int32),
-        "targets": padded(sequence, np.int32),
-        "loss_mask": padded(np.arange(size) >= size - item_tokens.shape[1], np.float32),
-        "positions": padded(np.arange(size), np.int32),
-        "segment_ids": padded(np.ones(size), np.int32),
-    }
-
-
-def _per_element(
-    log: SyntheticLog, item_tokens: np.ndarray, config: BatchConfig, width: int
-) -> Iterator[Batch]:
-    """Returns the pipeline that most people write first."""
-    options = grain.ReadOptions(config.num_threads, config.prefetch * config.batch_size)
-    return iter(
-        grain.MapDataset.source(range(len(log.splits["train"])))
-        .seed(0)
-        .shuffle()
-        .repeat()
-        .map(lambda row: element_arrays(log, item_tokens, row, width))
-        .to_iter_dataset(options)
-        .batch(config.batch_size)
+def _peers(
+    log: SyntheticLog,
+    item_tokens: np.ndarray,
+    batches: TrainBatches,
+    seconds: float,
+    torch_python: Path,
+) -> dict[str, Speed]:
+    """Returns how fast each peer is, which makes the same arrays as `batches`."""
+    config, first = batches.config, batches.batch_at(0)
+    elements = Elements(log, item_tokens, config.max_items, batches.row_tokens)
+    elements.check(first, first["rows"][:64])
+    by_grain = grain_batches(
+        elements, config.batch_size, num_threads=config.num_threads, prefetch=config.prefetch
     )
+    speeds = {_GRAIN: _measure(by_grain, seconds)}
+    if has_torch(torch_python):
+        speeds[_TORCH] = torch_speed(
+            torch_python,
+            elements,
+            config.batch_size,
+            num_workers=config.num_threads,
+            turns=_TURNS,
+            seconds=seconds / _TURNS,
+        )
+    else:
+        print(f"loader: {torch_python} is missing (make oracles): no row of torch", file=sys.stderr)
+    return speeds
 
 
-def _check_same_work(log: SyntheticLog, item_tokens: np.ndarray, batches: TrainBatches) -> None:
-    batch = batches.batch_at(0)
-    for number, row in enumerate(batch["rows"][:64]):
-        expected = element_arrays(log, item_tokens, int(row), batches.row_tokens)
-        for key in _KEYS:
-            if not np.array_equal(batch[key][number], expected[key]):
-                raise RuntimeError(f"{key} of view {row} differs: the comparison means nothing")
+def _ratio(speed: Speed, peer: Speed | None) -> float | None:
+    return round(speed.batches_per_second / peer.batches_per_second, 1) if peer else None
 
 
-def _batches_per_second(batches: Iterator[Batch], seconds: float) -> float:
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 2)
+
+
+def _measure(batches: Iterator[Batch], seconds: float) -> Speed:
+    """Returns the fastest of several turns: others may use the core in the meantime."""
     next(batches)
-    begin, count = time.perf_counter(), 0
-    while (passed := time.perf_counter() - begin) < seconds:
-        next(batches)
-        count += 1
-    return count / passed
+    turns = []
+    for _ in range(_TURNS):
+        begin, cpu_begin, count = time.perf_counter(), time.process_time(), 0
+        while (passed := time.perf_counter() - begin) < seconds / _TURNS or not count:
+            next(batches)
+            count += 1
+        turns.append(Speed(count / passed, (time.process_time() - cpu_begin) / passed))
+    return max(turns)
+
+
+def _floor_seconds(batch: Batch) -> float:
+    """Returns the least time in which the batch's arrays were copied into others."""
+    copies = {key: batch[key].copy() for key in KEYS}
+    times = []
+    for _ in range(200):
+        begin = time.perf_counter()
+        for key, copy in copies.items():
+            np.copyto(copy, batch[key])
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,30 @@ class Prepared:
     def train_count(self) -> Int[np.ndarray, " N"]:
         """int64: training interactions of each item."""
         return self.items["train_count"].to_numpy()
+
+    @functools.cached_property
+    def event_weights(self) -> dict[str, float]:
+        """What an event of each type counts as a training target, in the order of their numbers.
+
+        Raises:
+            ValueError: the manifest's types and weights do not fit together.
+        """
+        names = self.manifest.get("event_types", ["interaction"])
+        weights = self.manifest.get("event_weights", [1.0] * len(names))
+        where = self.folder / "manifest.json"
+        if len(names) != len(weights) or len(set(names)) < len(names):
+            raise ValueError(
+                f"{where}: event_types is {names}, event_weights {weights}; there must be as many "
+                "weights as types, and no type twice: prepare again"
+            )
+        for name, weight in zip(names, weights, strict=True):
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not is_number or not math.isfinite(weight) or weight < 0:
+                raise ValueError(
+                    f"{where}: event_weights gives {name!r} the weight {weight!r}; it must be a "
+                    "finite number, 0 or more: prepare again"
+                )
+        return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
 
     @property
     def raw_item_ids(self) -> list[str]:

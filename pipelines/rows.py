@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from minirec.sids import SidVocab
+from pipelines.event_weights import EventWeights
 from pipelines.examples import Examples
 from pipelines.packing import Packing
 from pipelines.shuffle import shuffled_rows
@@ -37,6 +38,7 @@ class BatchSource:
         process_index: which slice of each batch is made.
         process_count: into how many slices.
         first: batch number of element 0.
+        weights: what each event counts as a target; None: all count 1.
     """
 
     items: Int[np.ndarray, " E"]
@@ -49,6 +51,7 @@ class BatchSource:
     process_index: int
     process_count: int
     first: int = 0
+    weights: EventWeights | None = None
 
     def __len__(self) -> int:
         return ENDLESS
@@ -112,7 +115,10 @@ class BatchSource:
         item = spread(self.items[source], len(self.table) - 1, np.int64)
         segments = spread(segment[of_example], 0, np.int32)
         places = spread(within * num_levels, 0, np.int32)
-        is_target = spread(within >= history[of_example], 0, np.float32)
+        weight = within >= history[of_example]
+        if self.weights is not None:
+            weight = weight * self.weights.of(source)
+        weight = spread(weight, 0, np.float32)
 
         # And now one an item's token.
         levels = np.arange(num_levels, dtype=np.int32)
@@ -127,7 +133,7 @@ class BatchSource:
         batch = {
             "tokens": tokens,
             "targets": targets,
-            "loss_mask": np.repeat(is_target, num_levels, axis=1),
+            "loss_mask": np.repeat(weight, num_levels, axis=1),
             "positions": positions,
             "segment_ids": segment_ids,
         }

@@ -21,7 +21,8 @@ class SidTask:
     A batch holds `tokens`, `targets`, `positions`, `segment_ids` (0 is padding, examples of a row
     count from 1) and `loss_mask`, all [B, T]; other fields stay on the host. The model is called as
     `model(tokens, positions, segment_ids, dropout_key=key)`, gives hidden states [B, T, D], and its
-    `logits` turns some of them into [..., V].
+    `logits` turns some of them into [..., V]. `loss_mask` may hold any weights from 0 up: the loss
+    is their weighted mean, sum(weight * loss) / sum(weight), over the whole step.
 
     Attributes:
         evaluator: takes the model and returns its metrics; real beam search, in a real run.
@@ -74,7 +75,7 @@ class SidTask:
     def loss(
         self, model: Any, batch: Mapping[str, Array], *, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
-        """Returns the summed cross-entropy in nats, the number of tokens, and token accuracy."""
+        """Returns the weighted sum of cross-entropies in nats, that of weights, and accuracy."""
         hidden = model(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key=key)
         targets, mask = batch["targets"], batch["loss_mask"].astype(jnp.float32)
         if self.max_loss_tokens is not None and self.max_loss_tokens < mask.shape[1]:

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.batches import BatchConfig, train_batches
 from pipelines.examples import history_examples, window_examples
-from pipelines.loader_bench import run, synthetic_log
+from pipelines.loader_bench import synthetic_log
 
 NUM_ITEMS, NUM_LEVELS, MAX_ITEMS = 61, 3, 5
 PAD, BOS = 0, 1
@@ -261,10 +261,3 @@ def test_arguments_that_do_not_fit_are_named(log, item_tokens, change, message):
 def test_a_config_that_cannot_be_meant_is_an_error(field, value):
     with pytest.raises(ValueError, match=f"{field}={value!r}"):
         dataclasses.replace(CONFIGS["histories"], **{field: value})
-
-
-def test_the_benchmark_compares_equal_work():
-    rows = list(run(num_users=50, seconds=0.02, batch_size=16))
-    assert {row["case"] for row in rows} >= {"windows", "histories_packed"}
-    assert {row["implementation"] for row in rows} == {"minirec", "grain_per_element"}
-    assert all(row["examples_per_second"] > 0 for row in rows)

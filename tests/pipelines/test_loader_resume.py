@@ -6,7 +6,6 @@ import json
 import grain
 import numpy as np
 import pytest
-from absl import flags
 
 from pipelines.batches import BatchConfig, train_batches
 from pipelines.loader_bench import synthetic_log
@@ -98,24 +97,17 @@ def test_threads_and_prefetch_change_neither_stream_nor_state(log, item_tokens):
             assert iterator.get_state() == expected.get_state()
 
 
-def test_worker_processes_change_neither_stream_nor_state(log, item_tokens):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    config = dataclasses.replace(CONFIGS["windows_threads"], num_workers=2, prefetch=2)
-    batches = train_batches(log, item_tokens, config, seed=0)
-    iterator = iter(batches)
-    alone = train_batches(log, item_tokens, CONFIGS["windows"], seed=0)
-    iterator.set_state(iter(alone).get_state() | {"next_batch": 3})
-    for index in range(3, 8):
-        assert_same(next(iterator), alone.batch_at(index))
-    assert iterator.get_state() == iter(alone).get_state() | {"next_batch": 8}
-    iterator.close()
-
-
 def other_log(log):
     items = log.columns["item"].copy()
     items[0] = (items[0] + 1) % NUM_ITEMS
     return dataclasses.replace(log, columns={"item": items})
+
+
+def other_split(log):
+    """The same events, but a view's history begins later."""
+    views = log.views("train").copy()
+    views[-1, 1] += 1
+    return dataclasses.replace(log, splits=log.splits | {"train": views})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +120,9 @@ def other_log(log):
         ("examples", {"config": {"examples": "histories"}}),
         ("pack", {"config": {"pack": True}}),
         ("row_tokens", {"config": {"row_tokens": 100}}),
+        ("stride", {"config": {"stride": 2}}),
         ("data", {"log": other_log}),
+        ("data", {"log": other_split}),
         ("item_tokens", {"item_tokens": lambda tokens: tokens + 1}),
     ],
 )

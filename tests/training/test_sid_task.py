@@ -82,8 +82,10 @@ def test_loss_and_accuracy_are_those_of_the_masked_tokens(model):
     assert metrics["token_accuracy"] == (hits, 16)
 
 
-def test_logits_of_the_asked_places_alone_give_the_same_loss(model):
+@pytest.mark.parametrize("weights", [(1.0,), (0.25, 3.0, 0.0)])
+def test_logits_of_the_asked_places_alone_give_the_same_loss(model, weights):
     batch = make_batch(1)
+    batch["loss_mask"] *= np.resize(np.float32(weights), T)
     everywhere = loss_of(SidTask(evaluator=dict, label_smoothing=0.1), model, batch)
     task = SidTask(evaluator=dict, label_smoothing=0.1, max_loss_tokens=3)
     picked = loss_of(task, model, batch)
