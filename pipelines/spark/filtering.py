@@ -60,8 +60,8 @@ class Left:
 def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int) -> Left:
     """Drops users and items in turn, see `pipelines.kcore.k_core`.
 
-    The counts of items are here and those of users where the users are, so that a round sends one
-    bit an item out and gets back what leaves.
+    The counts of items are here and those of users where the users are, so that a round sends
+    three bytes an item out and gets back what leaves.
 
     Raises:
         ValueError: nothing is left.
