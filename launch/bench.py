@@ -28,6 +28,7 @@ import kernels.bench.trie
 import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
+import pipelines.spark.bench
 from launch import bench_plot, program
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
@@ -42,6 +43,12 @@ _NUM_ROWS = flags.DEFINE_integer(
 )
 _LARGE_ROWS = flags.DEFINE_integer(
     "large_rows", 100_000_000, "Rows of the Parquet log that prepare reads; 0: none.", lower_bound=0
+)
+_SPARK_ROWS = flags.DEFINE_multi_integer(
+    "spark_rows",
+    list(pipelines.spark.bench.SIZES),
+    "Rows of a log that prepare_spark reads in memory and on Spark; may be given several times.",
+    lower_bound=1,
 )
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
@@ -75,6 +82,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "prepare": lambda: pipelines.prepare_bench.run(
         _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
     ),
+    "prepare_spark": lambda: pipelines.spark.bench.run(_SPARK_ROWS.value, _BENCH_DIR.value),
 }
 
 

@@ -1,6 +1,8 @@
 """Raw log to records: `python -m launch.prepare --config=amazon_beauty --workdir=W`.
 
-Writes W/prepared (columns, splits, items.parquet, users.parquet, manifest.json).
+Writes W/prepared (columns, splits, items.parquet, users.parquet, manifest.json). With
+`--engine=spark` Spark reads, filters and sorts the log, on this machine or on a cluster; what it
+writes is the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -8,13 +10,29 @@ from __future__ import annotations
 import sys
 import time
 
-from launch import program
-from pipelines.prepare import prepare
+from absl import flags
 
+from launch import program
+from pipelines.ordered_log import Engine, order_in_memory
+from pipelines.prepare import prepare
+from pipelines.spark.session import missing
+
+_ENGINE = flags.DEFINE_enum(
+    "engine", "polars", ["polars", "spark"], "What reads, filters and sorts the log."
+)
+_SPARK_MASTER = flags.DEFINE_string(
+    "spark_master",
+    "local[*]",
+    "Where Spark runs: local[N] for N cores, local[*] for all, a cluster's address, or empty for "
+    "what spark-submit or spark-defaults.conf say.",
+)
+_SPARK_CONF = flags.DEFINE_multi_string(
+    "spark_conf", [], "NAME=VALUE of one of Spark's own settings; may be given several times."
+)
 _TELL_EVERY_SECONDS = 5.0
 
 
-def main(job: program.Job) -> None:
+def main(job: program.Job, engine: Engine = order_in_memory) -> None:
     """Prepares the log and prints the counts of every stage, and what was left out and why."""
     begin = told = time.monotonic()
     num_read = 0
@@ -29,7 +47,11 @@ def main(job: program.Job) -> None:
             print(f"read {num_rows:,} rows, {rate:,.0f} a second", file=sys.stderr)
 
     manifest = prepare(
-        job.config.data.to_dict(), job.prepared, overwrite=job.overwrite, progress=progress
+        job.config.data.to_dict(),
+        job.prepared,
+        overwrite=job.overwrite,
+        progress=progress,
+        engine=engine,
     )
     for stage, counts in manifest["counts"].items():
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
@@ -42,5 +64,29 @@ def main(job: program.Job) -> None:
     print(f"wrote {job.prepared}")
 
 
+def engine_from_flags() -> Engine:
+    """Returns the engine that the flags name.
+
+    Raises:
+        UsageError: flags that do not fit together, or Spark or Java is missing.
+    """
+    if _ENGINE.value == "polars":
+        for flag in (_SPARK_MASTER, _SPARK_CONF):
+            if flag.present:
+                raise program.UsageError(f"--{flag.name} needs --engine=spark")
+        return order_in_memory
+    settings = {}
+    for setting in _SPARK_CONF.value:
+        name, equals, value = setting.partition("=")
+        if not name or not equals:
+            raise program.UsageError(f"--spark_conf={setting}: it must be NAME=VALUE")
+        settings[name] = value
+    if problem := missing():
+        raise program.UsageError(f"--engine=spark: {problem}")
+    from pipelines.spark.engine import SparkEngine  # Its packages are an extra.
+
+    return SparkEngine(_SPARK_MASTER.value, settings)
+
+
 if __name__ == "__main__":
-    program.run(main)
+    program.run(lambda job: main(job, engine_from_flags()))

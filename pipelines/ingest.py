@@ -91,10 +91,7 @@ def read_log(
                 # A copy of its own: a view would keep the whole chunk alive.
                 pieces[key].append(column.astype(_COLUMNS[key], copy=True))
             num_rows += len(columns["user"])
-            if num_rows > MAX_ROWS:
-                raise ValueError(
-                    f"{name}: more than {MAX_ROWS} interactions; a data set holds at most that many"
-                )
+            check_size(name, num_rows)
             if progress is not None:
                 progress(num_rows)
     check_not_empty(num_rows, raw, bad_rows)
@@ -150,6 +147,14 @@ def place_of(raw: RawDataset, column: str, raw_id: str) -> str:
             if len(found):
                 return f"{part.name}, line {found['line'][0]}"
     raise ValueError(f"{column} {raw_id!r} is in no part of the log")
+
+
+def check_size(name: str, num_rows: int) -> None:
+    """Raises ValueError if a log has more rows than a data set holds, once `name` is read."""
+    if num_rows > MAX_ROWS:
+        raise ValueError(
+            f"{name}: more than {MAX_ROWS} interactions; a data set holds at most that many"
+        )
 
 
 def check_not_empty(num_rows: int, raw: RawDataset, bad_rows: BadRows) -> None:

@@ -55,21 +55,57 @@ def k_core(
             rounds += 1
     if not left:
         most_user, most_item = (int(count(column).max(initial=0)) for column in (user, item))
-        raise ValueError(
-            f"k_core={k} leaves nothing of {len(user)} interactions of {len(np.unique(user))} "
-            f"users and {len(np.unique(item))} items (after {rounds} rounds; the busiest user has "
-            f"{most_user}, the most frequent item {most_item}); choose a smaller k_core"
+        raise nothing_left(
+            k,
+            rows=len(user),
+            users=len(np.unique(user)),
+            items=len(np.unique(item)),
+            rounds=rounds,
+            most_user=most_user,
+            most_item=most_item,
         )
     return kept
 
 
-def count(values: Int[np.ndarray, " n"], size: int = 0) -> Int64[np.ndarray, " m"]:
-    """Returns how often each of 0, 1, … occurs, `np.bincount` in bounded memory."""
+def nothing_left(
+    k: int, *, rows: int, users: int, items: int, rounds: int, most_user: int, most_item: int
+) -> ValueError:
+    """Returns the error of a k-core that is empty.
+
+    Args:
+        k: of the k-core.
+        rows: interactions there were.
+        users: users there were.
+        items: items that had an interaction.
+        rounds: how often users and items were dropped.
+        most_user: interactions of the busiest user.
+        most_item: interactions of the most frequent item.
+    """
+    return ValueError(
+        f"k_core={k} leaves nothing of {rows} interactions of {users} users and {items} items "
+        f"(after {rounds} rounds; the busiest user has {most_user}, the most frequent item "
+        f"{most_item}); choose a smaller k_core"
+    )
+
+
+def count(
+    values: Int[np.ndarray, " n"], size: int = 0, where: Bool[np.ndarray, " n"] | None = None
+) -> Int64[np.ndarray, " m"]:
+    """Returns how often each of 0, 1, … occurs, `np.bincount` in bounded memory.
+
+    Args:
+        values: not negative.
+        size: the least length of the result.
+        where: which values count; None: all.
+    """
     size = max(size, int(values.max(initial=-1)) + 1)
     counts = np.zeros(size, np.int64)
     for start in range(0, len(values), _SLICE):
-        some = np.bincount(values[start : start + _SLICE])
-        counts[: len(some)] += some
+        some = values[start : start + _SLICE]
+        if where is not None:
+            some = some[where[start : start + _SLICE]]
+        found = np.bincount(some)
+        counts[: len(found)] += found
     return counts
 
 

@@ -14,12 +14,11 @@ What comes out depends on nothing but the config and the bytes of the input file
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,11 @@ import polars as pl
 from minirec import files
 from pipelines import sources
 from pipelines.bad_rows import BadRows
-from pipelines.event_order import event_order
 from pipelines.folders import atomic_folder
-from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
 from pipelines.interactions import RawDataset
-from pipelines.kcore import count, k_core
-from pipelines.prepared import COLUMNS, FORMAT_VERSION, read_manifest
+from pipelines.kcore import count
+from pipelines.ordered_log import Engine, OrderedLog, Progress, order_in_memory, writing
+from pipelines.prepared import FORMAT_VERSION, read_manifest
 from pipelines.splits import Split, make_split
 
 _FIELDS = ("source", "k_core", "split", "on_bad_rows")
@@ -47,7 +45,8 @@ def prepare(
     folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    engine: Engine = order_in_memory,
 ) -> dict[str, Any]:
     """Prepares a data set and returns its manifest.
 
@@ -62,6 +61,7 @@ def prepare(
         folder: where the prepared data set shall lie.
         overwrite: replace another prepared data set that lies there.
         progress: is told now and then how many rows have been read.
+        engine: reads, filters and orders the log; what comes out is the same with each.
 
     Returns:
         The manifest: `format_version`, `fingerprint`, `config`, `inputs` (SHA-256 and size of each
@@ -94,84 +94,60 @@ def prepare(
                 f"that of this config and its input files (source {plain['source']['name']!r}, "
                 f"fingerprint {fingerprint!r}); choose another folder or --overwrite it"
             )
-    log = read_log(raw, bad_rows, progress)
     with atomic_folder(folder) as temporary:
+        log = engine(raw, bad_rows, plain["k_core"], temporary, progress)
         return _write(temporary, raw, log, bad_rows, plain, inputs, fingerprint)
 
 
 def _write(
     folder: Path,
     raw: RawDataset,
-    log: CodedLog,
+    log: OrderedLog,
     bad_rows: BadRows,
     config: dict[str, Any],
     inputs: dict[str, Any],
     fingerprint: str,
 ) -> dict[str, Any]:
-    """Writes the whole data set into an empty folder and returns its manifest."""
-    counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **log.sizes()}}
-    if config["k_core"] > 1:
-        try:
-            kept = k_core(log.user, log.item, config["k_core"])
-        except ValueError as error:
-            raise ValueError(f"{names_of(raw)}: {error}") from error
-        log = keep(log, kept, drop_items=True)
-        counts["after_k_core"] = log.sizes()
-    elif raw.given_split is None:
-        log = _without_single_interactions(raw, log, bad_rows)
-    num_users = len(log.users)
-    if raw.given_split is None:
-        order, offsets = event_order(log.user, log.time, num_users)
-    else:
-        if (log.user[1:] < log.user[:-1]).any():
-            raise ValueError("a source with a given split must group its interactions by user")
-        order = slice(None)
-        offsets = np.searchsorted(log.user, np.arange(num_users + 1)).astype(np.int64)
-    columns = {}
-    for name in COLUMNS:
-        columns[name] = np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name])
-        setattr(log, name, columns[name])  # Not twice in memory.
+    """Writes all but the columns, which lie there, and returns the manifest."""
     split = make_split(
         config["split"],
-        offsets,
-        columns["time"],
+        log.offsets,
+        log.columns["time"],
         has_times=raw.has_times,
         given=raw.given_split,
     )
-    counts["split"] = split.counts
-    train_count = _train_count(columns["item"], split, len(log.items))
+    train_count = _train_count(log.columns["item"], split, len(log.items))
 
-    (folder / "columns").mkdir()
     (folder / "splits").mkdir()
-    arrays = {f"columns/{name}": column for name, column in columns.items()}
-    arrays["offsets"] = offsets
+    arrays = {"offsets": log.offsets}
     for name in ("train_sequences", "valid", "test"):
         arrays[f"splits/{name}"] = np.ascontiguousarray(getattr(split, name), np.int64)
     for name, array in arrays.items():
-        with _writing(f"{name}.npy"):
+        with writing(f"{name}.npy"):
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
     items = log.items.with_columns(pl.Series("train_count", train_count, pl.Int64)).with_row_index(
         "item_id"
     )
     items = items.with_columns(pl.col("item_id").cast(pl.Int64))
-    users = pl.DataFrame({"user": np.arange(num_users), "raw_user_id": log.users})
+    users = pl.DataFrame({"user": np.arange(len(log.users)), "raw_user_id": log.users})
     for name, table in (("items", items), ("users", users)):
-        with _writing(f"{name}.parquet"):
-            table.write_parquet(folder / f"{name}.parquet")
+        with writing(f"{name}.parquet"):
+            # In one chunk, so that the bytes do not tell how the table came about.
+            table.rechunk().write_parquet(folder / f"{name}.parquet")
     outputs = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "config": config,
         "inputs": inputs,
-        "counts": {**counts, "prepared": log.sizes()},
+        "counts": {**log.counts, "split": split.counts, "prepared": log.sizes()},
         "skipped": bad_rows.report(),
         "split": config["split"]["name"],
         "event_types": list(raw.event_types),
         "event_weights": list(raw.event_weights or (1.0,) * len(raw.event_types)),
         "has_times": raw.has_times,
         "schema": {
-            "columns": {name: str(column.dtype) for name, column in columns.items()},
+            "columns": {name: str(column.dtype) for name, column in log.columns.items()},
             "items": {name: str(kind) for name, kind in items.schema.items()},
         },
         "outputs": {path.relative_to(folder).as_posix(): path.stat().st_size for path in outputs},
@@ -181,47 +157,9 @@ def _write(
             "polars": pl.__version__,
         },
     }
-    with _writing("manifest.json"):
+    with writing("manifest.json"):
         files.write_json(folder / "manifest.json", manifest)
     return manifest
-
-
-def _without_single_interactions(raw: RawDataset, log: CodedLog, bad_rows: BadRows) -> CodedLog:
-    """Returns the log without users of one interaction, from which nothing can be predicted.
-
-    A k-core of 2 or more is the usual way to drop them; without it they are bad rows.
-
-    Raises:
-        ValueError: there is one, and bad rows are errors; or no others are left.
-    """
-    length = count(log.user, len(log.users))
-    if (length > 1).all():
-        return log
-    user = log.users[int(np.argmin(length > 1))]
-    single = int((length == 1).sum())
-    bad_rows.add(
-        "single_interaction",
-        f"{place_of(raw, 'user', user)}: user {user!r} has one interaction ({single} users have), "
-        "which leaves nothing to predict; k_core=2 or more drops such users",
-        single,
-    )
-    if single == len(log.users):
-        raise ValueError(
-            f"{names_of(raw)}: all {single} users have one interaction: there is nothing to prepare"
-        )
-    return keep(log, (length > 1)[log.user], drop_items=raw.items is None)
-
-
-@contextlib.contextmanager
-def _writing(name: str) -> Generator[None]:
-    """Names the file in what goes wrong while it is written."""
-    try:
-        yield
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise OSError(
-            f"{name} of the prepared data set cannot be written: {error}; nothing is left "
-            "half-written: make room, or choose another disk, and run again"
-        ) from error
 
 
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,7 +231,7 @@ def _train_count(item: np.ndarray, split: Split, num_items: int) -> np.ndarray:
     marks[start] += 1
     marks[stop] -= 1
     np.cumsum(marks, out=marks)
-    return count(item[marks[:-1].view(bool)], num_items)
+    return count(item, num_items, marks[:-1].view(bool))
 
 
 def _check_place(folder: Path) -> None:

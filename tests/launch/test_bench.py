@@ -63,6 +63,17 @@ def test_the_sizes_of_the_logs_and_their_folder_reach_prepare(monkeypatch, tmp_p
 
 
 @pytest.mark.usefixtures("parsed")
+def test_the_sizes_of_the_logs_and_their_folder_reach_prepare_spark(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        bench.pipelines.spark.bench, "run", lambda *given: iter([asked.append(given) or {}])
+    )
+    with flagsaver.flagsaver(only=["prepare_spark"], spark_rows=[7, 9], bench_dir=str(tmp_path)):
+        bench.main()
+    assert asked == [([7, 9], str(tmp_path))]
+
+
+@pytest.mark.usefixtures("parsed")
 def test_plot_sweeps_up_to_the_largest_catalogue_and_draws(monkeypatch, tmp_path, capsys):
     asked = []
 

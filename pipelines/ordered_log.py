@@ -1,0 +1,172 @@
+"""A log as records: users one after the other, each one's events oldest first; made in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from pipelines.bad_rows import BadRows
+from pipelines.event_order import event_order
+from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
+from pipelines.interactions import RawDataset
+from pipelines.kcore import count, k_core
+from pipelines.prepared import COLUMNS
+
+Progress = Callable[[int], None]
+NOT_GROUPED = "a source with a given split must group its interactions by user"
+
+
+@dataclasses.dataclass
+class OrderedLog:
+    """What is left of a log, in the order of its records.
+
+    Attributes:
+        columns: `item` int32 (row of `items`), `time` int64 and `event` int32, each `[E]`, as they
+            lie in the prepared folder; in memory, or mapped from there.
+        offsets: `[U + 1]`: the events of user `u` are `offsets[u]:offsets[u + 1]`.
+        users: raw id of each user, numbered by the first of their interactions that is left.
+        items: the catalogue, columns `ITEM_SCHEMA`.
+        counts: how many users, items and interactions there were at each stage, for the manifest.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    offsets: Int64[np.ndarray, " U+1"]
+    users: pl.Series
+    items: pl.DataFrame
+    counts: dict[str, Any]
+
+    def sizes(self) -> dict[str, int]:
+        """Returns how many users, items and interactions are left."""
+        return sizes(len(self.users), len(self.items), int(self.offsets[-1]))
+
+
+class Engine(Protocol):
+    """Reads a log, takes its k-core and orders it; all engines give the same, bit for bit."""
+
+    def __call__(
+        self,
+        raw: RawDataset,
+        bad_rows: BadRows,
+        k: int,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> OrderedLog:
+        """Writes the columns and returns the log.
+
+        Args:
+            raw: what a source found.
+            bad_rows: is told of rows that are wrong.
+            k: of the k-core; 0 and 1 are off.
+            folder: `columns/NAME.npy` below it are written; it is empty but for what this makes.
+            progress: is told now and then how many rows have been read.
+
+        Raises:
+            ValueError: a mistake in the data, or nothing is left of it.
+            OSError: the disk is full or refuses to be written.
+        """
+        ...
+
+
+def order_in_memory(
+    raw: RawDataset,
+    bad_rows: BadRows,
+    k: int,
+    folder: Path,
+    progress: Progress | None = None,
+) -> OrderedLog:
+    """Orders a log with NumPy and Polars in this process, see `Engine`."""
+    log = read_log(raw, bad_rows, progress)
+    counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **log.sizes()}}
+    if k > 1:
+        try:
+            kept = k_core(log.user, log.item, k)
+        except ValueError as error:
+            raise ValueError(f"{names_of(raw)}: {error}") from error
+        log = keep(log, kept, drop_items=True)
+        counts["after_k_core"] = log.sizes()
+    elif raw.given_split is None:
+        log = _without_single_interactions(raw, log, bad_rows)
+    num_users = len(log.users)
+    if raw.given_split is None:
+        order, offsets = event_order(log.user, log.time, num_users)
+    else:
+        if (log.user[1:] < log.user[:-1]).any():
+            raise ValueError(NOT_GROUPED)
+        order = slice(None)
+        offsets = np.searchsorted(log.user, np.arange(num_users + 1)).astype(np.int64)
+    columns = {}
+    for name in COLUMNS:
+        columns[name] = np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name])
+        setattr(log, name, columns[name])  # Not twice in memory.
+    (folder / "columns").mkdir()
+    for name, column in columns.items():
+        with writing(f"columns/{name}.npy"):
+            np.save(folder / "columns" / f"{name}.npy", column, allow_pickle=False)
+    return OrderedLog(columns, offsets, log.users, log.items, counts)
+
+
+def sizes(num_users: int, num_items: int, num_interactions: int) -> dict[str, int]:
+    """Returns the sizes of a log as the manifest names them."""
+    return {"users": num_users, "items": num_items, "interactions": num_interactions}
+
+
+def report_single_interactions(
+    raw: RawDataset, bad_rows: BadRows, user: str, single: int, num_users: int
+) -> None:
+    """Tells of users with one interaction, from which nothing can be predicted.
+
+    A k-core of 2 or more is the usual way to drop them; without it they are bad rows.
+
+    Args:
+        raw: the log.
+        bad_rows: is told.
+        user: raw id of the first of them.
+        single: how many there are.
+        num_users: how many users there are.
+
+    Raises:
+        ValueError: bad rows are errors; or no other users are there.
+    """
+    bad_rows.add(
+        "single_interaction",
+        f"{place_of(raw, 'user', user)}: user {user!r} has one interaction ({single} users have), "
+        "which leaves nothing to predict; k_core=2 or more drops such users",
+        single,
+    )
+    if single == num_users:
+        raise ValueError(
+            f"{names_of(raw)}: all {single} users have one interaction: there is nothing to prepare"
+        )
+
+
+@contextlib.contextmanager
+def writing(name: str) -> Generator[None]:
+    """Names the file in what goes wrong while it is written.
+
+    Raises:
+        OSError: in place of what the body raised.
+    """
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise OSError(
+            f"{name} of the prepared data set cannot be written: {error}; nothing is left "
+            "half-written: make room, or choose another disk, and run again"
+        ) from error
+
+
+def _without_single_interactions(raw: RawDataset, log: CodedLog, bad_rows: BadRows) -> CodedLog:
+    length = count(log.user, len(log.users))
+    if (length > 1).all():
+        return log
+    user = log.users[int(np.argmin(length > 1))]
+    single = int((length == 1).sum())
+    report_single_interactions(raw, bad_rows, user, single, len(log.users))
+    return keep(log, (length > 1)[log.user], drop_items=raw.items is None)
