@@ -46,9 +46,13 @@ def test_the_number_of_sids_reaches_trie_and_decode(monkeypatch):
         monkeypatch.setattr(
             module, "run", lambda num_sids, **sizes: iter([asked.append((num_sids, sizes)) or {}])
         )
-    with flagsaver.flagsaver(only=["trie", "decode"], num_sids=77):
+    with flagsaver.flagsaver(only=["trie", "decode"], num_sids=77, large_sids=99):
         bench.main()
-    assert asked == [(77, {}), (77, {"vocab": 8192, "levels": 3}), (77, {})]
+    with flagsaver.flagsaver(only=["trie"], num_sids=5, large_sids=0):
+        bench.main()
+    wide = {"vocab": 8192, "levels": 3}
+    large = (99, {"repeats": 1})
+    assert asked == [(77, {}), (77, wide), large, (77, {}), (5, {}), (5, wide)]
 
 
 @pytest.mark.usefixtures("parsed")
