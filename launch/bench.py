@@ -28,7 +28,7 @@ import kernels.bench.trie
 import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
-from launch import bench_plot, program
+from launch import bench_plot, evaluate_bench, program
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
@@ -39,6 +39,9 @@ _NUM_ROWS = flags.DEFINE_integer(
 )
 _LARGE_ROWS = flags.DEFINE_integer(
     "large_rows", 100_000_000, "Rows of the Parquet log that prepare reads; 0: none.", lower_bound=0
+)
+_NUM_USERS = flags.DEFINE_integer(
+    "num_users", 22_000, "Users that evaluate searches for.", lower_bound=1
 )
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
@@ -70,6 +73,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "prepare": lambda: pipelines.prepare_bench.run(
         _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
     ),
+    "evaluate": lambda: evaluate_bench.run(_NUM_USERS.value),
 }
 
 
