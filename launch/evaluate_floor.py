@@ -20,6 +20,7 @@ Products = dict[tuple[int, int], float]
 
 ATTENTION = (0, 0)
 _ROWS = (512, 1600, 6400)  # of the products whose rate is measured; the best counts
+_product = jax.jit(jnp.matmul)
 
 
 def matrix_products(
@@ -87,8 +88,7 @@ def floor_seconds(products: Products, rates: Mapping[tuple[int, int], float]) ->
 
 
 def _xla(x: jax.Array, weight: jax.Array) -> Callable[[], object]:
-    product = jax.jit(jnp.matmul)
-    return lambda: product(x, weight).block_until_ready()
+    return lambda: _product(x, weight).block_until_ready()
 
 
 def _numpy(x: np.ndarray, weight: np.ndarray) -> Callable[[], object]:
