@@ -138,7 +138,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.search = ConfigDict({"num_beams": 50, "normalize": "vocab", "exclude_seen": True})
 
     config.evaluate = ConfigDict(
-        {"batch_size": 128, "valid_users": 2000, "test_users": 0, "resamples": 1000}
+        {
+            "batch_size": 32,  # users; on CPU more of them leave the cache, a GPU or TPU wants more
+            "valid_users": 2000,
+            "test_users": 0,
+            "resamples": 1000,
+        }
     )
     return config.lock()
 

@@ -29,7 +29,7 @@ import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
 import pipelines.spark.bench
-from launch import bench_plot, program
+from launch import bench_plot, evaluate_bench, program
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
@@ -49,6 +49,9 @@ _SPARK_ROWS = flags.DEFINE_multi_integer(
     list(pipelines.spark.bench.SIZES),
     "Rows of a log that prepare_spark reads in memory and on Spark; may be given several times.",
     lower_bound=1,
+)
+_NUM_USERS = flags.DEFINE_integer(
+    "num_users", 22_000, "Users that evaluate searches for.", lower_bound=1
 )
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
@@ -83,6 +86,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
         _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
     ),
     "prepare_spark": lambda: pipelines.spark.bench.run(_SPARK_ROWS.value, _BENCH_DIR.value),
+    "evaluate": lambda: evaluate_bench.run(_NUM_USERS.value),
 }
 
 

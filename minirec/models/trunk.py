@@ -37,6 +37,7 @@ class Block(nnx.Module):
         angles: tuple[Array, Array],
         attention: Callable[[Array, Array, Array], Array],
         dropout_key: Key[Array, ""] | None = None,
+        last: Int[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
         """Returns the new residual stream and this layer's keys and values `[B, T, KV, K]`.
 
@@ -46,13 +47,26 @@ class Block(nnx.Module):
             attention: what happens between queries, keys and values; training, prefill and
                 decoding differ in nothing else.
             dropout_key: see `Trunk.__call__`.
+            last: the one token of each row whose residual stream is asked for, `[B, 1, D]`; None
+                asks for all. Keys and values are those of all tokens in either case.
         """
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        query, key, value = self.attention.project(self.attention_norm(x), angles)
+        normed = self.attention_norm(x)
+        key, value = self.attention.keys_and_values(normed, angles)
+        if last is not None:
+            x, normed, cos, sin = (_at(array, last) for array in (x, normed, *angles))
+            angles = cos, sin
+        query = self.attention.queries(normed, angles)
         attended = self.attention.merge_heads(attention(query, key, value))
         x = x + dropout(attended, self.dropout, keys[0])
         x = x + dropout(self.mlp(self.mlp_norm(x)), self.dropout, keys[1])
         return x, (key, value)
+
+
+def _at(array: Array, place: Int[Array, " B"]) -> Array:
+    """Returns the entries `[B, 1, …]` of one place of each row."""
+    index = place.reshape(-1, *(1 for _ in array.shape[1:]))
+    return jnp.take_along_axis(array, index, axis=1)
 
 
 class Trunk(nnx.Module):
@@ -95,8 +109,8 @@ class Trunk(nnx.Module):
                 states are finite and mean nothing.
             dropout_key: the source of dropout's bits; `None` turns dropout off.
         """
-        hidden, _ = self._forward(embeddings, positions, mask_rule(segment_ids), dropout_key)
-        return hidden
+        x, _ = self._blocks(embeddings, positions, mask_rule(segment_ids), dropout_key)
+        return self.norm(x)
 
     def prefill(
         self, embeddings: Float[Array, "B S D"], lengths: Int[Array, " B"], mask_rule: MaskRule
@@ -111,11 +125,20 @@ class Trunk(nnx.Module):
         B, S = embeddings.shape[:2]
         positions = jnp.broadcast_to(jnp.arange(S), (B, S))
         segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
-        hidden, cache = self._forward(
-            embeddings, positions, mask_rule(segment_ids), keep_cache=True
+        # Of the last layer's tokens all but one are asked for nothing but keys and values.
+        mask, last = mask_rule(segment_ids), lengths - 1
+        x, cache = self._blocks(embeddings, positions, mask, keep_cache=True, stop=-1)
+        graphdef, stacked = nnx.split(self.blocks)
+        block = nnx.merge(graphdef, jax.tree.map(lambda layers: layers[-1], stacked))
+
+        def attention(query, key, value):
+            return attend(query, key, value, _at(mask, last))
+
+        x, top = block(x, self._angles(positions), attention, last=last)
+        key, value = (
+            jnp.concatenate([below, new[None]]) for below, new in zip(cache, top, strict=True)
         )
-        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
-        return last[:, 0], PrefixCache(*cache)
+        return self.norm(x)[:, 0], PrefixCache(key, value)
 
     def decode_step(
         self,
@@ -145,7 +168,7 @@ class Trunk(nnx.Module):
         B, M = embeddings.shape[:2]
         config = self.config
         positions = jnp.broadcast_to((lengths + step)[:, None], (B, M))
-        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        angles = self._angles(positions)
         graphdef, stacked = nnx.split(self.blocks)
 
         def layer(x, inputs):
@@ -180,20 +203,25 @@ class Trunk(nnx.Module):
         )
         return self.norm(x), suffix
 
-    def _forward(
+    def _angles(self, positions: Array) -> tuple[Array, Array]:
+        return rope_angles(positions, self.config.head_dim, self.config.rope_theta)
+
+    def _blocks(
         self,
         embeddings: Array,
         positions: Array,
         mask: Array,
         dropout_key: Array | None = None,
         keep_cache: bool = False,
+        stop: int | None = None,
     ) -> tuple[Array, Any]:
+        """Returns the residual stream after the layers before `stop`, and their keys and values."""
         config = self.config
         if embeddings.shape[-1] != config.width:
             raise ValueError(
                 f"embeddings have width {embeddings.shape[-1]}, the trunk has {config.width}"
             )
-        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        angles = self._angles(positions)
         graphdef, stacked = nnx.split(self.blocks)
         layer_keys = None
         x = embeddings.astype(config.dtype)
@@ -213,7 +241,6 @@ class Trunk(nnx.Module):
 
         if config.remat:
             layer = jax.checkpoint(layer, prevent_cse=False)
-        x, cache = jax.lax.scan(
-            layer, x, (stacked, layer_keys), unroll=min(config.scan_unroll, config.num_layers)
-        )
-        return self.norm(x), cache
+        layers = jax.tree.map(lambda array: array[:stop], (stacked, layer_keys))
+        unroll = min(config.scan_unroll, config.num_layers)
+        return jax.lax.scan(layer, x, layers, unroll=unroll)
