@@ -134,6 +134,10 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
+    # Over how many devices training and search are spread: the rows of a batch over `data` times
+    # `fsdp`, parameters and optimizer state over `fsdp`. One size may be -1: all that are left.
+    config.mesh = ConfigDict({"data": 1, "fsdp": 1})
+
     # `exclude_seen` holds for the model and the baselines alike.
     config.search = ConfigDict({"num_beams": 50, "normalize": "vocab", "exclude_seen": True})
 

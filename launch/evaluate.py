@@ -7,6 +7,7 @@ it, writes W/runs/NAME/report (report_valid for `--split=valid`) and prints `hr@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -27,14 +28,42 @@ from minirec.evaluation import (
     read_curves,
     write_report,
 )
+from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
 
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
 _NUM_EXAMPLES = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """What the search found for the users of a split.
+
+    Attributes:
+        split: "valid" or "test".
+        catalogue: the items.
+        ranked: the users' recommendations.
+        started: when the work began, by `time.monotonic`.
+    """
+
+    split: str
+    catalogue: wiring.Catalogue
+    ranked: RankedUsers
+    started: float
+
+
 def run_evaluation(job: program.Job, split: str = "test") -> Report:
-    """Evaluates the job's run and writes its report.
+    """Evaluates the job's run and writes its report; of several processes, the first does.
+
+    Raises:
+        ValueError: the data, the SIDs and the run do not belong together.
+        FileNotFoundError: a step before this one has not run.
+    """
+    return make_report(job, search(job, split))
+
+
+def search(job: program.Job, split: str) -> Searched:
+    """Returns what the run's best model recommends, in every process.
 
     Raises:
         ValueError: the data, the SIDs and the run do not belong together.
@@ -42,11 +71,11 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
     """
     started = time.monotonic()
     config = job.config
-    catalogue, model = wiring.load_run(job)
+    mesh = wiring.make_mesh(config)
+    catalogue, model = wiring.load_run(job, mesh=mesh)
     batches = wiring.split_batches(catalogue, config, split, config.evaluate.test_users)
-    exclude_seen = config.search.exclude_seen
     searched, search_started = 0, time.monotonic()
-    with ProgressBar(batches.num_views) as bar:
+    with ProgressBar(batches.num_views, enabled=is_first()) as bar:
 
         def advance(num_users: int) -> None:
             nonlocal searched
@@ -57,11 +86,19 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
         ranked = rank_users(
             model,
             batches,
-            wiring.make_searcher(config),
+            wiring.make_searcher(config, mesh),
             catalogue.trie,
-            exclude_seen=exclude_seen,
+            exclude_seen=config.search.exclude_seen,
             on_batch=advance,
         )
+    return Searched(split, catalogue, ranked, started)
+
+
+def make_report(job: program.Job, searched: Searched) -> Report:
+    """Sets the baselines beside what the search found, writes the report and returns it."""
+    config, split = job.config, searched.split
+    catalogue, ranked = searched.catalogue, searched.ranked
+    exclude_seen = config.search.exclude_seen
     prepared = catalogue.prepared
     target = prepared.targets(split)[ranked.row]
     histories = prepared.histories(split, ranked.row)
@@ -96,7 +133,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report:
         config=config.to_dict(),
         seed=config.seed,
         num_resamples=config.evaluate.resamples,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - searched.started,
         curves=read_curves(job.run / "metrics.jsonl"),
         examples=examples(ranked, target, histories, catalogue, split),
     )
@@ -138,11 +175,14 @@ def examples(
 
 def main(job: program.Job) -> None:
     """Prints the metrics, a line each."""
-    report = run_evaluation(job, _SPLIT.value)
+    searched = search(job, _SPLIT.value)
+    if not is_first():
+        return
+    report = make_report(job, searched)
     for line in metric_lines(report):
         print(line)
     print(f"report={job.run / wiring.REPORTS[_SPLIT.value] / 'index.html'}")
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, many_processes=True)

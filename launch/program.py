@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -28,7 +30,13 @@ _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Let prepare and train replace what they left there with other settings."
 )
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, which the other processes can reach."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _SHARED = ("config", "workdir", "run", "overwrite", "print_config")
+_PROCESSES = ("coordinator_address", "num_processes", "process_id")
 
 
 class UsageError(ValueError):
@@ -136,19 +144,60 @@ def asked_for_config() -> bool:
     return _PRINT_CONFIG.value
 
 
-def run(main: Callable[[Job], None], **defaults: str) -> None:
+@contextlib.contextmanager
+def joined_processes(*, allowed: bool) -> Iterator[None]:
+    """Works together with the processes that the flags name, if any; enter before using a device.
+
+    Args:
+        allowed: whether the program can run as several processes.
+
+    Raises:
+        UsageError: a flag is missing or impossible, or there may be one process only.
+    """
+    address, count, index = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    values = dict(zip(_PROCESSES, (address, count, index), strict=True))
+    said = ", ".join(f"--{name}={value}" for name, value in values.items() if value is not None)
+    if not said:
+        yield
+        return
+    if not allowed:
+        raise UsageError(f"{said}: this step runs as one process; train and evaluate as several")
+    if address is None or count is None or index is None:
+        missing = " and ".join(f"--{name}" for name, value in values.items() if value is None)
+        raise UsageError(f"{said}: {missing} must be given as well, or none of them")
+    if not re.fullmatch(r".+:\d+", address):
+        raise UsageError(f"--coordinator_address={address}: must be HOST:PORT")
+    if count < 1 or not 0 <= index < count:
+        raise UsageError(
+            f"--process_id={index}: must lie in [0, num_processes), --num_processes={count}"
+        )
+    import jax  # Not worth its import where it is not used.
+    from jax.experimental import multihost_utils
+
+    # The launchers have a use of their own for SIGTERM.
+    jax.config.update("jax_enable_preemption_service", False)
+    # One that fails waits so long for the others, which wait for it.
+    jax.distributed.initialize(address, count, index, shutdown_timeout_seconds=10)
+    yield
+    multihost_utils.sync_global_devices("the end")  # The first may have had more to do.
+
+
+def run(main: Callable[[Job], None], *, many_processes: bool = False, **defaults: str) -> None:
     """Parses the command line and calls `main` with the job; the body of every launcher.
 
     `--print_config` prints the config and does nothing else.
 
     Args:
         main: does the work.
+        many_processes: whether several processes may share it.
         **defaults: values of flags that are not given, such as `config="quickstart"`.
     """
 
     def body() -> None:
         if not _PRINT_CONFIG.value:
-            main(job_from_flags())
+            job = job_from_flags()
+            with joined_processes(allowed=many_processes):
+                main(job)
         elif _CONFIG.value is None:
             raise UsageError("--print_config needs --config")
         else:
@@ -166,7 +215,7 @@ def start(body: Callable[[], None], argv: Sequence[str]) -> None:
     and exit code 2; the environment's MINIREC_TRACEBACK=1 shows where it came from.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for name in _SHARED:
+    for name in (*_SHARED, *_PROCESSES):
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
     def parse(arguments: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from launch import program, wiring
 from minirec.decoding.ranking import rank_users
 from minirec.sids import sid_string
+from minirec.training.processes import is_first
 from pipelines.batches import prompt_batch
 
 _HISTORY = flags.DEFINE_string(
@@ -71,7 +72,8 @@ def recommend(
     Raises:
         ValueError: an item that the catalogue lacks, or a run that does not fit the data.
     """
-    catalogue, model = wiring.load_run(job, with_appended=True)
+    mesh = wiring.make_mesh(job.config)
+    catalogue, model = wiring.load_run(job, mesh=mesh, with_appended=True)
     raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
     index = {raw_item_id: item for item, raw_item_id in enumerate(raw_item_ids)}
     items = [
@@ -83,7 +85,7 @@ def recommend(
     ranked = rank_users(
         model,
         _prompts(items, catalogue.item_tokens, job.config),
-        wiring.make_searcher(job.config, at_least=top),
+        wiring.make_searcher(job.config, mesh, at_least=top),
         catalogue.trie,
         exclude_seen=job.config.search.exclude_seen,
         allowed=allowed,
@@ -126,8 +128,9 @@ def main(job: program.Job) -> None:
         raise program.UsageError("--history is missing: item ids with commas, or a file")
     histories = read_histories(_HISTORY.value)
     for row in recommend(job, histories, top=_TOP.value, exclude=_EXCLUDE.value):
-        print(json.dumps(row, ensure_ascii=False))
+        if is_first():
+            print(json.dumps(row, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, many_processes=True)

@@ -2,6 +2,9 @@
 
 Writes W/runs/NAME (config.json, metrics.jsonl, checkpoints, sids.json and vocab.json). The same
 command again goes on where a killed run stopped, to the same result; SIGTERM saves and exits 0.
+
+Several devices: `--config.mesh.data=-1`. Several processes: besides, the same command in each, with
+`--coordinator_address=HOST:PORT --num_processes=N --process_id=I`; all see the same W.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from launch import program, wiring
@@ -29,6 +33,7 @@ from minirec.training import (
     as_record,
     train,
 )
+from minirec.training.processes import is_first
 from pipelines.batches import train_batches
 
 SELECT_AT = 10
@@ -53,7 +58,15 @@ def run_training(job: program.Job) -> TrainResult:
             f"config.train.accumulate={config.train.accumulate}: must divide "
             f"config.loader.batch_size={config.loader.batch_size}"
         )
-    catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids)
+    mesh = wiring.make_mesh(config)
+    rows = config.loader.batch_size // config.train.accumulate
+    if mesh is not None and rows % mesh.size:
+        raise ValueError(
+            f"config.mesh: data={config.mesh.data}, fsdp={config.mesh.fsdp} are {mesh.size} "
+            f"devices, which do not divide the {rows} rows of config.loader.batch_size="
+            f"{config.loader.batch_size} / config.train.accumulate={config.train.accumulate}"
+        )
+    catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids, mesh=mesh)
     batches = train_batches(
         catalogue.prepared,
         catalogue.item_tokens,
@@ -78,7 +91,7 @@ def run_training(job: program.Job) -> TrainResult:
     ]
     one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
     task = SidTask(
-        make_evaluator(config, catalogue),
+        make_evaluator(config, catalogue, mesh),
         select_metric=SELECT_METRIC,
         label_smoothing=label_smoothing,
         max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
@@ -90,17 +103,18 @@ def run_training(job: program.Job) -> TrainResult:
         train_config,
         record=wiring.run_record(job, catalogue) | as_record(train_config, stages),
         describe_batch=batches.describe,
+        mesh=mesh,
         on_claimed=lambda: keep_catalogue(job, catalogue),
     )
 
 
 def make_evaluator(
-    config: ConfigDict, catalogue: wiring.Catalogue
+    config: ConfigDict, catalogue: wiring.Catalogue, mesh: Mesh | None = None
 ) -> Callable[[Any], dict[str, float]]:
     """Returns a function from a model to its validation metrics, by real beam search."""
     batches = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
     target = catalogue.prepared.targets("valid")
-    searcher = wiring.make_searcher(config)
+    searcher = wiring.make_searcher(config, mesh)
     ks = [k for k in KS if k <= config.search.num_beams]
 
     def evaluate(model: Any) -> dict[str, float]:
@@ -132,6 +146,8 @@ def main(job: program.Job) -> None:
     # Until the loop takes over, which saves first, there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     result = run_training(job)
+    if not is_first():
+        return
     print(f"steps={result.step}")
     print(f"reason={result.reason}")
     if result.best_metric is not None:
@@ -141,4 +157,4 @@ def main(job: program.Job) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, many_processes=True)

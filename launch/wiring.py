@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
@@ -15,7 +16,7 @@ from kernels.trie import Trie, build_trie
 from launch.program import Job
 from minirec import files
 from minirec.decoding import BeamSearcher
-from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig, sharding
 from minirec.sids import SidTable, SidVocab
 from minirec.sids.append import AppendedItems
 from minirec.training import compare, load_best
@@ -75,7 +76,10 @@ def load_prepared(job: Job) -> Prepared:
 
 
 def load_catalogue(
-    prepared: Prepared, sids_folder: Path, appended_path: Path | None = None
+    prepared: Prepared,
+    sids_folder: Path,
+    appended_path: Path | None = None,
+    mesh: Mesh | None = None,
 ) -> Catalogue:
     """Returns the catalogue of prepared records and of the SIDs in a folder.
 
@@ -84,6 +88,7 @@ def load_catalogue(
         sids_folder: holds sids.json, sids_report.json and, where a model was trained with it,
             vocab.json.
         appended_path: file of items that were given SIDs later; None leaves them out.
+        mesh: each of its devices gets the trie.
 
     Raises:
         ValueError: a step before this one has not run, or the SIDs do not fit the records.
@@ -120,6 +125,7 @@ def load_catalogue(
         by_popularity.astype(np.int32),
         codebook_sizes=[vocab.size] * table.num_levels,
     )
+    trie = sharding.replicate(trie, mesh)
     return Catalogue(prepared, table, vocab, item_tokens, trie, tuple(titles))
 
 
@@ -143,11 +149,14 @@ def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
     }
 
 
-def load_run(job: Job, *, with_appended: bool = False) -> tuple[Catalogue, SidDecoder]:
+def load_run(
+    job: Job, *, mesh: Mesh | None = None, with_appended: bool = False
+) -> tuple[Catalogue, SidDecoder]:
     """Returns the catalogue and the best model of the job's run.
 
     Args:
         job: whose run.
+        mesh: where trie and model go.
         with_appended: whether items that were given SIDs after the run was trained are part of the
             catalogue (`launch.make_sids --append`).
 
@@ -160,7 +169,7 @@ def load_run(job: Job, *, with_appended: bool = False) -> tuple[Catalogue, SidDe
     if not path.is_file():
         raise ValueError(f"{path} is missing: run launch.train first")
     appended = job.sids / APPENDED if with_appended else None
-    catalogue = load_catalogue(load_prepared(job), job.run, appended)
+    catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
     trained, config = files.read_json(path), job.config.to_dict()
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],
@@ -174,7 +183,21 @@ def load_run(job: Job, *, with_appended: bool = False) -> tuple[Catalogue, SidDe
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")
-    return catalogue, load_best(job.run, abstract_model(job.config, catalogue.vocab.size))
+    model = abstract_model(job.config, catalogue.vocab.size)
+    sharding.place(model, mesh)
+    return catalogue, load_best(job.run, model)
+
+
+def make_mesh(config: ConfigDict) -> Mesh | None:
+    """Returns the mesh that `config.mesh` describes; None for one device.
+
+    Raises:
+        ValueError: it does not fit the devices.
+    """
+    try:
+        return sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    except ValueError as error:
+        raise ValueError(f"config.mesh: {error}") from error
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> SidDecoder:
@@ -196,15 +219,18 @@ def abstract_model(config: ConfigDict, vocab_size: int) -> SidDecoder:
     return nnx.eval_shape(lambda: make_model(config, vocab_size))
 
 
-def make_searcher(config: ConfigDict, *, at_least: int = 1) -> BeamSearcher:
+def make_searcher(
+    config: ConfigDict, mesh: Mesh | None = None, *, at_least: int = 1
+) -> BeamSearcher:
     """Returns the constrained search that `config.search` describes.
 
     Args:
         config: the experiment.
+        mesh: devices that share the users.
         at_least: as many beams even if the config has fewer.
     """
     num_beams = max(config.search.num_beams, at_least)
-    return BeamSearcher(num_beams=num_beams, normalize=config.search.normalize)
+    return BeamSearcher(num_beams=num_beams, normalize=config.search.normalize, mesh=mesh)
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:

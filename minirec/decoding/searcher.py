@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int
 
 from kernels.beam_step import IMPLEMENTATIONS, NORMALIZE
@@ -16,6 +17,7 @@ from kernels.indices import int32_indices
 from kernels.trie import Trie
 from minirec.decoding.search import beam_search
 from minirec.decoding.state import SearchResult
+from minirec.models.sharding import AXES, batch_sharding, put, replicate, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,7 @@ class BeamSearcher:
         batch_buckets: Buckets | None = None,
         length_buckets: Buckets | None = None,
         excluded_buckets: Buckets | None = None,
+        mesh: Mesh | None = None,
     ):
         """Makes a searcher; compiles nothing yet.
 
@@ -82,9 +85,12 @@ class BeamSearcher:
             num_beams: beams kept a user, and items returned.
             normalize: see `beam_search`.
             implementation: of the beam step; `None` picks by platform.
-            batch_buckets: sizes that the number of users is padded to.
+            batch_buckets: sizes that the number of users (a device, on a mesh) is padded to.
             length_buckets: sizes that the prompts' length is padded to.
             excluded_buckets: sizes that the exclusion lists are padded to.
+            mesh: devices, perhaps of several processes, each of which searches for its share of
+                the users. All processes then make the same calls and have all results; model and
+                trie lie on the mesh (`minirec.models.sharding`), each device reads them whole.
 
         Raises:
             ValueError: a number of beams, a normalisation or an implementation that is none.
@@ -105,7 +111,12 @@ class BeamSearcher:
         self._batch = batch_buckets or Buckets()
         self._length = length_buckets or Buckets(smallest=8)
         self._excluded = excluded_buckets or Buckets(smallest=8)
-        self._jitted = jax.jit(self._search, static_argnums=0)
+        self._mesh = mesh
+        self._jitted = jax.jit(
+            self._search,
+            static_argnums=0,
+            out_shardings=None if mesh is None else replicated(mesh),
+        )
 
     def __call__(
         self,
@@ -145,7 +156,8 @@ class BeamSearcher:
             raise ValueError(
                 f"lengths[{wrong[0]}]={lengths[wrong[0]]} must lie in [1, {S}], the prompts' width"
             )
-        users = self._batch.round_up(B, "the batch")
+        devices = 1 if self._mesh is None else self._mesh.size
+        users = self._batch.round_up(-(-B // devices), "the batch") * devices
         width = self._length.round_up(S, "the prompts' width")
         # What the padding holds is never seen, but a row of length 0 has no last token.
         tokens = _pad(tokens.astype(np.int32), (users, width), 0)
@@ -165,22 +177,44 @@ class BeamSearcher:
             shape = (users,) * (allowed.ndim - 1) + (trie.capacities.items,)
             allowed = _pad(allowed, shape, False)
         graphdef, state = nnx.split(model)
-        result = self._jitted(graphdef, state, tokens, lengths, trie, excluded, allowed)
+        by_user, by_item = (tokens, lengths, excluded, allowed), None
+        if allowed is not None and allowed.ndim == 1:
+            by_user, by_item = (tokens, lengths, excluded, None), allowed
+        if self._mesh is not None:
+            rows = batch_sharding(self._mesh)
+            by_user = jax.tree.map(lambda array: put(array, rows), by_user)
+            by_item = replicate(by_item, self._mesh)
+        result = self._jitted(graphdef, state, trie, by_item, by_user)
         return jax.tree.map(lambda array: np.asarray(array)[:B], result)
 
-    def _search(self, graphdef, state, tokens, lengths, trie, excluded, allowed) -> SearchResult:
+    def _search(self, graphdef, state, trie, by_item, by_user) -> SearchResult:
         self.num_traces += 1
-        return beam_search(
-            nnx.merge(graphdef, state),
-            tokens,
-            lengths,
-            trie,
-            num_beams=self.num_beams,
-            normalize=self.normalize,
-            excluded=excluded,
-            allowed=allowed,
-            implementation=self.implementation,
-        )
+
+        def search(state, trie, by_item, by_user) -> SearchResult:
+            tokens, lengths, excluded, allowed = by_user
+            return beam_search(
+                nnx.merge(graphdef, state),
+                tokens,
+                lengths,
+                trie,
+                num_beams=self.num_beams,
+                normalize=self.normalize,
+                excluded=excluded,
+                allowed=by_item if allowed is None else allowed,
+                implementation=self.implementation,
+            )
+
+        if self._mesh is not None:
+            # Each device runs the program of one device: XLA could not split a kernel.
+            rows, whole = PartitionSpec(AXES), PartitionSpec()
+            search = jax.shard_map(
+                search,
+                mesh=self._mesh,
+                in_specs=(whole, whole, whole, rows),
+                out_specs=rows,
+                check_vma=False,
+            )
+        return search(state, trie, by_item, by_user)
 
 
 def _pad(array: np.ndarray, shape: Sequence[int], value: int | bool) -> np.ndarray:

@@ -11,6 +11,7 @@ from minirec.models.config import SidDecoderConfig
 from minirec.models.layers import normal_param
 from minirec.models.masks import CausalMask
 from minirec.models.products import unembed
+from minirec.models.sharding import gathered
 from minirec.models.trunk import Trunk
 
 
@@ -33,7 +34,7 @@ class SidDecoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Returns the embeddings of `tokens`, in the compute dtype."""
-        rows = jnp.take(self.embedding[...], tokens, axis=0, mode="clip")
+        rows = jnp.take(gathered(self.embedding[...]), tokens, axis=0, mode="clip")
         return rows.astype(self.config.trunk.dtype)
 
     def __call__(
@@ -61,7 +62,7 @@ class SidDecoder(nnx.Module):
 
     def head_rows(self) -> Float[Array, "V D"]:
         """Returns the head's matrix, one row a token, in the parameters' dtype."""
-        return self.embedding[...] if self.head is None else self.head[...]
+        return gathered(self.embedding[...] if self.head is None else self.head[...])
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the vocabulary."""

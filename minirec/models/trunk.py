@@ -16,6 +16,7 @@ from minirec.models.cache import PrefixCache, SuffixCache
 from minirec.models.config import TrunkConfig
 from minirec.models.layers import RMSNorm, SwiGLU, dropout, rope_angles
 from minirec.models.masks import MaskRule
+from minirec.models.sharding import gathered
 
 
 class Block(nnx.Module):
@@ -236,7 +237,7 @@ class Trunk(nnx.Module):
             def attention(query, key, value):
                 return attend(query, key, value, mask)
 
-            x, cache = nnx.merge(graphdef, state)(x, angles, attention, layer_key)
+            x, cache = nnx.merge(graphdef, gathered(state))(x, angles, attention, layer_key)
             return x, cache if keep_cache else None
 
         if config.remat:

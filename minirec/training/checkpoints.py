@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from minirec.training import processes
+
 CHECKPOINTS = "checkpoints"
 
 
@@ -127,37 +129,48 @@ class Checkpoints:
         steps = sorted(self._last.steps(), reverse=True)
         model_state = nnx.state(model)
         for step in steps:
-            folder = self._last.folder / str(step)
-            try:
-                position = Position(
-                    **self._last.restore(step, position=ocp.args.JsonRestore())["position"]
-                )
-                optimizer_state = nnx.state(make_optimizer(position.stage))
-                arrays = self._last.restore(
-                    step,
-                    model=ocp.args.StandardRestore(self._last.wanted(step, "model", model_state)),
-                    optimizer=ocp.args.StandardRestore(
-                        self._last.wanted(step, "optimizer", optimizer_state)
-                    ),
-                )
-            except MismatchError:
-                raise
-            except Exception as error:  # Whatever the damage looks like, an older one may do.
-                print(f"{folder}: unreadable, trying an older one: {error}", file=sys.stderr)
-                continue
-            for damaged in steps[: steps.index(step)]:
-                self._last.discard(damaged)
-            return (
-                position,
-                from_arrays(model_state, arrays["model"]),
-                from_arrays(optimizer_state, arrays["optimizer"]),
-            )
+            found = self._read(step, model_state, make_optimizer)
+            if processes.everywhere(found is not None):
+                for damaged in steps[: steps.index(step)]:
+                    self._last.discard(damaged)
+                return found
         if steps:
             raise RuntimeError(
                 f"{self._last.folder}: none of the checkpoints {steps} is readable; "
                 "set overwrite=True to start anew"
             )
         return None
+
+    def _read(
+        self,
+        step: int,
+        model_state: nnx.State,
+        make_optimizer: Callable[[int], nnx.Optimizer],
+    ) -> tuple[Position, nnx.State, nnx.State] | None:
+        """Returns one checkpoint, None where it is damaged."""
+        try:
+            position = Position(
+                **self._last.restore(step, position=ocp.args.JsonRestore())["position"]
+            )
+            optimizer_state = nnx.state(make_optimizer(position.stage))
+            arrays = self._last.restore(
+                step,
+                model=ocp.args.StandardRestore(self._last.wanted(step, "model", model_state)),
+                optimizer=ocp.args.StandardRestore(
+                    self._last.wanted(step, "optimizer", optimizer_state)
+                ),
+            )
+        except MismatchError:
+            raise
+        except Exception as error:  # Whatever the damage looks like, an older one may do.
+            folder = self._last.folder / str(step)
+            print(f"{folder}: unreadable, trying an older one: {error}", file=sys.stderr)
+            return None
+        return (
+            position,
+            from_arrays(model_state, arrays["model"]),
+            from_arrays(optimizer_state, arrays["optimizer"]),
+        )
 
     def best_step(self) -> int | None:
         """Returns the step of the best model, None where there is none."""
@@ -238,10 +251,13 @@ class _Steps:
         """Removes a step at once, so that a kill half-way leaves no half checkpoint."""
         if step not in self.steps():
             return
-        if jax.process_index() == 0:
+
+        def remove() -> None:
             trash = self.folder.parent / f".discarded.{uuid.uuid4().hex}"
             os.replace(self.folder / str(step), trash)
             shutil.rmtree(trash, ignore_errors=True)
+
+        processes.first_alone(remove)
         self._manager.reload()
 
     def close(self) -> None:

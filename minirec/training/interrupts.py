@@ -9,6 +9,8 @@ from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
+import jax
+
 
 class AbandonedError(BaseException):
     """Leaves an evaluation that a signal cut short; no `except Exception` on the way stops it."""
@@ -51,7 +53,13 @@ class StopSignals:
 
     @contextlib.contextmanager
     def abandoning(self) -> Generator[None]:
-        """Lets a signal leave the body at once, by AbandonedError: for work that can be redone."""
+        """Lets a signal leave the body at once, by AbandonedError: for work that can be redone.
+
+        Of several processes none leaves: the others would wait for it.
+        """
+        if jax.process_count() > 1:
+            yield
+            return
         self._may_raise = True
         try:
             if self.requested:

@@ -12,8 +12,10 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
-from minirec.training import run_folder
+from minirec.models.sharding import place, put_rows
+from minirec.training import processes, run_folder
 from minirec.training.checkpoints import Checkpoints, Position, load_last
 from minirec.training.config import Stage, TrainConfig, as_record, check_stages
 from minirec.training.early_stop import EarlyStop
@@ -22,39 +24,9 @@ from minirec.training.metrics_log import MetricsLog, read_metrics
 from minirec.training.optimizer import make_optimizer, make_schedule
 from minirec.training.progress import ProgressBar
 from minirec.training.reporter import Clock, NonFiniteError, Reporter
+from minirec.training.result import TrainResult
 from minirec.training.step import TrainState, TrainStep
 from minirec.training.task import Task, array_inputs, leading_axis
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """How a run, or this part of it in one process, ended.
-
-    Attributes:
-        step: steps of the run so far.
-        reason: "finished", "early_stop" (the last stage ran out of patience) or "interrupted" (a
-            signal came; the state is saved and the same call goes on from it).
-        select_metric: name of the metric that selects.
-        best_metric: its best value, None where the run never evaluated.
-        best_step: the step of `best_metric`.
-        seconds: time over all its processes.
-        resumed_from: the step that this process went on from, None if it was the first.
-        traces: how often this process traced a step; once a stage unless shapes change.
-    """
-
-    step: int
-    reason: str
-    select_metric: str
-    best_metric: float | None
-    best_step: int | None
-    seconds: float
-    resumed_from: int | None = None
-    traces: int = 0
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal ended the process before the run's end."""
-        return self.reason == "interrupted"
 
 
 def train(
@@ -65,7 +37,7 @@ def train(
     *,
     record: Mapping[str, Any] | None = None,
     describe_batch: Callable[[Any], str] | None = None,
-    batch_sharding: jax.sharding.Sharding | None = None,
+    mesh: Mesh | None = None,
     on_claimed: Callable[[], None] | None = None,
 ) -> TrainResult:
     """Trains a model through its stages, or goes on where an earlier call was stopped.
@@ -84,20 +56,23 @@ def train(
         record: what makes two runs the same, as a JSON object: kept in `config.json` and compared
             on resume. Default: what `as_record(config, stages)` returns.
         describe_batch: says where in the data a batch comes from, for errors.
-        batch_sharding: where batches go on several devices; each process gives its own part.
+        mesh: several devices, perhaps of several processes, which all call this at once
+            (`minirec.models.sharding` says what lies where). Each process's batches are its own
+            part of the whole, all see one run's folder, and the first alone writes there.
         on_claimed: called once the folder is known to be this run's and no one else's, before
-            anything is trained: the place to put files beside the run.
+            anything is trained, by the first process: the place to put files beside the run.
 
     Raises:
         RunFolderError: the folder holds another run, or another process trains there.
         MismatchError: the model is not the one that the folder's checkpoints hold.
         NonFiniteError: training stopped; the message names the step and the batch.
-        ValueError: the arguments are wrong, or a stage's batches end too early.
+        ValueError: the arguments are wrong, a stage's batches end too early, or another process
+            could not begin.
     """
     stages = check_stages(stages)
     folder = Path(config.folder)
     record = as_record(config, stages) if record is None else record
-    is_writer = jax.process_index() == 0
+    is_writer = processes.is_first()
     total_steps = sum(stage.num_steps for stage in stages)
     inputs_of = getattr(task, "inputs", array_inputs)
     count_examples = getattr(task, "count_examples", leading_axis)
@@ -105,29 +80,33 @@ def train(
     with contextlib.ExitStack() as stack:
         # From here on, a signal waits for the loop to come to its next safe place.
         signals = stack.enter_context(StopSignals())
+        stop_here = processes.StopAgreement(signals, mesh)
 
         # The folder is ours alone, and of this configuration.
-        if is_writer:
+        def claim() -> None:
             stack.enter_context(run_folder.locked(folder))
             run_folder.claim(folder, record, overwrite=config.overwrite)
             if on_claimed is not None:
                 on_claimed()
 
+        processes.first_alone(claim)
+        place(model, mesh)
+
         # A finished run has a final line, written after everything else.
         lines = read_metrics(folder)
         if lines and lines[-1]["kind"] == "final":
             nnx.update(model, nnx.state(load_last(folder, model)))
-            final = lines[-1]
-            result = TrainResult(**{name: final[name] for name in _FINAL_FIELDS})
-            print(f"{folder}: this run is finished: {_describe(result)}", file=sys.stderr)
-            return result
+            final = TrainResult.from_record(lines[-1])
+            if is_writer:
+                print(f"{folder}: this run is finished: {final.describe()}", file=sys.stderr)
+            return final
 
         # Resume, in this order:
         # 1. model, optimizer and position, from the newest checkpoint that is whole;
         checkpoints = Checkpoints(folder, keep_last=config.keep_last)
         stack.callback(checkpoints.close)
         restored = checkpoints.restore_newest(
-            model, lambda index: _new_optimizer(model, stages[index])
+            model, lambda index: _new_optimizer(model, stages[index], mesh)
         )
         if restored is None:
             position, restored_optimizer = Position.start(config.seed), None
@@ -184,7 +163,7 @@ def train(
 
         for index in range(position.stage, len(stages)):
             stage = stages[index]
-            optimizer = _new_optimizer(model, stage)
+            optimizer = _new_optimizer(model, stage, mesh)
             batches = stage.batches()
             if restored_optimizer is not None:
                 nnx.update(optimizer, restored_optimizer)
@@ -200,6 +179,7 @@ def train(
                 schedule=make_schedule(stage.optimizer, stage.num_steps),
                 accumulate=stage.accumulate,
                 seed=config.seed,
+                mesh=mesh,
             )
             state = train_step.start()
 
@@ -236,11 +216,12 @@ def train(
                             f"{early_stop.best:.4f} at step {early_stop.best_step}"
                         )
                 ended = ended or early_stop.exhausted(config.patience)
+                stopping = stop_here()
 
                 # Save where the run stands, then the best model: whatever a kill leaves undone,
                 # the resume above mends.
                 due = config.checkpoint_every and step % config.checkpoint_every == 0
-                if step > 0 and (due or ended or step == evaluated_step or signals.requested):
+                if step > 0 and (due or ended or step == evaluated_step or stopping):
                     reporter.drain()
                     with clock.paused():
                         log.sync()
@@ -262,7 +243,7 @@ def train(
 
                 if ended and not owes_evaluation:
                     break
-                if signals.requested:
+                if stopping:
                     progress.note(f"stopped by a signal after step {step}; the state is saved")
                     return result("interrupted")
 
@@ -275,13 +256,13 @@ def train(
                         f"num_steps={stage.num_steps}; make_batches must repeat the data"
                     ) from None
                 inputs = inputs_of(batch)
-                if batch_sharding is not None:
-                    inputs = jax.tree.map(
-                        lambda x: jax.make_array_from_process_local_data(batch_sharding, x), inputs
-                    )
+                if mesh is not None:
+                    inputs = put_rows(inputs, mesh)
                 state, step_metrics = train_step(state, inputs, step)
                 step, step_in_stage = step + 1, step_in_stage + 1
-                reporter.add(step, stage.name, batch, count_examples(batch), step_metrics)
+                # A process sees its own part of the batch; the others' are about as large.
+                examples = count_examples(batch) * jax.process_count()
+                reporter.add(step, stage.name, batch, examples, step_metrics)
 
             traces += train_step.traces
             nnx.update(model, state.model)
@@ -290,17 +271,16 @@ def train(
             checkpoints.save_best(nnx.state(model), step)
         reason = "early_stop" if early_stop.exhausted(config.patience) else "finished"
         final = result(reason)
-        fields = {name: getattr(final, name) for name in _FINAL_FIELDS}
-        log.write({"kind": "final", "stage": stages[-1].name, **fields})
-        progress.note(f"{folder}: {_describe(final)}")
+        log.write({"kind": "final", "stage": stages[-1].name, **final.as_record()})
+        progress.note(f"{folder}: {final.describe()}")
         return final
 
 
-_FINAL_FIELDS = ("step", "reason", "select_metric", "best_metric", "best_step", "seconds")
-
-
-def _new_optimizer(model: nnx.Module, stage: Stage) -> nnx.Optimizer:
-    return nnx.Optimizer(model, make_optimizer(stage.optimizer, stage.num_steps), wrt=nnx.Param)
+def _new_optimizer(model: nnx.Module, stage: Stage, mesh: Mesh | None) -> nnx.Optimizer:
+    transform = make_optimizer(stage.optimizer, stage.num_steps)
+    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+    place(optimizer, mesh)
+    return optimizer
 
 
 def _selecting(metrics: Mapping[str, float], task: Task, step: int) -> float:
@@ -318,10 +298,3 @@ def _selecting(metrics: Mapping[str, float], task: Task, step: int) -> float:
     if not math.isfinite(metrics[name]):
         raise NonFiniteError(f"evaluation at step {step}: {name} is {metrics[name]}")
     return float(metrics[name])
-
-
-def _describe(result: TrainResult) -> str:
-    text = f"{result.reason} after step {result.step}"
-    if result.best_metric is None:
-        return text
-    return f"{text}, best {result.select_metric} {result.best_metric:.4f} at {result.best_step}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt32
 
+from minirec.models.sharding import AXES, replicated
 from minirec.training.task import Ratios, Task, check_metric_names
 
 
@@ -47,7 +49,8 @@ class TrainStep:
     """`state, metrics = step(state, inputs, number)`: jitted once, the state donated.
 
     The model is split and merged around `jax.jit` rather than passed through `nnx.jit`, so that a
-    call costs no walk over the module graph.
+    call costs no walk over the module graph. On a mesh, both must lie there already
+    (`minirec.models.sharding.place`).
 
     Attributes:
         traces: how often the step was traced; more than once a stage means that shapes changed.
@@ -62,6 +65,7 @@ class TrainStep:
         schedule: optax.Schedule,
         accumulate: int,
         seed: int,
+        mesh: Mesh | None = None,
     ) -> None:
         self.traces = 0
         self._model_graph, model_state = nnx.split(model)
@@ -70,15 +74,13 @@ class TrainStep:
         self._schedule = schedule
         self._accumulate = accumulate
         self._seed = seed
-        state = TrainState(model_state, optimizer_state)
-        shardings = _mesh_shardings(state)
-        self._first = state if shardings is None else jax.device_put(state, shardings)
-        self._jitted = jax.jit(
-            self._step,
-            donate_argnums=0,
-            # Spread over several devices, the state must come back laid out as it went in.
-            out_shardings=None if shardings is None else (shardings, None),
-        )
+        self._mesh = mesh
+        self._first = TrainState(model_state, optimizer_state)
+        out_shardings = None
+        if mesh is not None:  # The state comes back laid out as it goes in.
+            shardings = jax.tree.map(lambda x: x.sharding, self._first)
+            out_shardings = (shardings, replicated(mesh))
+        self._jitted = jax.jit(self._step, donate_argnums=0, out_shardings=out_shardings)
 
     def start(self) -> TrainState:
         """Returns, once, what the first call takes: model and optimizer as they were given."""
@@ -100,7 +102,8 @@ class TrainStep:
             ValueError: `accumulate` does not divide the batch, or the task's metric has a name
                 that the loop uses itself.
         """
-        return self._jitted(state, inputs, np.uint32(number))
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return self._jitted(state, inputs, np.uint32(number))
 
     def model(self, state: TrainState) -> nnx.Module:
         """Returns the model with the state's values, to read from until the next step."""
@@ -145,6 +148,9 @@ class TrainStep:
             grads, (ratios, rest) = gradient(params, rest, inputs, key)
         else:
             parts = split_batch(inputs, self._accumulate)
+            if self._mesh is not None:  # Every device has a share of each part.
+                shares = NamedSharding(self._mesh, PartitionSpec(None, AXES))
+                parts = jax.lax.with_sharding_constraint(parts, shares)
 
             def add_part(carry: Any, part_and_index: Any) -> tuple[Any, Ratios]:
                 grads, rest = carry
@@ -165,16 +171,6 @@ class TrainStep:
             ratios = jax.tree.map(lambda x: jnp.sum(x, axis=0), ratios)
         nnx.update(model, rest)
         return grads, ratios
-
-
-def _mesh_shardings(state: TrainState) -> TrainState | None:
-    """Returns where to keep each array if any spans a mesh, with the others on all of it."""
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    meshes = [s.mesh for s in jax.tree.leaves(shardings) if isinstance(s, NamedSharding)]
-    if not meshes:
-        return None
-    everywhere = NamedSharding(meshes[0], PartitionSpec())
-    return jax.tree.map(lambda s: s if isinstance(s, NamedSharding) else everywhere, shardings)
 
 
 def split_batch(inputs: Any, parts: int) -> Any:

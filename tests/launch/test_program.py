@@ -49,7 +49,7 @@ def test_every_config_has_the_fields_of_the_base(name):
         config = module.get_config(variant) if variant else module.get_config()
         assert isinstance(config, ConfigDict)
         assert set(config) == set(base), f"{name}:{variant}"
-        for section in ("sids", "loader", "model", "train", "search", "evaluate"):
+        for section in ("sids", "loader", "model", "train", "mesh", "search", "evaluate"):
             assert set(config[section]) == set(base[section]), f"{name}:{variant}, {section}"
         assert module.__doc__
 
