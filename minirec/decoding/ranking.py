@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,6 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from kernels.trie import Trie
 from minirec.decoding.searcher import BeamSearcher
+from minirec.decoding.state import SearchResult
+
+_IN_FLIGHT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +64,14 @@ def rank_users(
         ValueError: there are no batches.
     """
     pieces: list[RankedUsers] = []
-    for batch in batches:
-        result = searcher(
-            model,
-            batch["tokens"],
-            batch["lengths"],
-            trie,
-            excluded=batch["history"] if exclude_seen else None,
-            allowed=allowed,
-        )
-        valid = batch["valid"]
+    # The next search starts before the last one is waited for: its batch is made meanwhile, and
+    # what one of them leaves idle of a CPU the other takes.
+    pending: collections.deque[tuple[Mapping[str, np.ndarray], Callable[[], SearchResult]]]
+    pending = collections.deque()
+
+    def finish_oldest() -> None:
+        batch, wait = pending.popleft()
+        result, valid = wait(), batch["valid"]
         pieces.append(
             RankedUsers(
                 row=batch["row"][valid],
@@ -82,6 +84,17 @@ def rank_users(
         )
         if on_batch is not None:
             on_batch(int(valid.sum()))
+
+    for batch in batches:
+        excluded = batch["history"] if exclude_seen else None
+        wait = searcher.start(
+            model, batch["tokens"], batch["lengths"], trie, excluded=excluded, allowed=allowed
+        )
+        pending.append((batch, wait))
+        if len(pending) == _IN_FLIGHT:
+            finish_oldest()
+    while pending:
+        finish_oldest()
     if not pieces:
         raise ValueError("there is no user to rank: the split has no views")
     order = np.argsort(np.concatenate([piece.row for piece in pieces]), kind="stable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -128,7 +128,22 @@ class BeamSearcher:
         excluded: Int[np.ndarray, "B E"] | None = None,
         allowed: Bool[np.ndarray, "*B items"] | None = None,
     ) -> SearchResult:
-        """Returns the search's result for `B` users as NumPy arrays; see `beam_search`.
+        """Returns the search's result for `B` users as NumPy arrays; arguments as `start`."""
+        return self.start(model, tokens, lengths, trie, excluded=excluded, allowed=allowed)()
+
+    def start(
+        self,
+        model: nnx.Module,
+        tokens: Int[np.ndarray, "B S"],
+        lengths: Int[np.ndarray, " B"],
+        trie: Trie,
+        *,
+        excluded: Int[np.ndarray, "B E"] | None = None,
+        allowed: Bool[np.ndarray, "*B items"] | None = None,
+    ) -> Callable[[], SearchResult]:
+        """Starts a search and returns what waits for its result; see `beam_search`.
+
+        The device works while the caller makes the next batch or starts another search.
 
         Args:
             model: an NNX module that is a `SearchModel`.
@@ -185,7 +200,7 @@ class BeamSearcher:
             by_user = jax.tree.map(lambda array: put(array, rows), by_user)
             by_item = replicate(by_item, self._mesh)
         result = self._jitted(graphdef, state, trie, by_item, by_user)
-        return jax.tree.map(lambda array: np.asarray(array)[:B], result)
+        return lambda: jax.tree.map(lambda array: np.asarray(array)[:B], result)
 
     def _search(self, graphdef, state, trie, by_item, by_user) -> SearchResult:
         self.num_traces += 1
