@@ -143,7 +143,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.evaluate = ConfigDict(
         {
-            "batch_size": 32,  # users; on CPU more of them leave the cache, a GPU or TPU wants more
+            "batch_size": 16,  # users; on CPU more of them leave the cache, a GPU or TPU wants more
             "valid_users": 2000,
             "test_users": 0,
             "resamples": 1000,
