@@ -1,4 +1,4 @@
-"""What the HTML pages share: the document around everything, sections and figures."""
+"""What the HTML pages share: the document around everything, sections, figures and names."""
 
 from __future__ import annotations
 
@@ -29,3 +29,13 @@ def section(title: str, note: str, body: str) -> str:
 def figure(svg: str, title: str, caption: str) -> str:
     """Returns a figure; all three are HTML already."""
     return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def breakable(name: str) -> str:
+    """Returns a name's HTML that may be broken over lines after an underscore."""
+    return html.escape(name).replace("_", "_<wbr>")
+
+
+def code(name: str) -> str:
+    """Returns a name's HTML as code."""
+    return f"<code>{html.escape(name)}</code>"

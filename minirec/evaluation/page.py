@@ -10,7 +10,7 @@ import numpy as np
 
 from minirec.evaluation import plots
 from minirec.evaluation.evaluate import LEVELS, SHOWN
-from minirec.evaluation.html_parts import document, figure, section
+from minirec.evaluation.html_parts import breakable, code, document, figure, section
 from minirec.evaluation.report import (
     MODEL,
     Example,
@@ -96,7 +96,7 @@ def _verdict(report: Report, k: int) -> str:
         judgement = "not clearly apart from"
     return (
         f"In NDCG@{k} at item level the model is <strong>{judgement}</strong> "
-        f"{_code(rival)}, its strongest baseline: {_signed(gap)} "
+        f"{code(rival)}, its strongest baseline: {_signed(gap)} "
         f"(95% interval {_signed(low)} to {_signed(high)}, same users)."
     )
 
@@ -112,7 +112,7 @@ def _metrics(report: Report) -> str:
 
 def _metric_table(report: Report, level: str) -> str:
     names = list(report.evaluations)
-    head = "".join(f'<th scope="col">{_swatch(name)}{_breakable(name)}</th>' for name in names)
+    head = "".join(f'<th scope="col">{_swatch(name)}{breakable(name)}</th>' for name in names)
     keys = list(report.model.metrics[level])
     rows = []
     for metric in ("hr", "ndcg"):
@@ -313,14 +313,6 @@ def _swatch(name: str) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
-
-
-def _breakable(name: str) -> str:
-    return html.escape(name).replace("_", "_<wbr>")
-
-
-def _code(name: str) -> str:
-    return f"<code>{html.escape(name)}</code>"
 
 
 def _signed(value: float) -> str:

@@ -6,7 +6,7 @@ import html
 import json
 
 from minirec.evaluation import sid_plots
-from minirec.evaluation.html_parts import document, figure, section
+from minirec.evaluation.html_parts import breakable, code, document, figure, section
 from minirec.evaluation.sid_comparison import Comparison, QuantiserScores
 
 _INFORMATION_NOTE = (
@@ -67,7 +67,7 @@ def _verdict(comparison: Comparison) -> str:
     beside = f"{bits[first] / reference:.2f} times" if reference > 0 else "where"
     tells = "what item pairs tell" if reference > 0 else "item pairs tell nothing"
     text = (
-        f"Whole SIDs of {_code(first)} tell the most of the next item: "
+        f"Whole SIDs of {code(first)} tell the most of the next item: "
         f"<strong>{bits[first]:.3f} bits</strong> a transition, {beside} {tells}"
     )
     came = comparison.quantisers[first].settings.get("source") == "given"
@@ -78,7 +78,7 @@ def _verdict(comparison: Comparison) -> str:
     low, high = gap - 1.96 * error, gap + 1.96 * error
     judgement = "" if low > 0 else " not clearly apart from the next,"
     return (
-        f"{text};{judgement} {gap:.3f} bits more than {_code(others[0])} "
+        f"{text};{judgement} {gap:.3f} bits more than {code(others[0])} "
         f"(95% interval {_signed(low)} to {_signed(high)}, same transitions).{caveat}"
     )
 
@@ -103,7 +103,7 @@ def _summary(comparison: Comparison) -> str:
         sharing = report["items_sharing_sid"]
         first, whole = one.information[0], one.whole
         rows.append(
-            f'<tr><th scope="row">{_swatch(number)}{_breakable(name)}'
+            f'<tr><th scope="row">{_swatch(number)}{breakable(name)}'
             f"<small>{' × '.join(f'{size:,}' for size in one.codebook_sizes)}</small></th>"
             + cell(error, f"{error:.4f}", "error")
             + cell(
@@ -235,7 +235,7 @@ def _level_rows(number: int, name: str, one: QuantiserScores) -> str:
             _signed(information.bits - before),
         )
         first = not rows
-        title = f"{_swatch(number)}{_breakable(name)}" if first else ""
+        title = f"{_swatch(number)}{breakable(name)}" if first else ""
         rows.append(
             f"<tr{' class=' + chr(34) + 'first' + chr(34) if first else ''}>"
             f'<th scope="row">{title}</th>'
@@ -284,14 +284,6 @@ def _legend(comparison: Comparison) -> str:
 
 def _swatch(number: int) -> str:
     return f'<i class="swatch {sid_plots.series_name(number)}" aria-hidden="true"></i>'
-
-
-def _breakable(name: str) -> str:
-    return html.escape(name).replace("_", "_<wbr>")
-
-
-def _code(name: str) -> str:
-    return f"<code>{html.escape(name)}</code>"
 
 
 def _signed(value: float) -> str:
