@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from kernels.trie import Trie, build_trie
 from launch.program import Job
 from minirec import files
-from minirec.decoding import BeamSearcher
+from minirec.decoding import BeamSearcher, Buckets
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig, sharding
 from minirec.sids import SidTable, SidVocab
 from minirec.sids.append import AppendedItems
@@ -230,7 +230,13 @@ def make_searcher(
         at_least: as many beams even if the config has fewer.
     """
     num_beams = max(config.search.num_beams, at_least)
-    return BeamSearcher(num_beams=num_beams, normalize=config.search.normalize, mesh=mesh)
+    return BeamSearcher(
+        num_beams=num_beams,
+        normalize=config.search.normalize,
+        # The prompts come in few widths already (`pipelines.eval_batches`).
+        length_buckets=Buckets(steps=64),
+        mesh=mesh,
+    )
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:

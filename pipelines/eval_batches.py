@@ -13,7 +13,7 @@ from pipelines.shuffle import shuffled_rows
 
 Batch = dict[str, np.ndarray]
 
-_SMALLEST_BUCKET = 8
+_SMALLEST_BUCKET = 5
 
 
 def eval_batches(
@@ -37,7 +37,7 @@ def eval_batches(
     - `valid` bool [B]: False for the rows that fill up the last batch.
 
     Views go by length of history, so that a batch is hardly padded, and shapes come in buckets:
-    T holds `max_items`, a half, a quarter, … of them (not under 8), H is a power of two.
+    T holds `max_items`, a half, a quarter, … of them (not under 5), H is a power of two.
 
     Args:
         prepared: the prepared data set.

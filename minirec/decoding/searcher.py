@@ -25,13 +25,15 @@ class Buckets:
     """The sizes that a batch is padded up to.
 
     Attributes:
-        sizes: the sizes, ascending; `None` takes 1 to 8, then 10, 12, 14, 16, 20, 24, …: four
-            from one power of two to the next, so that padding adds at most a quarter.
+        sizes: the sizes, ascending; `None` takes `steps` from one power of two to the next.
         smallest: no size below this one.
+        steps: a power of two; 4 gives 1 to 8, then 10, 12, 14, 16, 20, 24, …: padding adds at
+            most a quarter, and in general one part in `steps`.
     """
 
     sizes: tuple[int, ...] | None = None
     smallest: int = 1
+    steps: int = 4
 
     def __post_init__(self):
         sizes = self.sizes
@@ -39,6 +41,8 @@ class Buckets:
             not sizes or sizes[0] < 1 or any(a >= b for a, b in itertools.pairwise(sizes))
         ):
             raise ValueError(f"Buckets.sizes={sizes} must be positive and ascending")
+        if self.steps < 1 or self.steps & (self.steps - 1):
+            raise ValueError(f"Buckets.steps={self.steps} must be a power of two")
 
     def round_up(self, size: int, what: str) -> int:
         """Returns the smallest bucket that holds `size`.
@@ -48,7 +52,8 @@ class Buckets:
         """
         size = max(size, self.smallest)
         if self.sizes is None:
-            step = max(1, 1 << max(0, (size - 1).bit_length() - 3))
+            doubling = 1 << max(0, (size - 1).bit_length() - 1)  # the power of two below
+            step = max(1, doubling // self.steps)
             return -(-size // step) * step
         for bucket in self.sizes:
             if bucket >= size:

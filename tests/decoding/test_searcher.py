@@ -111,8 +111,15 @@ class TestBeamSearcher:
             searcher(model, *prompts, trie)
 
 
-@pytest.mark.parametrize("size", [1, 3, 8, 9, 17, 100, 1000])
-def test_default_buckets_add_at_most_a_quarter(size):
-    bucket = Buckets().round_up(size, "size")
-    assert size <= bucket <= max(size + 1, 1.25 * size)
-    assert Buckets().round_up(bucket, "size") == bucket
+@pytest.mark.parametrize("steps", [4, 64])
+@pytest.mark.parametrize("size", [1, 3, 8, 9, 17, 41, 100, 1000])
+def test_buckets_add_at_most_one_part_in_steps(size, steps):
+    buckets = Buckets(steps=steps)
+    bucket = buckets.round_up(size, "size")
+    assert size <= bucket < size + max(size / steps, 1)
+    assert buckets.round_up(bucket, "size") == bucket
+
+
+def test_a_number_of_steps_that_is_no_power_of_two_is_an_error():
+    with pytest.raises(ValueError, match=r"Buckets\.steps=6 must be a power of two"):
+        Buckets(steps=6)
