@@ -42,7 +42,7 @@ class TextSource(RowSource):
         draw, row, segment = self.examples_in(rows)
         example = self.draws[draw]
         # The last token is a target only, so that a sequence takes one place less than it has.
-        size = self.spans.lengths[example] - 1
+        size = self.spans.length[example].sum(axis=1, dtype=np.int64) - 1
         ends = np.cumsum(size)
         begin = ends - size
         # Packed rows are filled from the left: an example begins where the one before it ends.

@@ -56,7 +56,8 @@ def sid_table():
 
 @functools.cache
 def plain_tokenizer():
-    return train_tokenizer(titles(), vocab_size=300)
+    words = [text for entries in sft_prompts().to_dict().values() for text in entries.values()]
+    return train_tokenizer(titles() + words, vocab_size=420)
 
 
 @functools.cache
