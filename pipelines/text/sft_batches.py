@@ -171,6 +171,8 @@ class SftBatches(BatchStream):
             `shortened` (examples that lost items of their history to `row_tokens`),
             `dropped_items` (items that would have given the answer away) and `left_out`, by reason.
         efficiency: share of an epoch's tokens that are not padding.
+        max_loss_tokens: the most places of a row that the loss lies on. A head over a large
+            vocabulary need not be computed anywhere else.
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class SftBatches(BatchStream):
         self._first = np.cumsum([0, *map(len, examples.values())])
         self._user = np.concatenate([part.user for part in examples.values()])
         self._target = np.concatenate([part.target for part in examples.values()])
+        self.max_loss_tokens = source.max_loss_tokens
         places = (source.spans.lengths - 1)[source.draws].sum()
         self.efficiency = float(places) / (self.num_rows * self.row_tokens)
 

@@ -37,6 +37,14 @@ class TextSource(RowSource):
         """Examples of an epoch."""
         return len(self.draws)
 
+    @property
+    def max_loss_tokens(self) -> int:
+        """The most places of a row that the loss lies on."""
+        asked = self.spans.length[self.draws, -1].astype(np.int64)
+        if self.packing is not None:
+            asked = np.add.reduceat(asked[self.packing.examples], self.packing.offsets[:-1])
+        return int(asked.max())
+
     def assemble(self, rows: np.ndarray) -> Batch:
         """Returns the token arrays of the plan's rows."""
         draw, row, segment = self.examples_in(rows)
