@@ -25,7 +25,7 @@ BLOCKS = ("system", "instruction", "input")
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TextTask:
     """What a task's prompt shows and what it asks for.
 
     Attributes:
@@ -41,12 +41,12 @@ class Task:
 
 
 TASKS = {
-    "sids_to_sid": Task("sid", "sid", history=True),
-    "sid_to_title": Task("sid", "title", history=False),
-    "title_to_sid": Task("title", "sid", history=False),
-    "sids_to_title": Task("sid", "title", history=True),
-    "titles_to_title": Task("title", "title", history=True),
-    "titles_to_sid": Task("title", "sid", history=True),
+    "sids_to_sid": TextTask("sid", "sid", history=True),
+    "sid_to_title": TextTask("sid", "title", history=False),
+    "title_to_sid": TextTask("title", "sid", history=False),
+    "sids_to_title": TextTask("sid", "title", history=True),
+    "titles_to_title": TextTask("title", "title", history=True),
+    "titles_to_sid": TextTask("title", "sid", history=True),
 }
 """The five tasks of MiniOneRec (arXiv 2510.24431), its second one in both directions."""
 
@@ -116,7 +116,7 @@ class Template:
         return cls(**(texts | {"name": name}))
 
     @property
-    def task(self) -> Task:
+    def task(self) -> TextTask:
         """What the template's task shows and asks for."""
         return TASKS[self.name]
 

@@ -1,6 +1,7 @@
 """Tokenizers: SID tokens get ids of their own, files round-trip, mistakes are named."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -159,6 +160,12 @@ def test_a_missing_or_broken_file_is_named(checkpoint, file, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
+        TextTokenizer.load(checkpoint)
+
+
+def test_without_the_extra_the_error_says_what_to_install(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"pip install 'minirec\[lm\]'"):
         TextTokenizer.load(checkpoint)
 
 
