@@ -83,6 +83,25 @@ def test_an_examples_tokens_are_bos_its_blocks_its_answer_and_the_end(bos):
     assert batches.num_examples == expected.total()
 
 
+def test_a_history_may_stand_in_several_blocks_and_fits_all_the_same():
+    entries = {"system": "So far {history}.\n", "input": "Again: {history}; next:\n"}
+    wording = {"titles_to_sid": Template.from_config("titles_to_sid", LAYOUT | entries)}
+    config = change(pack=False, row_tokens=None)
+    whole = by_row(make(config, wording=wording))
+    batches = make(dataclasses.replace(config, row_tokens=200), wording=wording)
+    assert batches.tasks["titles_to_sid"]["shortened"] > 10
+    cut = 0
+    for row, (prompt, answer) in by_row(batches).items():
+        first, middle, last = prompt.split("\n", 1)[0], LAYOUT["instruction"], prompt
+        history = first.removeprefix("So far ").removesuffix(".")
+        assert last == f"So far {history}.\n{middle}Again: {history}; next:\n"
+        assert answer == whole[row][1]
+        whole_history = whole[row][0].split("\n", 1)[0].removesuffix(".")
+        assert whole_history.endswith(history)
+        cut += whole[row][0] != prompt
+    assert cut == batches.tasks["titles_to_sid"]["shortened"]
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_rows_hold_whole_examples_with_the_loss_on_the_answer_alone(pack):
     batches = make(change(pack=pack))
