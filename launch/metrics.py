@@ -18,7 +18,7 @@ import sys
 
 from absl import flags
 
-from launch import program
+from launch import program, verbs
 from minirec import files
 from minirec.evaluation import offline
 
@@ -30,7 +30,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write the figures 
 _ALLOW_SHORT = flags.DEFINE_bool(
     "allow_short", False, "Let rows hold different numbers of predictions."
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Use a built-in example instead of files.")
+flags.adopt_module_key_flags(verbs)
 
 
 def run_metrics(
@@ -54,7 +54,7 @@ def run_metrics(
 
 def main() -> None:
     """Prints the metrics, a line each, and writes them where that is asked for."""
-    if _DRY_RUN.value:
+    if verbs.DRY_RUN.value:
         for row in offline.EXAMPLE_ROWS:
             print(f"# {json.dumps(row)}")
         result = offline.offline_metrics(
@@ -68,9 +68,9 @@ def main() -> None:
         result = run_metrics(_PREDICTIONS.value, _ITEM_INFO.value, allow_short=_ALLOW_SHORT.value)
     for line in result.lines():
         print(line)
-    if _OUTPUT.value and not _DRY_RUN.value:
+    if _OUTPUT.value and not verbs.DRY_RUN.value:
         files.write_json(_OUTPUT.value, dataclasses.asdict(result))
 
 
 if __name__ == "__main__":
-    program.start(main, sys.argv)
+    program.start(main, verbs.underscored(sys.argv))

@@ -27,7 +27,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that this and the other steps share.")
 _RUN = flags.DEFINE_string("run", None, "Name of the run in WORKDIR/runs; default: the config's.")
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Let prepare and train replace what they left there with other settings."
+    "overwrite", False, "Let a step replace what it left there with other settings."
 )
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 _COORDINATOR = flags.DEFINE_string(
@@ -137,6 +137,11 @@ def job_from_flags() -> Job:
     if not name or Path(name).name != name or name in (".", ".."):
         raise UsageError(f"--run={name!r}: must be a plain name, the folder in WORKDIR/runs")
     return Job(config, workdir, workdir / "runs" / name, overwrite=_OVERWRITE.value)
+
+
+def may_overwrite() -> bool:
+    """Returns whether `--overwrite` was given."""
+    return _OVERWRITE.value
 
 
 def asked_for_config() -> bool:
