@@ -92,6 +92,8 @@ def run(arguments: Sequence[str]) -> None:
     spec.require_storage()
     job = job_from(arguments, spec, _WORKER.value)
     if not _WATCH.value:
+        if _DELETE_WHEN_DONE.value:
+            raise program.UsageError("--delete_when_done needs --watch, which sees the end")
         _carry_out([commands.start(spec, job)])
         return
     watch = Watch(
@@ -153,7 +155,7 @@ def _package() -> Package:
     constraints = _CONSTRAINTS.value
     if constraints is None:
         lock = ROOT / "requirements.lock"
-        constraints = str(lock) if lock.is_file() else ""
+        constraints = commands.short(lock) if lock.is_file() else ""
     return Package(_WHEEL.value, constraints, _EXTRAS.value)
 
 

@@ -111,7 +111,7 @@ def build(package: Package) -> tuple[list[Command], Package]:
     if not (ROOT / "pyproject.toml").is_file():
         raise UsageError("--wheel is missing: there is no source here to build one from")
     wheel = f"dist/minirec-{minirec.__version__}-py3-none-any.whl"
-    arguments = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", "dist", str(ROOT))
+    arguments = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", "dist", short(ROOT))
     return [Command(arguments)], dataclasses.replace(package, wheel=wheel)
 
 
@@ -127,7 +127,9 @@ def setup(spec: TpuSpec, package: Package, data: Sequence[str] = ()) -> list[Com
     name = Path(package.wheel).name
     if _WHEEL.fullmatch(name) is None:
         raise UsageError(f"--wheel={package.wheel!r}: expected the path of a wheel, NAME.whl")
-    sources = [_local(path) for path in (str(_SCRIPT), package.wheel, package.constraints) if path]
+    sources = [
+        _local(path) for path in (short(_SCRIPT), package.wheel, package.constraints) if path
+    ]
     storage = f"--nfs={spec.nfs}" if spec.nfs else f"--disk={spec.disk_device}"
     constraints = Path(package.constraints).name
     fixed = [f"--constraints={constraints}"] if constraints else []
@@ -210,6 +212,12 @@ def _scp(spec: TpuSpec, sources: Sequence[str], target: str, worker: str) -> Com
     place = (f"--project={spec.project}", f"--zone={spec.zone}")
     flags = (f"--worker={worker}", "--recurse", "--quiet")
     return Command(("gcloud", "compute", "tpus", "tpu-vm", "scp", *sources, target, *place, *flags))
+
+
+def short(path: Path) -> str:
+    """Returns a path relative to the current folder where it lies in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _local(path: str) -> str:

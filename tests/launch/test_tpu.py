@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -99,14 +100,13 @@ def test_a_queued_vm_is_asked_for_by_a_request_with_the_images_other_flag():
 
 
 def test_setup_copies_mounts_and_installs():
-    script = str(ROOT / "launch" / "tpu" / "tpu_vm.py")
-    lock = str(ROOT / "requirements.lock")
+    files = ["launch/tpu/tpu_vm.py", "dist/minirec.whl", "requirements.lock"]
     to_all = [*PLACE, "--worker=all", "--recurse", "--quiet"]
     to_one = [*PLACE, "--worker=0", "--recurse", "--quiet"]
     device = "/dev/disk/by-id/google-persistent-disk-1"
     fixed = "--constraints=requirements.lock --extras=tpu"
     assert printed("setup", *FLAGS, "--data=/x/amazon_beauty", "--dry_run") == [
-        [*VM, "scp", script, "dist/minirec.whl", lock, "beauty:", *to_all],
+        [*VM, "scp", *files, "beauty:", *to_all],
         [*SSH, f"--command=python3 tpu_vm.py mount /mnt/minirec --disk={device}"],
         [*VM, "scp", "/x/amazon_beauty", "beauty:/mnt/minirec/data/", *to_one],
         [*SSH, f"--command=python3 tpu_vm.py install minirec.whl {fixed}"],
@@ -145,6 +145,19 @@ def test_collect_and_delete():
         [*VM, "delete", "beauty", *PLACE, "--quiet"],
         [*DISKS, "delete", "beauty-disk", *PLACE, "--quiet"],
     ]
+
+
+def test_the_runbook_shows_what_the_dry_runs_print(tmp_path):
+    text = (ROOT / "docs" / "tpu_runbook.md").read_text()
+    (tmp_path / "tpu.flags").write_text(re.search(r"```text\n(.*?)```", text, re.S)[1])
+    shown = re.findall(r"```console\n\$ ((?:.*\\\n)*.*)\n(.*?)```", text, re.S)
+    assert len(shown) == 6
+    for command, output in shown:
+        arguments = shlex.split(command.replace("\\\n", " "))
+        assert arguments[:3] == ["python", "-m", "launch.tpu"]
+        flagfile = f"--flagfile={tmp_path / 'tpu.flags'}"
+        arguments = [name.replace("--flagfile=tpu.flags", flagfile) for name in arguments]
+        assert launch(*arguments[3:]).stdout == output
 
 
 @pytest.mark.parametrize(
