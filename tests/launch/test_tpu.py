@@ -150,8 +150,8 @@ def test_collect_and_delete():
 def test_the_runbook_shows_what_the_dry_runs_print(tmp_path):
     text = (ROOT / "docs" / "tpu_runbook.md").read_text()
     (tmp_path / "tpu.flags").write_text(re.search(r"```text\n(.*?)```", text, re.S)[1])
-    shown = re.findall(r"```console\n\$ ((?:.*\\\n)*.*)\n(.*?)```", text, re.S)
-    assert len(shown) == 6
+    shown = re.findall(r"```console\n\$ ((?:[^\n]*\\\n)*[^\n]*)\n(.*?)```", text, re.S)
+    assert len(shown) == 7
     for command, output in shown:
         arguments = shlex.split(command.replace("\\\n", " "))
         assert arguments[:3] == ["python", "-m", "launch.tpu"]
