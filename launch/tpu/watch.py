@@ -90,8 +90,10 @@ class Watch:
             *commands.setup(self.spec, self.package),
             "# Where the job is not running and has not ended, which goes on from its checkpoint:",
             commands.start(self.spec, self.job),
-            "# Where it ended with another status than 0:",
-            commands.log(self.spec, self.job),
+            f"# Where it failed, {self.restarts} times a VM:",
+            *self._anew(),
+            "# Where it failed once more, or with status 2:",
+            *self._over(),
         ]
 
     def _look(self) -> int | None:
@@ -147,14 +149,21 @@ class Watch:
             return self._close(status)
         self._restarted += 1
         _say(f"the job ended with status {status}: start {self._restarted} of {self.restarts} more")
-        shell.run([commands.stop(self.spec, self.job), commands.start(self.spec, self.job)])
+        shell.run(self._anew())
         return None
 
     def _close(self, status: int) -> int:
         _say(f"the job ended with status {status}")
         if status:
-            shell.run([commands.log(self.spec, self.job)])
+            shell.run(self._over())
         return status
+
+    def _anew(self) -> list[Command]:
+        return [commands.stop(self.spec, self.job), commands.start(self.spec, self.job)]
+
+    def _over(self) -> list[Command]:
+        # Other hosts may still wait for the one that failed.
+        return [commands.stop(self.spec, self.job), commands.log(self.spec, self.job)]
 
     def _job_states(self) -> list[str]:
         lines = shell.read(commands.status(self.spec, self.job)).splitlines()
