@@ -27,15 +27,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder that this and the other steps share.")
 _RUN = flags.DEFINE_string("run", None, "Name of the run in WORKDIR/runs; default: the config's.")
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Let prepare and train replace what they left there with other settings."
+    "overwrite", False, "Let a step replace what it left there with other settings."
 )
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, which the other processes can reach."
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, which the other processes can reach; auto: ask the TPU slice.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _SHARED = ("config", "workdir", "run", "overwrite", "print_config")
+_AUTO = "auto"
 _PROCESSES = ("coordinator_address", "num_processes", "process_id")
 
 
@@ -139,6 +142,16 @@ def job_from_flags() -> Job:
     return Job(config, workdir, workdir / "runs" / name, overwrite=_OVERWRITE.value)
 
 
+def may_overwrite() -> bool:
+    """Returns whether `--overwrite` was given."""
+    return _OVERWRITE.value
+
+
+def given_workdir() -> str | None:
+    """Returns `--workdir` as it was given."""
+    return _WORKDIR.value
+
+
 def asked_for_config() -> bool:
     """Returns whether `--print_config` was given."""
     return _PRINT_CONFIG.value
@@ -162,12 +175,14 @@ def joined_processes(*, allowed: bool) -> Iterator[None]:
         return
     if not allowed:
         raise UsageError(f"{said}: this step runs as one process; train and evaluate as several")
-    if address is None or count is None or index is None:
+    if address == _AUTO and count is None and index is None:
+        address = None  # The slice's metadata has all three.
+    elif address is None or count is None or index is None:
         missing = " and ".join(f"--{name}" for name, value in values.items() if value is None)
         raise UsageError(f"{said}: {missing} must be given as well, or none of them")
-    if not re.fullmatch(r".+:\d+", address):
-        raise UsageError(f"--coordinator_address={address}: must be HOST:PORT")
-    if count < 1 or not 0 <= index < count:
+    elif not re.fullmatch(r".+:\d+", address):
+        raise UsageError(f"--coordinator_address={address}: must be HOST:PORT, or auto alone")
+    elif count < 1 or not 0 <= index < count:
         raise UsageError(
             f"--process_id={index}: must lie in [0, num_processes), --num_processes={count}"
         )

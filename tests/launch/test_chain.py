@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from launch import append, evaluate, make_sids, prepare, program, recommend, train
+from launch import append, evaluate, make_sids, metrics, prepare, program, recommend, train
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics
 from pipelines.prepared import Prepared
@@ -50,6 +50,15 @@ def test_every_recommendation_is_an_unseen_item_of_the_catalogue(smoke):
         assert row["output"] in catalogue
         assert set(row["predict"]) <= catalogue
         assert len(set(row["predict"])) == len(row["predict"]) == job.config.search.num_beams
+
+
+def test_metrics_read_from_the_predictions_are_those_of_the_report(smoke):
+    job, report = smoke
+    result = metrics.run_metrics(job.run / "report" / "predictions.json", job.run / "sids.json")
+    of_report = report.model.metrics["sid"]
+    assert {name: of_report[name] for name in result.metrics} == result.metrics
+    assert result.users == report.num_users
+    assert result.invalid == result.unknown_targets == 0
 
 
 def test_a_run_leaves_its_files(smoke):
