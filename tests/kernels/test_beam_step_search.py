@@ -11,8 +11,8 @@ from kernels.beam_step import Beams, beam_select, beam_step
 from kernels.trie import DEAD_NODE, build_trie
 from tests.kernels.layouts import LAYOUTS, layout, nodes_of
 
-B, L, V, ITEMS, BEAMS = 2, 3, 6, 30, 32
-CAPACITIES = layout(LAYOUTS["mask_row_run"], 32, V, items_per_leaf=8)
+B, L, V, ITEMS, BEAMS = 2, 3, 6, 60, 64
+CAPACITIES = layout(LAYOUTS["mask_row_run"], 64, V, items_per_leaf=8)
 
 
 # Jitted once for all cases, which differ in arrays and not in shapes.
@@ -91,7 +91,7 @@ def search(model, trie, num_beams, *, select=False, live=None, **arguments):
 
 
 def catalogue(seed):
-    """Returns 30 SIDs, some of them twice."""
+    """Returns 60 SIDs, some of them twice."""
     random = np.random.default_rng(seed)
     return [tuple(sid) for sid in random.integers(0, [3, V, V], (ITEMS, L)).tolist()]
 
@@ -143,8 +143,8 @@ def test_a_filtered_search_ranks_exactly_the_items_that_are_left(implementation)
     random = np.random.default_rng(4)
     # User 0 may see few items, user 1 all but a few; few beams, so that none may be wasted.
     allowed = random.random(ITEMS) < 0.6
-    excluded = np.full((B, 25), -1, np.int32)
-    excluded[0] = random.permutation(ITEMS)[:25]
+    excluded = np.full((B, 50), -1, np.int32)
+    excluded[0] = random.permutation(ITEMS)[:50]
     excluded[1, ::5] = 7
     live = trie.live_excluding(jnp.array(excluded), jnp.array(allowed))
     found = search(model, trie, BEAMS, live=live, implementation=implementation)
