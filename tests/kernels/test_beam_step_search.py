@@ -2,16 +2,38 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kernels.beam_step import Beams, beam_select, beam_step
 from kernels.trie import DEAD_NODE, build_trie
-from tests.kernels.layouts import LAYOUTS, layout
+from tests.kernels.layouts import LAYOUTS, layout, nodes_of
 
-B, L, V, ITEMS = 2, 3, 6, 60
+B, L, V, ITEMS, BEAMS = 2, 3, 6, 60, 64
 CAPACITIES = layout(LAYOUTS["mask_row_run"], 64, V, items_per_leaf=8)
+
+
+# Jitted once for all cases, which differ in arrays and not in shapes.
+@functools.partial(jax.jit, static_argnames="level")
+def _children(trie, node, level):
+    return trie.children(node, level)
+
+
+@functools.partial(jax.jit, static_argnames=("level", "fixed"))
+def _step(logits, beams, trie, live, level, fixed):
+    return beam_step(logits, beams, trie, level, live=live, **dict(fixed))
+
+
+@functools.partial(jax.jit, static_argnames=("level", "fixed"))
+def _select(log_probs, beams, trie, live, level, fixed):
+    return beam_select(log_probs, beams, trie, level, live=live, **dict(fixed))
+
+
+@jax.jit
+def _items(trie, leaf):
+    return trie.items(leaf)
 
 
 class Model:
@@ -36,20 +58,21 @@ class Model:
         return total
 
 
-def search(model, trie, num_beams, *, select=False, **arguments):
+def search(model, trie, num_beams, *, select=False, live=None, **arguments):
     """Returns each user's (sid, leaf, score), best first, dead beams left out."""
+    fixed = tuple({"num_beams": num_beams, **arguments}.items())
     beams, prefixes = Beams.root(B), [[()] for _ in range(B)]
     for level in range(L):
         logits = np.stack(
             [[model.row(u, p) for p in of_user] for u, of_user in enumerate(prefixes)]
         )
         if select:
-            child = trie.children(beams.node, level)
+            child = _children(trie, beams.node, level)
             rows = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
             log_probs = jnp.take_along_axis(jnp.asarray(rows), child.token, axis=-1)
-            step = beam_select(log_probs, beams, trie, level, num_beams=num_beams, **arguments)
+            step = _select(log_probs, beams, trie, live, level, fixed)
         else:
-            step = beam_step(logits, beams, trie, level, num_beams=num_beams, **arguments)
+            step = _step(logits, beams, trie, live, level, fixed)
         parent, token = np.asarray(step.parent), np.asarray(step.token)
         prefixes = [
             [(*prefixes[u][p], int(t)) for p, t in zip(parent[u], token[u], strict=True)]
@@ -84,7 +107,7 @@ def assert_ranked(found, scores):
 def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, normalize):
     sids, model = catalogue(0), Model(1)
     trie = build_trie(sids, capacities=CAPACITIES)
-    found = search(model, trie, 64, normalize=normalize, implementation=implementation)
+    found = search(model, trie, BEAMS, normalize=normalize, implementation=implementation)
 
     def children(prefix):
         return sorted({s[len(prefix)] for s in sids if s[: len(prefix)] == prefix})
@@ -97,16 +120,19 @@ def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, no
         }
         assert len(found[user]) == len(leaves)
         assert_ranked(found[user], scores)
-        for sid, leaf, _ in found[user]:
-            assert int(trie.node_of(np.array(sid))) == leaf
-            items = [item for item in trie.items(jnp.int32(leaf)).tolist() if item >= 0]
+        found_leaves = np.array([leaf for _, leaf, _ in found[user]], np.int32)
+        nodes = nodes_of(trie, [sid for sid, _, _ in found[user]])
+        of_leaf = np.asarray(_items(trie, found_leaves))
+        for (sid, leaf, _), node, row in zip(found[user], nodes, of_leaf, strict=True):
+            assert node == leaf
+            items = [item for item in row.tolist() if item >= 0]
             assert items == [item for item, other in enumerate(sids) if other == sid]
 
 
 def test_select_of_the_childrens_log_probabilities_ranks_the_same(implementation):
     trie, model = build_trie(catalogue(0), capacities=CAPACITIES), Model(1)
-    one = search(model, trie, 64, implementation=implementation)
-    other = search(model, trie, 64, select=True, implementation=implementation)
+    one = search(model, trie, BEAMS, implementation=implementation)
+    other = search(model, trie, BEAMS, select=True, implementation=implementation)
     for user in range(B):
         assert [found[:2] for found in one[user]] == [found[:2] for found in other[user]]
 
@@ -121,7 +147,7 @@ def test_a_filtered_search_ranks_exactly_the_items_that_are_left(implementation)
     excluded[0] = random.permutation(ITEMS)[:50]
     excluded[1, ::5] = 7
     live = trie.live_excluding(jnp.array(excluded), jnp.array(allowed))
-    found = search(model, trie, 64, live=live, implementation=implementation)
+    found = search(model, trie, BEAMS, live=live, implementation=implementation)
     for user in range(B):
         left = set(np.flatnonzero(allowed).tolist()) - set(excluded[user].tolist())
         scores = {sids[item]: model.log_prob(user, sids[item]) for item in left}

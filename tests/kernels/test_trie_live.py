@@ -1,7 +1,5 @@
 """Filters: a node is live exactly when an allowed item that is not excluded lies below it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,20 +24,23 @@ def padded(*rows):
     return jnp.array([row + [-1] * (EXCLUDED - len(row)) for row in rows], jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames="level")
-def children(trie, live, nodes, level):
-    """Returns the children of every node and which of them are live, for each user."""
-    child = trie.children(nodes, level)
-    return child.node, child.valid, trie.live_children(live, nodes, level)
+@jax.jit
+def children(trie, live, nodes_by_level):
+    """Returns for each level the children of its nodes and which of them are live, by user."""
+    found = []
+    for level, nodes in enumerate(nodes_by_level):
+        child = trie.children(nodes, level)
+        found.append((child.node, child.valid, trie.live_children(live, nodes, level)))
+    return found
 
 
 def assert_exact(trie, live, sids, items, wanted_by_user):
     catalogue = Catalogue(sids, trie)
-    for level in range(len(sids[0])):
-        nodes = np.full(ROWS + 1, -1, np.int32)
-        nodes[: len(catalogue.prefix[level])] = list(catalogue.prefix[level])
-        nodes = np.tile(nodes, (len(wanted_by_user), 1))
-        node, valid, alive = map(np.asarray, children(trie, live, nodes, level))
+    nodes = np.full((len(sids[0]), len(wanted_by_user), ROWS + 1), -1, np.int32)
+    for level, of_level in enumerate(nodes):
+        of_level[:, : len(catalogue.prefix[level])] = list(catalogue.prefix[level])
+    for level, of_level in enumerate(jax.device_get(children(trie, live, tuple(nodes)))):
+        node, valid, alive = of_level
         for user, wanted in enumerate(wanted_by_user):
             got = node[user][valid[user] & alive[user]].tolist()
             rows = {row for row, item in enumerate(items) if item in wanted}
@@ -73,7 +74,7 @@ def test_live_nodes_are_those_with_an_item_left(kinds, sids, seed, excluded, all
     live = trie.live_excluding(jnp.array(excluded, jnp.int32), mask)
     assert_exact(trie, live, sids, items, [permitted - set(row) for row in excluded])
     if mask is not None:
-        assert_exact(trie, trie.live(mask), sids, items, [permitted])
+        assert_exact(trie, trie.live(mask), sids, items, [permitted] * USERS)
 
 
 def test_filters_may_differ_by_user():
