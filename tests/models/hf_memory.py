@@ -1,9 +1,10 @@
-"""Loads and saves a checkpoint in a process of its own; `test_hf_memory.py` reads what it prints.
+"""Loads and saves a checkpoint in a process of its own; `test_hf_memory.py` reads its result.
 
-    python tests/models/hf_memory.py CHECKPOINT COPY
+    python tests/models/hf_memory.py CHECKPOINT COPY [COORDINATOR NUM_PROCESSES PROCESS]
 
-Printed is one JSON object: bytes of the parameters, the most memory that loading and saving took
-beyond what the process held before, bytes read, and what the parameters' largest shard is of each.
+COPY.PROCESS.json gets one JSON object: bytes of the parameters that the process holds, the most
+memory that loading and saving took beyond what it held before, bytes read, and what share of a
+parameter the largest shard is.
 """
 
 import json
@@ -36,8 +37,17 @@ def bytes_read():
     return int(pathlib.Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
 
 
+def held(array):
+    """Bytes of an array that this process holds; what several devices hold alike counts once."""
+    return sum({str(shard.index): shard.data.nbytes for shard in array.addressable_shards}.values())
+
+
 def main():
-    checkpoint, copy = sys.argv[1:]
+    checkpoint, copy, *together = sys.argv[1:]
+    if together:
+        coordinator, num_processes, process = together
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(coordinator, int(num_processes), int(process))
     mesh = make_mesh(1, -1) if jax.device_count() > 1 else None
     jax.jit(lambda x: x + 1)(jnp.zeros(3)).block_until_ready()  # The backend is there.
     read = bytes_read()
@@ -50,7 +60,7 @@ def main():
     ]
     result = {
         "devices": jax.device_count(),
-        "parameters": sum(array.nbytes for array in arrays),
+        "parameters": sum(held(array) for array in arrays),
         "load_peak": load_peak,
         "save_peak": save_peak,
         "read": read,
@@ -59,7 +69,9 @@ def main():
             "vectors": min(s for s, a in zip(shares, arrays, strict=True) if a.size <= 100_000),
         },
     }
-    print(json.dumps(result), flush=True)
+    pathlib.Path(f"{copy}.{jax.process_index()}.json").write_text(json.dumps(result))
+    if together:
+        jax.distributed.shutdown()
     os._exit(0)  # What is left to free is of no interest.
 
 

@@ -220,8 +220,7 @@ def _on_host(array: jax.Array) -> np.ndarray:
     if not array.is_fully_addressable and not array.is_fully_replicated:
         sharding = array.sharding
         assert isinstance(sharding, NamedSharding)
-        whole = NamedSharding(sharding.mesh, PartitionSpec())
-        array = jax.jit(lambda x: x, out_shardings=whole)(array)
+        array = jax.device_put(array, NamedSharding(sharding.mesh, PartitionSpec()))
     return np.asarray(array)
 
 
