@@ -77,10 +77,11 @@ def grow(
     new_rows: Float[np.ndarray, "n D"],
     head_rows: Float[np.ndarray, "n D"] | None = None,
 ) -> SidDecoder:
-    """Returns the model with rows for new tokens, the last `n` of `vocab_size`.
+    """Returns the model with one row a token, the last `n` of which are the new tokens'.
 
-    A published embedding may be longer than its tokenizer: the new tokens then take the unused rows
-    first, and what lies behind them stays.
+    A published embedding may be longer than its tokenizer: the new tokens take the unused rows
+    first, and rows that stay unused are cut, as `resize_token_embeddings(len(tokenizer))` of
+    transformers does.
 
     Args:
         model: the model; it is not changed, and shares what did not have to grow.
@@ -111,8 +112,8 @@ def grow(
             raise ValueError(f"rows for {name}: shape {added.shape}, must be {(len(new_rows), D)}")
         old = getattr(model, name)[...]
         added = jnp.asarray(added, old.dtype)
-        grown[(name,)] = jnp.concatenate([old[:first], added, old[vocab_size:]])
-    config = dataclasses.replace(model.config, vocab_size=max(V, vocab_size))
+        grown[(name,)] = jnp.concatenate([old[:first], added])
+    config = dataclasses.replace(model.config, vocab_size=vocab_size)
     return _with_values(model, config, grown)
 
 
