@@ -7,11 +7,8 @@ position of the loader. `pipelines.rows` makes the batch.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
 from typing import Any, Literal
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
@@ -27,8 +24,9 @@ from pipelines.examples import (
     window_examples,
 )
 from pipelines.packing import pack
-from pipelines.positions import PositionedIterator
-from pipelines.rows import Batch, BatchSource
+from pipelines.row_source import Batch, check_processes, digest
+from pipelines.rows import BatchSource
+from pipelines.stream import BatchStream
 
 __all__ = [
     "Batch",
@@ -130,14 +128,7 @@ def train_batches(
         ValueError: arguments that do not fit the data or one another.
     """
     table = token_table(item_tokens, prepared.num_items)
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(
-            f"process_index={process_index}: must lie in [0, process_count={process_count})"
-        )
-    if config.batch_size % process_count:
-        raise ValueError(
-            f"batch_size={config.batch_size}: must be a multiple of process_count={process_count}"
-        )
+    check_processes(config.batch_size, process_index, process_count)
     items = item_column(prepared)
     weights = event_weights(prepared)
     examples = _make_examples(prepared, items, config, weights)
@@ -199,40 +190,20 @@ def _user_of(offsets: np.ndarray, event: int) -> int:
     return int(np.searchsorted(offsets, event, side="right")) - 1
 
 
-class TrainBatches(grain.IterDataset):
+class TrainBatches(BatchStream):
     """The stream of training batches, as `train_batches` makes it.
-
-    Its iterators have `__next__`, `get_state` and `set_state`. A state is a small dict that JSON
-    can hold; it does not depend on threads, workers or process index, and it can be restored only
-    on a stream of the same data, config, seed and number of processes.
 
     Attributes:
         config: the config it was made with.
-        num_rows: rows of an epoch.
-        num_examples: examples of an epoch.
         num_targets: target items of an epoch, those whose event has a weight above 0.
         left_out: views, sequences or windows of which no example was made: without a history, or
             without a target whose event has a weight above 0.
-        row_tokens: T.
         efficiency: share of an epoch's tokens that are not padding.
-        stream: what the stream depends on, in words and hashes; part of every state.
     """
 
     def __init__(self, source: BatchSource, config: BatchConfig, offsets: np.ndarray):
-        super().__init__()
-        self._source = source
-        self._offsets = offsets
-        examples, num_levels, weights = source.examples, source.table.shape[1], source.weights
-        self.config = config
-        self.num_rows = source.num_rows
-        self.num_examples = len(examples)
-        targets = examples.num_targets if weights is None else weights.num_targets(examples)
-        self.num_targets = int(targets.sum())
-        self.left_out = examples.left_out
-        self.row_tokens = source.row_tokens
-        used = int(examples.size.sum()) * num_levels
-        self.efficiency = used / (self.num_rows * self.row_tokens)
-        self.stream: dict[str, Any] = {
+        examples, weights = source.examples, source.weights
+        stream: dict[str, Any] = {
             "version": _STATE_VERSION,
             "seed": source.seed,
             "process_count": source.process_count,
@@ -244,73 +215,23 @@ class TrainBatches(grain.IterDataset):
             "row_tokens": source.row_tokens,
         }
         if weights is not None:
-            self.stream |= {"event_weights": str(weights), "events": _digest(weights.events)}
+            stream |= {"event_weights": str(weights), "events": digest(weights.events)}
         # Last: they change with the fields above, which say more.
-        self.stream |= {
-            "item_tokens": _digest(source.table),
-            "data": _digest(source.items, examples.start, examples.size, examples.num_targets),
+        stream |= {
+            "item_tokens": digest(source.table),
+            "data": digest(source.items, examples.start, examples.size, examples.num_targets),
         }
+        super().__init__(source, config, stream)
+        self._examples = examples
+        self._offsets = offsets
+        self.config = config
+        targets = examples.num_targets if weights is None else weights.num_targets(examples)
+        self.num_targets = int(targets.sum())
+        self.left_out = examples.left_out
+        used = int(examples.size.sum()) * source.table.shape[1]
+        self.efficiency = used / (self.num_rows * self.row_tokens)
 
-    def __str__(self) -> str:
-        return f"TrainBatches({self._source!r})"
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches until every row has come at least once."""
-        return -(-self.num_rows // self._source.batch_size)
-
-    def __iter__(self) -> grain.DatasetIterator[Batch]:
-        """Returns an iterator that stands at the stream's beginning."""
-        return PositionedIterator(self.batches_from, self.stream)
-
-    def batch_at(self, index: int) -> Batch:
-        """Returns batch `index` of the stream, made here and now."""
-        return self._source[index]
-
-    def batches_from(self, index: int) -> grain.IterDataset:
-        """Returns the stream from batch `index` on, as plain Grain makes it."""
-        config = self.config
-        ahead = config.num_threads > 0 and config.prefetch > 0
-        options = grain.ReadOptions(
-            num_threads=min(config.num_threads, config.prefetch) if ahead else 0,
-            prefetch_buffer_size=config.prefetch if ahead else 0,
-        )
-        source = dataclasses.replace(self._source, first=index)
-        dataset = grain.MapDataset.source(source).to_iter_dataset(options)
-        if config.num_workers:
-            workers = grain.MultiprocessingOptions(
-                num_workers=config.num_workers, per_worker_buffer_size=max(1, config.prefetch)
-            )
-            dataset = dataset.mp_prefetch(workers)
-        return dataset
-
-    def describe(self, batch: Mapping[str, Any], limit: int = 8) -> str:
-        """Returns a batch's place in the data, for a message: its number, epoch, rows and users.
-
-        Args:
-            batch: a batch of this stream; `rows`, `epoch` and `batch_index` are read.
-            limit: rows that are named at most.
-        """
-        rows = np.asarray(batch["rows"])
-        epoch = np.unique(np.asarray(batch["epoch"]))
-        example, place, _ = self._source.examples_in(rows[:limit].astype(np.int64))
-        parts = []
-        for number, row in enumerate(rows[:limit]):
-            events = self._source.examples.start[example[place == number]]
-            users = ", ".join(str(_user_of(self._offsets, int(event))) for event in events)
-            parts.append(f"row {row} (user {users})")
-        more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
-        return (
-            f"batch {int(np.asarray(batch['batch_index'])[0])} of seed {self._source.seed}, "
-            f"epoch {'-'.join(str(number) for number in epoch[[0, -1][: len(epoch)]])}: "
-            f"{', '.join(parts)}{more}"
-        )
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    """Returns a short hash of the arrays' shapes, types and values."""
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    def name_examples(self, examples: np.ndarray) -> str:
+        """Returns whose they are."""
+        events = self._examples.start[examples]
+        return "user " + ", ".join(str(_user_of(self._offsets, int(event))) for event in events)

@@ -56,15 +56,27 @@ def eval_batches(
     items = item_column(prepared)
     views = np.asarray(prepared.views(split))
     check_ranges(f"splits/{split}", views, len(items) - 1)
-    if not len(views):
-        raise ValueError(f"splits/{split}: no views: needs at least one")
     _check_sizes(batch_size, max_items)
+    rows = chosen_rows(split, len(views), max_users, seed)
+    return EvalBatches(items, table, views, rows, batch_size, max_items)
+
+
+def chosen_rows(
+    split: str, num_views: int, max_users: int | None, seed: int
+) -> Int[np.ndarray, " n"]:
+    """Returns the rows of a split's views that are asked for, ascending.
+
+    Raises:
+        ValueError: there are no views, or `max_users` is below 1.
+    """
+    if not num_views:
+        raise ValueError(f"splits/{split}: no views: needs at least one")
     if max_users is not None and max_users < 1:
         raise ValueError(f"max_users={max_users}: must be at least 1, or None for all")
-    rows = np.arange(len(views))
-    if max_users is not None and max_users < len(views):
-        rows = np.sort(shuffled_rows(rows[:max_users], len(views), seed=seed))
-    return EvalBatches(items, table, views, rows, batch_size, max_items)
+    rows = np.arange(num_views)
+    if max_users is not None and max_users < num_views:
+        rows = np.sort(shuffled_rows(rows[:max_users], num_views, seed=seed))
+    return rows
 
 
 class EvalBatches:
@@ -114,7 +126,7 @@ class EvalBatches:
                 ("user", user, np.int32),
                 ("row", rows, np.int64),
             ):
-                batch[key] = _filled_up(values, self._batch_size, dtype)
+                batch[key] = filled_up(values, self._batch_size, dtype)
             yield batch
 
 
@@ -155,7 +167,7 @@ def prompt_batch(
     shown, held = _bucket(int(size.max(initial=0)), max_items)
     items = np.concatenate([*arrays, np.zeros(0, np.int64)])
     batch = _prompts(items, size, table, batch_size, max_items, shown, held)
-    batch["user"] = _filled_up(np.arange(len(arrays)), batch_size, np.int32)
+    batch["user"] = filled_up(np.arange(len(arrays)), batch_size, np.int32)
     batch["row"] = batch["user"].astype(np.int64)
     return batch
 
@@ -175,7 +187,7 @@ def _bucket(length: int, max_items: int) -> tuple[int, int]:
     return shown, 1 << (held - 1).bit_length()
 
 
-def _filled_up(values: np.ndarray, batch_size: int, dtype: type) -> np.ndarray:
+def filled_up(values: np.ndarray, batch_size: int, dtype: type) -> np.ndarray:
     """Returns values [B], with -1 in the rows that are not valid."""
     filled = np.full(batch_size, -1, dtype)
     filled[: len(values)] = values

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from minirec.sids import SidVocab
-from pipelines.rows import Batch
+from pipelines.row_source import Batch
 
 _CHECKOUT = Path(__file__).parents[1]
 TORCH_PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"

@@ -8,7 +8,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from pipelines.rows import ENDLESS, Batch
+from pipelines.row_source import ENDLESS, Batch
 
 
 class PositionedIterator(grain.DatasetIterator):

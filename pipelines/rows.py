@@ -1,7 +1,7 @@
-"""One training batch, by number: a Grain data source whose elements are whole batches.
+"""One training batch of SID histories, by number.
 
 Everything here is gathers and scatters over arrays, so that Python runs once a batch and not once
-an example, and nothing is kept between two batches: any thread or process may make any of them.
+an example.
 """
 
 from __future__ import annotations
@@ -15,77 +15,29 @@ from jaxtyping import Int
 from minirec.sids import SidVocab
 from pipelines.event_weights import EventWeights
 from pipelines.examples import Examples
-from pipelines.packing import Packing
-from pipelines.shuffle import shuffled_rows
-
-Batch = dict[str, np.ndarray]
-
-ENDLESS = 2**62  # batches; Grain wants a length
+from pipelines.row_source import Batch, RowSource
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class BatchSource:
-    """A Grain data source whose element `i` is the stream's batch `first + i`.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class BatchSource(RowSource):
+    """Batches of SID histories.
 
     Attributes:
         items: int32 [E], the items of all events.
         table: int32 [N + 1, L], the tokens of every item, and a last row of PAD.
         examples: what there is to learn.
-        packing: which examples share a row; None: each has its own.
-        row_tokens: T.
-        batch_size: rows of a batch, over all processes together.
-        seed: of the shuffle.
-        process_index: which slice of each batch is made.
-        process_count: into how many slices.
-        first: batch number of element 0.
         weights: what each event counts as a target; None: all count 1.
     """
 
     items: Int[np.ndarray, " E"]
     table: Int[np.ndarray, "N_and_one L"]
     examples: Examples
-    packing: Packing | None
-    row_tokens: int
-    batch_size: int
-    seed: int
-    process_index: int
-    process_count: int
-    first: int = 0
     weights: EventWeights | None = None
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __repr__(self) -> str:
-        return f"BatchSource(num_rows={self.num_rows}, batch_size={self.batch_size})"
-
     @property
-    def num_rows(self) -> int:
-        """Rows of an epoch."""
-        return len(self.examples) if self.packing is None else self.packing.num_rows
-
-    def __getitem__(self, index: Any) -> Batch:
-        """Returns this process's slice of a batch."""
-        number = self.first + int(index)
-        local = self.batch_size // self.process_count
-        position = number * self.batch_size + self.process_index * local + np.arange(local)
-        epoch, place = np.divmod(position, self.num_rows)
-        rows = shuffled_rows(place, self.num_rows, seed=self.seed, epoch=epoch)
-        batch = self.assemble(rows)
-        batch["rows"] = rows
-        batch["epoch"] = epoch.astype(np.int32)
-        batch["batch_index"] = np.full(local, number)
-        return batch
-
-    def examples_in(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns, for all examples in the rows: its number, its row's place, its segment."""
-        if self.packing is None:
-            return rows, np.arange(len(rows)), np.ones(len(rows), np.int64)
-        begin = self.packing.offsets[rows]
-        count = self.packing.offsets[rows + 1] - begin
-        row = np.repeat(np.arange(len(rows)), count)
-        within = np.arange(len(row)) - (np.cumsum(count) - count)[row]
-        return self.packing.examples[begin[row] + within], row, within + 1
+    def num_examples(self) -> int:
+        """Examples of an epoch."""
+        return len(self.examples)
 
     def assemble(self, rows: np.ndarray) -> Batch:
         """Returns the token arrays of the plan's rows."""

@@ -1,8 +1,8 @@
 """Nothing held out reaches what the model learns from.
 
 Two logs that differ in their validation and test targets alone must give the same item vectors,
-SIDs, vocabulary, counts, fitted baselines and training batches, bit for bit. As a control, logs
-that differ in a training interaction must not.
+SIDs, vocabulary, counts, fitted baselines, training and fine-tuning batches, bit for bit. As a
+control, logs that differ in a training interaction must not.
 """
 
 import csv
@@ -11,12 +11,17 @@ import json
 import numpy as np
 import pytest
 
+from configs._prompts import sft_prompts
 from launch import make_sids, program
 from minirec.evaluation import ItemTransition, Popularity
 from minirec.sids import SidVocab
 from pipelines.batches import BatchConfig, train_batches
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
+from pipelines.text.answers import sid_names
+from pipelines.text.prompts import TASKS, parse_templates
+from pipelines.text.sft_batches import SftConfig, sft_batches
+from pipelines.text.train_tokenizer import train_tokenizer
 
 NUM_ITEMS, NUM_USERS = 40, 60
 COLUMNS = (
@@ -132,6 +137,19 @@ def all_that_is_learnt_from(data_config, folder) -> dict[str, np.ndarray]:
         for index in range(batches.batches_per_epoch):
             for name, value in batches.batch_at(index).items():
                 learnt[f"{examples}, batch {index}, {name}"] = value
+    titled = bool(prepared.items["title"].to_list()[0])
+    tasks = {name: 1.0 for name in TASKS if titled or name == "sids_to_sid"}
+    batches = sft_batches(
+        prepared,
+        table,
+        train_tokenizer(prepared.titles, 300).with_sid_tokens(sid_names(table)),
+        parse_templates(sft_prompts()),
+        SftConfig(16, max_items=6, weights=tasks),
+        seed=0,
+    )
+    for index in range(batches.batches_per_epoch):
+        for name, value in batches.batch_at(index).items():
+            learnt[f"fine-tuning, batch {index}, {name}"] = value
     return learnt
 
 
@@ -161,4 +179,5 @@ def test_the_check_sees_a_changed_training_interaction(split, tmp_path):
     other = all_that_is_learnt_from(changed, tmp_path / "other")
     found = differing(one, other)
     assert {"vectors", "train_count", "popularity"} <= set(found)
-    assert any("targets" in name for name in found)
+    assert any("targets" in name for name in found if name.startswith(("windows", "histories")))
+    assert any("targets" in name for name in found if name.startswith("fine-tuning"))

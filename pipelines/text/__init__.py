@@ -1,0 +1,1 @@
+"""Text for a language model: tokenizer, prompts, fine-tuning tasks, batches of token rows."""
