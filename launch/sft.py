@@ -268,6 +268,10 @@ def main(job: program.Job, run_mode: str = "train_eval", split: str = "test") ->
     """Does what `run_mode` says and prints how it went."""
     # Until the loop takes over, which saves first, there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if "sft" not in job.config:
+        raise program.UsageError(
+            f"config {job.config.name!r} has no section sft: use launch.train, or --config=sid_sft"
+        )
     wandb_log.check(job.config)
     _make_what_is_missing(job)
     if "train" in run_mode:

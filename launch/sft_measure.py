@@ -27,7 +27,7 @@ from minirec.training.optimizer import make_schedule
 from minirec.training.step import TrainStep
 from pipelines.packing import pack
 
-LOGITS_AT_ONCE = 512
+LOGITS_AT_ONCE = 128
 
 
 def measure(folder: Path) -> dict[str, Any]:

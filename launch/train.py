@@ -70,6 +70,7 @@ def run_training(job: program.Job) -> TrainResult:
             config asks for what cannot be.
     """
     config = job.config
+    wiring.require_sid_decoder(config)
     mesh = checked_mesh(config)
     catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids, mesh=mesh)
     batches = train_batches(

@@ -181,6 +181,7 @@ def load_run(
             the ones at hand; the message names the field and both values.
         FileNotFoundError: the run has saved no model yet.
     """
+    require_sid_decoder(job.config)
     path = job.run / "config.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: run launch.train first")
@@ -202,6 +203,18 @@ def load_run(
     model = abstract_model(job.config, catalogue.vocab.size)
     sharding.place(model, mesh)
     return catalogue, load_best(job.run, model)
+
+
+def require_sid_decoder(config: ConfigDict) -> None:
+    """Checks that the config is one of a model of SIDs alone.
+
+    Raises:
+        ValueError: it fine-tunes a language model.
+    """
+    if "sft" in config:
+        raise ValueError(
+            f"config {config.name!r} fine-tunes a language model: use python -m launch.sft"
+        )
 
 
 def make_mesh(config: ConfigDict) -> Mesh | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from launch import language, program, sft, wiring
+from launch import evaluate, language, program, sft, train, wiring
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
 from minirec.training import load_best, read_metrics
@@ -171,3 +171,12 @@ def test_a_checkpoint_that_lacks_sid_tokens_is_not_evaluated_untrained(done, tmp
 def test_a_run_is_evaluated_with_the_prompts_that_it_was_trained_with(done):
     with pytest.raises(ValueError, match=r"prompts\.sids_to_sid\.instruction"):
         sft.run_evaluation(make_job(done.workdir, **{"prompts.sids_to_sid.instruction": "Go. "}))
+
+
+def test_the_other_launchers_say_which_one_to_use(done):
+    for step in (train.run_training, evaluate.run_evaluation):
+        with pytest.raises(ValueError, match=r"use python -m launch\.sft"):
+            step(done)
+    plain = program.load_config_module("quickstart").get_config("smoke")
+    with pytest.raises(program.UsageError, match="has no section sft"):
+        sft.main(program.Job(plain, done.workdir, done.run))
