@@ -144,7 +144,7 @@ def _make_smoke(config: ConfigDict) -> None:
     config.data.split = ConfigDict({"name": "leave_one_out"})
     config.sids.source = "rq_kmeans"
     config.sids.path = ""
-    config.sids.codebook_sizes = (16, 16)
+    config.sids.codebook_sizes = (32, 32)
     config.sids.vectors = "text"
     config.sids.dim = 32
     config.sids.collisions = "spare_capacity"
