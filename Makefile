@@ -59,7 +59,8 @@ format: $(VENV)/.dev  ## Format the code
 bench: $(VENV)/.bench  ## Print one JSON line a benchmark
 	$(BIN)/python -m launch.bench
 
-oracles: $(ORACLES)/.installed  ## Make .venv-oracles with PyTorch, which some benchmarks compare to
+oracles: $(ORACLES)/.installed  ## Make .venv-oracles with PyTorch and transformers, and the fixtures of tests/fixtures/hf
+	$(ORACLES)/bin/python tests/oracles/transformers_fixtures.py
 
 clean:  ## Remove the environments, caches and the quickstart's files
 	rm -rf $(VENV) $(ORACLES) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info quickstart

@@ -76,9 +76,10 @@ def rope_angles(
 
     `R` is `head_dim / 2`; the angle of pair `r` is `position · theta^(−2r / head_dim)`.
     """
-    # The last bit of a frequency is a thousandth of a radian at position 10,000: the powers are
-    # taken in float64, and rounded where the code of published checkpoints rounds.
-    powers = (theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    # The last bit of a frequency is a thousandth of a radian at position 10,000, so the powers are
+    # exact and rounded where the code of published checkpoints rounds.
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    powers = (theta ** exponent.astype(np.float64)).astype(np.float32)
     frequencies = np.float32(1.0) / powers
     angles = positions.astype(jnp.float32)[..., None, None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)

@@ -104,12 +104,12 @@ def _check(
     first = tensors.info(EMBEDDING).dtype
     for name, layout in wanted.items():
         info, where = tensors.info(name), f"{tensors.path(name)}: tensor {name!r}"
+        if info.dtype not in DTYPES:
+            raise ValueError(f"{where}: dtype {info.dtype}; must be one of {', '.join(DTYPES)}")
         if info.shape != layout.stored_shape:
             raise ValueError(
                 f"{where}: shape {list(info.shape)}; {CONFIG} asks for {list(layout.stored_shape)}"
             )
-        if info.dtype not in DTYPES:
-            raise ValueError(f"{where}: dtype {info.dtype}; must be one of {', '.join(DTYPES)}")
         if info.dtype != first and param_dtype is None:
             raise ValueError(
                 f"{where}: dtype {info.dtype}, but {EMBEDDING!r} has {first}; param_dtype says "

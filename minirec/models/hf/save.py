@@ -39,7 +39,7 @@ COPIED = (
     "generation_config.json",
 )
 _BLOCK_BYTES = 1 << 20
-_FETCHED_BYTES = 64 << 20
+_FETCHED_BYTES = 16 << 20
 # What makes the decoder of a checkpoint the same as another's, but for the vocabulary.
 _SHAPE = (
     "num_layers",
