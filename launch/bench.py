@@ -29,7 +29,7 @@ import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
 import pipelines.spark.bench
-from launch import bench_plot, evaluate_bench, program
+from launch import bench_plot, evaluate_bench, program, sft_bench
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
@@ -87,6 +87,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "prepare_spark": lambda: pipelines.spark.bench.run(_SPARK_ROWS.value, _BENCH_DIR.value),
     "evaluate": lambda: evaluate_bench.run(_NUM_USERS.value),
+    "sft_training": sft_bench.run,
 }
 
 

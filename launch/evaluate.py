@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
+from jaxtyping import Int
+from ml_collections import ConfigDict
 
+from kernels.trie import Trie
 from launch import program, wiring
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import (
@@ -28,11 +34,27 @@ from minirec.evaluation import (
     read_curves,
     write_report,
 )
+from minirec.sids import SidTable
 from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
+from pipelines.prepared import Prepared
 
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
 _NUM_EXAMPLES = 8
+
+
+class Shown(Protocol):
+    """What a report needs of a catalogue."""
+
+    @property
+    def prepared(self) -> Prepared:
+        """The records."""
+        ...
+
+    @property
+    def table(self) -> SidTable:
+        """The items' SIDs."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +65,14 @@ class Searched:
         split: "valid" or "test".
         catalogue: the items.
         ranked: the users' recommendations.
+        codes: the beams' SIDs, `[n, M, L]`, -1 where a beam is dead.
         started: when the work began, by `time.monotonic`.
     """
 
     split: str
-    catalogue: wiring.Catalogue
+    catalogue: Shown
     ranked: RankedUsers
+    codes: Int[np.ndarray, "n M L"]
     started: float
 
 
@@ -74,28 +98,48 @@ def search(job: program.Job, split: str) -> Searched:
     mesh = wiring.make_mesh(config)
     catalogue, model = wiring.load_run(job, mesh=mesh)
     batches = wiring.split_batches(catalogue, config, split, config.evaluate.test_users)
-    searched, search_started = 0, time.monotonic()
+    ranked = search_batches(config, model, batches, catalogue.trie, mesh)
+    return Searched(split, catalogue, ranked, beam_codes(ranked, catalogue), started)
+
+
+def search_batches(
+    config: ConfigDict, model: Any, batches: Any, trie: Trie, mesh: Mesh | None
+) -> RankedUsers:
+    """Returns what the search that the config describes finds, and shows how far it is."""
+    searched, started = 0, time.monotonic()
     with ProgressBar(batches.num_views, enabled=is_first()) as bar:
 
         def advance(num_users: int) -> None:
             nonlocal searched
             searched += num_users
-            rate = searched / (time.monotonic() - search_started)
+            rate = searched / (time.monotonic() - started)
             bar.update("search", searched, f"{rate:,.0f} users/s")
 
-        ranked = rank_users(
+        return rank_users(
             model,
             batches,
             wiring.make_searcher(config, mesh),
-            catalogue.trie,
+            trie,
             exclude_seen=config.search.exclude_seen,
             on_batch=advance,
         )
-    return Searched(split, catalogue, ranked, started)
 
 
-def make_report(job: program.Job, searched: Searched) -> Report:
-    """Sets the baselines beside what the search found, writes the report and returns it."""
+def make_report(
+    job: program.Job,
+    searched: Searched,
+    *,
+    first_losses: Mapping[str, Sequence[float]] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Report:
+    """Sets the baselines beside what the search found, writes the report and returns it.
+
+    Args:
+        job: whose report.
+        searched: what the search found.
+        first_losses: see `Report`.
+        extra: more entries for `report.json`.
+    """
     config, split = job.config, searched.split
     catalogue, ranked = searched.catalogue, searched.ranked
     exclude_seen = config.search.exclude_seen
@@ -103,7 +147,7 @@ def make_report(job: program.Job, searched: Searched) -> Report:
     target = prepared.targets(split)[ranked.row]
     histories = prepared.histories(split, ranked.row)
     codes = catalogue.table.codes
-    ranked_sids = beam_codes(ranked, catalogue)
+    ranked_sids = searched.codes
     item, offsets = prepared.training_items()
     baselines = {
         "popularity": Popularity(item, prepared.num_items),
@@ -135,7 +179,9 @@ def make_report(job: program.Job, searched: Searched) -> Report:
         num_resamples=config.evaluate.resamples,
         seconds=time.monotonic() - searched.started,
         curves=read_curves(job.run / "metrics.jsonl"),
-        examples=examples(ranked, target, histories, catalogue, split),
+        examples=examples(ranked, target, histories, prepared, split),
+        first_losses=first_losses or {},
+        extra=extra or {},
     )
     write_report(job.run / wiring.REPORTS[split], report)
     return report
@@ -152,13 +198,13 @@ def examples(
     ranked: RankedUsers,
     target: np.ndarray,
     histories: list[np.ndarray],
-    catalogue: wiring.Catalogue,
+    prepared: Prepared,
     split: str,
 ) -> list[Example]:
     """Returns a few users, evenly spread over the split, as a person can read them."""
-    titles = catalogue.prepared.titles
-    views = catalogue.prepared.views(split)
-    raw_user_ids = catalogue.prepared.users["raw_user_id"].to_list()
+    titles = prepared.titles
+    views = prepared.views(split)
+    raw_user_ids = prepared.users["raw_user_id"].to_list()
     ranks = item_ranks(ranked.item, target)
     chosen = np.linspace(0, len(target) - 1, min(_NUM_EXAMPLES, len(target))).astype(int)
     return [

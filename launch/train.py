@@ -13,13 +13,15 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from kernels.trie import Trie
 from launch import program, wiring
 from minirec import files
 from minirec.decoding.ranking import rank_users
@@ -35,9 +37,29 @@ from minirec.training import (
 )
 from minirec.training.processes import is_first
 from pipelines.batches import train_batches
+from pipelines.prepared import Prepared
 
 SELECT_AT = 10
 SELECT_METRIC = f"ndcg@{SELECT_AT}"
+
+
+class Searchable(Protocol):
+    """What a validation needs of a catalogue."""
+
+    @property
+    def prepared(self) -> Prepared:
+        """The records."""
+        ...
+
+    @property
+    def item_tokens(self) -> Int[np.ndarray, "N L"]:
+        """The tokens that the search takes for each item."""
+        ...
+
+    @property
+    def trie(self) -> Trie:
+        """The valid sequences of them."""
+        ...
 
 
 def run_training(job: program.Job) -> TrainResult:
@@ -48,6 +70,44 @@ def run_training(job: program.Job) -> TrainResult:
             config asks for what cannot be.
     """
     config = job.config
+    wiring.require_sid_decoder(config)
+    mesh = checked_mesh(config)
+    catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids, mesh=mesh)
+    batches = train_batches(
+        catalogue.prepared,
+        catalogue.item_tokens,
+        wiring.batch_config(config),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    settings, stage_options, label_smoothing = train_settings(job)
+    stages = [Stage("train", lambda: batches, **stage_options)]
+    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
+    task = SidTask(
+        make_evaluator(config, catalogue, mesh),
+        select_metric=SELECT_METRIC,
+        label_smoothing=label_smoothing,
+        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
+    )
+    return train(
+        wiring.make_model(config, catalogue.vocab.size),
+        task,
+        stages,
+        settings,
+        record=wiring.run_record(job, catalogue) | as_record(settings, stages),
+        describe_batch=batches.describe,
+        mesh=mesh,
+        on_claimed=lambda: keep_catalogue(job, catalogue),
+    )
+
+
+def checked_mesh(config: ConfigDict) -> Mesh | None:
+    """Returns the mesh to train on, after a look at what must fit together.
+
+    Raises:
+        ValueError: too few beams to select by, or parts of a batch that do not come out even.
+    """
     if config.search.num_beams < SELECT_AT:
         raise ValueError(
             f"config.search.num_beams={config.search.num_beams}: must be at least {SELECT_AT}, "
@@ -66,46 +126,24 @@ def run_training(job: program.Job) -> TrainResult:
             f"devices, which do not divide the {rows} rows of config.loader.batch_size="
             f"{config.loader.batch_size} / config.train.accumulate={config.train.accumulate}"
         )
-    catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids, mesh=mesh)
-    batches = train_batches(
-        catalogue.prepared,
-        catalogue.item_tokens,
-        wiring.batch_config(config),
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    return mesh
+
+
+def train_settings(job: program.Job) -> tuple[TrainConfig, dict[str, Any], float]:
+    """Returns what `config.train` says: of the run, of its stage, and the label smoothing."""
+    config = job.config
     options = config.train.to_dict()
     stage_options = {name: options.pop(name) for name in ("num_steps", "accumulate")}
     label_smoothing = options.pop("label_smoothing")
     options["patience"] = (options["eval_every"] and options["patience"]) or None
     fields = ("eval_every", "checkpoint_every", "log_every", "patience")
-    train_config = TrainConfig(
+    settings = TrainConfig(
         folder=job.run,
         seed=config.seed,
         overwrite=job.overwrite,
         **{name: options.pop(name) for name in fields},
     )
-    stages = [
-        Stage("train", lambda: batches, optimizer=OptimizerConfig(**options), **stage_options)
-    ]
-    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
-    task = SidTask(
-        make_evaluator(config, catalogue, mesh),
-        select_metric=SELECT_METRIC,
-        label_smoothing=label_smoothing,
-        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
-    )
-    return train(
-        wiring.make_model(config, catalogue.vocab.size),
-        task,
-        stages,
-        train_config,
-        record=wiring.run_record(job, catalogue) | as_record(train_config, stages),
-        describe_batch=batches.describe,
-        mesh=mesh,
-        on_claimed=lambda: keep_catalogue(job, catalogue),
-    )
+    return settings, stage_options | {"optimizer": OptimizerConfig(**options)}, label_smoothing
 
 
 def make_evaluator(
@@ -113,6 +151,13 @@ def make_evaluator(
 ) -> Callable[[Any], dict[str, float]]:
     """Returns a function from a model to its validation metrics, by real beam search."""
     batches = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
+    return evaluator_of(config, catalogue, batches, mesh)
+
+
+def evaluator_of(
+    config: ConfigDict, catalogue: Searchable, batches: Any, mesh: Mesh | None
+) -> Callable[[Any], dict[str, float]]:
+    """Returns a function from a model to its metrics on batches of validation prompts."""
     target = catalogue.prepared.targets("valid")
     searcher = wiring.make_searcher(config, mesh)
     ks = [k for k in KS if k <= config.search.num_beams]
@@ -141,6 +186,16 @@ def keep_catalogue(job: program.Job, catalogue: wiring.Catalogue) -> None:
             shutil.rmtree(job.run / report, ignore_errors=True)
 
 
+def print_result(result: TrainResult) -> None:
+    """Prints how a run ended, a field a line."""
+    print(f"steps={result.step}")
+    print(f"reason={result.reason}")
+    if result.best_metric is not None:
+        print(f"best_{result.select_metric}={result.best_metric:.4f}")
+        print(f"best_step={result.best_step}")
+    print(f"seconds={result.seconds:.1f}")
+
+
 def main(job: program.Job) -> None:
     """Trains and prints how the run ended."""
     # Until the loop takes over, which saves first, there is nothing to save.
@@ -148,12 +203,7 @@ def main(job: program.Job) -> None:
     result = run_training(job)
     if not is_first():
         return
-    print(f"steps={result.step}")
-    print(f"reason={result.reason}")
-    if result.best_metric is not None:
-        print(f"best_{result.select_metric}={result.best_metric:.4f}")
-        print(f"best_step={result.best_step}")
-    print(f"seconds={result.seconds:.1f}")
+    print_result(result)
 
 
 if __name__ == "__main__":

@@ -93,17 +93,7 @@ def load_catalogue(
     Raises:
         ValueError: a step before this one has not run, or the SIDs do not fit the records.
     """
-    for name in (SIDS, SIDS_REPORT):
-        if not (sids_folder / name).is_file():
-            raise ValueError(f"{sids_folder / name} is missing: run launch.make_sids and train")
-    report = files.read_json(sids_folder / SIDS_REPORT)
-    if report["prepared"] != prepared.manifest["fingerprint"]:
-        raise ValueError(
-            f"{sids_folder / SIDS_REPORT}: prepared is {report['prepared']!r}, but the records in "
-            f"{prepared.folder} are {prepared.manifest['fingerprint']!r}: these SIDs were made for "
-            "other records"
-        )
-    table = SidTable.load(sids_folder / SIDS, prepared.raw_item_ids, report["codebook_sizes"])
+    table = load_table(prepared, sids_folder)
     vocab_path = sids_folder / VOCAB
     vocab = SidVocab.load(vocab_path) if vocab_path.is_file() else SidVocab.from_table(table)
     titles, train_count = prepared.titles, prepared.train_count
@@ -119,14 +109,40 @@ def load_catalogue(
             table.codebook_sizes,
         )
     item_tokens = vocab.encode(table.codes)
-    by_popularity = np.lexsort((np.arange(table.num_items), -train_count))
-    trie = build_trie(
-        item_tokens[by_popularity],
-        by_popularity.astype(np.int32),
-        codebook_sizes=[vocab.size] * table.num_levels,
-    )
+    trie = popularity_trie(item_tokens, train_count, vocab.size)
     trie = sharding.replicate(trie, mesh)
     return Catalogue(prepared, table, vocab, item_tokens, trie, tuple(titles))
+
+
+def load_table(prepared: Prepared, sids_folder: Path) -> SidTable:
+    """Returns the SIDs in a folder, which were made for just these records.
+
+    Raises:
+        ValueError: a step before this one has not run, or the SIDs do not fit the records.
+    """
+    for name in (SIDS, SIDS_REPORT):
+        if not (sids_folder / name).is_file():
+            raise ValueError(f"{sids_folder / name} is missing: run launch.make_sids and train")
+    report = files.read_json(sids_folder / SIDS_REPORT)
+    if report["prepared"] != prepared.manifest["fingerprint"]:
+        raise ValueError(
+            f"{sids_folder / SIDS_REPORT}: prepared is {report['prepared']!r}, but the records in "
+            f"{prepared.folder} are {prepared.manifest['fingerprint']!r}: these SIDs were made for "
+            "other records"
+        )
+    return SidTable.load(sids_folder / SIDS, prepared.raw_item_ids, report["codebook_sizes"])
+
+
+def popularity_trie(
+    item_tokens: Int[np.ndarray, "N L"], train_count: Int[np.ndarray, " N"], vocab_size: int
+) -> Trie:
+    """Returns the trie of the items' tokens; items that share all stand by training count."""
+    by_popularity = np.lexsort((np.arange(len(item_tokens)), -train_count))
+    return build_trie(
+        item_tokens[by_popularity],
+        by_popularity.astype(np.int32),
+        codebook_sizes=[vocab_size] * item_tokens.shape[1],
+    )
 
 
 def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
@@ -165,6 +181,7 @@ def load_run(
             the ones at hand; the message names the field and both values.
         FileNotFoundError: the run has saved no model yet.
     """
+    require_sid_decoder(job.config)
     path = job.run / "config.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: run launch.train first")
@@ -186,6 +203,18 @@ def load_run(
     model = abstract_model(job.config, catalogue.vocab.size)
     sharding.place(model, mesh)
     return catalogue, load_best(job.run, model)
+
+
+def require_sid_decoder(config: ConfigDict) -> None:
+    """Checks that the config is one of a model of SIDs alone.
+
+    Raises:
+        ValueError: it fine-tunes a language model.
+    """
+    if "sft" in config:
+        raise ValueError(
+            f"config {config.name!r} fine-tunes a language model: use python -m launch.sft"
+        )
 
 
 def make_mesh(config: ConfigDict) -> Mesh | None:

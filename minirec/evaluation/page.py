@@ -27,6 +27,7 @@ _LEVEL_NOTES = {
 }
 _MOST_HISTORY = 8
 _MOST_RECOMMENDED = 10
+_MOST_FIRST_STEPS = 12
 
 
 def render_page(report: Report) -> str:
@@ -36,6 +37,7 @@ def render_page(report: Report) -> str:
         _header(report),
         _metrics(report),
         _training(report),
+        _first_losses(report),
         _ranks(report),
         _catalogue(report),
         _examples(report),
@@ -181,6 +183,34 @@ def _training(report: Report) -> str:
     if not figures:
         return ""
     return section("Training", "", f'<div class="columns">{"".join(figures)}</div>')
+
+
+def _first_losses(report: Report) -> str:
+    """Returns the losses of the first steps, a column for each start of the new tokens' rows."""
+    lines = report.first_losses
+    if not lines:
+        return ""
+    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in lines)
+    num_steps = min(len(line) for line in lines.values())
+    shown = np.unique(np.linspace(0, num_steps - 1, min(num_steps, _MOST_FIRST_STEPS)).astype(int))
+    rows = []
+    for step in shown:
+        best = min(line[step] for line in lines.values())
+        cells = "".join(
+            f"<td><strong>{line[step]:.4f}</strong></td>"
+            if line[step] == best
+            else f"<td>{line[step]:.4f}</td>"
+            for line in lines.values()
+        )
+        rows.append(f'<tr><th scope="row">{step + 1}</th>{cells}</tr>')
+    return section(
+        "What the new tokens' rows start from",
+        "Training loss of the first steps from each start, on the same batches; the lowest of a "
+        "row is bold.",
+        '<div class="scroll" tabindex="0" role="region" aria-label="First losses, table">'
+        f'<table class="metrics"><thead><tr><th scope="col">Step</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
+    )
 
 
 def _ranks(report: Report) -> str:

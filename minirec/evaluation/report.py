@@ -74,6 +74,7 @@ class Report:
         seconds: how long the evaluation took.
         curves: training curves, if the run has them.
         examples: a few users.
+        first_losses: by start of new tokens' rows, the losses of a fine-tuning's first steps.
         extra: more entries for `report.json`; they may not replace its own.
         num_resamples: resamples of the bootstrap of the differences to the baselines.
     """
@@ -91,6 +92,7 @@ class Report:
     seconds: float
     curves: Curves = dataclasses.field(default_factory=Curves)
     examples: Sequence[Example] = ()
+    first_losses: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_resamples: int = 1000
 
@@ -160,7 +162,7 @@ def report_json(report: Report) -> dict[str, Any]:
     The shape is fixed: `split`, `users`, `invalid`, `metrics` and `intervals` (by recommender, then
     level, then `"hr@10"`), `config`, `seed`, `seconds`. Beside these: `differences` (95 % interval
     of the model's metric minus each baseline's, users paired), `coverage`, `dead_beams`, `codebook`
-    a level, and what `report.extra` holds.
+    a level, `first_losses` where there are any, and what `report.extra` holds.
 
     Raises:
         ValueError: `report.extra` names an entry that the report has itself.
@@ -184,6 +186,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "seed": report.seed,
         "seconds": round(report.seconds, 3),
     }
+    if report.first_losses:
+        content["first_losses"] = {name: list(line) for name, line in report.first_losses.items()}
     taken = sorted(set(report.extra) & set(content))
     if taken:
         raise ValueError(f"extra: {taken} would replace the report's own entries; rename them")

@@ -8,8 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from minirec.models.config import TrunkConfig
-from minirec.models.layers import RMSNorm, named_param, normal_param, rope
-from minirec.models.products import project
+from minirec.models.layers import RMSNorm, adapted_project, named_param, normal_param, rope
 
 _MASKED = -1e30  # Finite: a difference of two of them is 0, not NaN.
 
@@ -155,6 +154,7 @@ class Attention(nnx.Module):
         )
         self.query_bias = self.key_bias = self.value_bias = nnx.data(None)
         self.query_norm = self.key_norm = nnx.data(None)
+        self.adapters = nnx.Dict()
         if config.qkv_bias:
             self.query_bias = named_param(jnp.zeros((H, K), dtype), ("heads", "head_dim"))
             self.key_bias = named_param(jnp.zeros((KV, K), dtype), ("kv_heads", "head_dim"))
@@ -167,7 +167,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], angles: tuple[Array, Array]
     ) -> Float[Array, "B T H K"]:
         """Returns queries, normed and turned to their positions."""
-        query = self._project(x, self.query, self.query_bias)
+        query = self._project(x, "query", self.query_bias)
         if self.query_norm is not None:
             query = self.query_norm(query)
         return rope(query, angles)
@@ -176,15 +176,15 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], angles: tuple[Array, Array]
     ) -> tuple[Float[Array, "B T KV K"], Float[Array, "B T KV K"]]:
         """Returns keys, normed and turned to their positions, and values."""
-        key = self._project(x, self.key, self.key_bias)
+        key = self._project(x, "key", self.key_bias)
         if self.key_norm is not None:
             key = self.key_norm(key)
-        return rope(key, angles), self._project(x, self.value, self.value_bias)
+        return rope(key, angles), self._project(x, "value", self.value_bias)
 
-    def _project(self, x: Array, weight: nnx.Param, bias: nnx.Param | None) -> Array:
-        out = project(x, weight[...].astype(self.dtype))
+    def _project(self, x: Array, name: str, bias: nnx.Param | None) -> Array:
+        out = adapted_project(x, getattr(self, name), self.adapters.get(name), self.dtype)
         return out if bias is None else out + bias[...].astype(self.dtype)
 
     def merge_heads(self, x: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         """Returns the output projection of the attended values."""
-        return project(x, self.output[...].astype(self.dtype), 2)
+        return adapted_project(x, self.output, self.adapters.get("output"), self.dtype, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,13 @@ _TRUNCATED_STD = 0.87962566103423978
 # a draw of several axes, and a fifth of that for the same draw of one.
 
 
-def named_param(value: Array, names: tuple[str, ...]) -> nnx.Param:
+class AddedParam(nnx.Param):
+    """A parameter that was put beside a trained model's own, to be trained while those stay."""
+
+
+def named_param(
+    value: Array, names: tuple[str, ...], kind: type[nnx.Param] = nnx.Param
+) -> nnx.Param:
     """Returns a parameter whose axes carry logical names.
 
     The names are metadata only (`param.out_sharding`); `nnx.get_partition_spec` under
@@ -29,7 +36,7 @@ def named_param(value: Array, names: tuple[str, ...]) -> nnx.Param:
     """
     if value.ndim != len(names):
         raise ValueError(f"parameter of shape {value.shape} has {len(names)} axis names: {names}")
-    return nnx.Param(value, out_sharding=names, eager_sharding=False)
+    return kind(value, out_sharding=names, eager_sharding=False)
 
 
 def normal_param(
@@ -92,6 +99,18 @@ def rope(
     return turned.astype(x.dtype)
 
 
+def adapted_project(
+    x: Float[Array, "*batch *inner"],
+    weight: nnx.Param,
+    adapter: Callable[[Array], Array] | None,
+    dtype: str,
+    num_inner: int = 1,
+) -> Float[Array, "*batch *outer"]:
+    """Returns the product with a weight, in the compute dtype, plus what its adapter adds."""
+    out = project(x, weight[...].astype(dtype), num_inner)
+    return out if adapter is None else out + adapter(x)
+
+
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Array:
     """Returns `x` with a share `rate` of its elements zeroed, the rest scaled up.
 
@@ -115,9 +134,12 @@ class SwiGLU(nnx.Module):
         # keeps unit scale (GPT-2).
         down_std = (2 * config.num_layers * F) ** -0.5
         self.down = normal_param(rngs, (F, D), ("mlp", "embed"), down_std, dtype)
+        self.adapters = nnx.Dict()
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Returns the block's feed-forward output, same shape."""
-        gate = project(x, self.gate[...].astype(self.dtype))
-        up = project(x, self.up[...].astype(self.dtype))
-        return project(jax.nn.silu(gate) * up, self.down[...].astype(self.dtype))
+        gate, up = self._project(x, "gate"), self._project(x, "up")
+        return self._project(jax.nn.silu(gate) * up, "down")
+
+    def _project(self, x: Array, name: str) -> Array:
+        return adapted_project(x, getattr(self, name), self.adapters.get(name), self.dtype)

@@ -30,12 +30,19 @@ class SidDecoder(nnx.Module):
         self.head = nnx.data(None)
         if not config.tie_embeddings:
             self.head = normal_param(rngs, (V, D), ("vocab", "embed"), 0.02, dtype)
+        # The last rows of both, where only these are trained (`minirec.models.vocabulary`).
+        self.embedding_tail = self.head_tail = nnx.data(None)
         self.trunk = Trunk(config.trunk, rngs=rngs)
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Returns the embeddings of `tokens`, in the compute dtype."""
-        rows = jnp.take(gathered(self.embedding[...]), tokens, axis=0, mode="clip")
-        return rows.astype(self.config.trunk.dtype)
+        dtype = self.config.trunk.dtype
+        rows = jnp.take(gathered(self.embedding[...]), tokens, axis=0, mode="clip").astype(dtype)
+        if self.embedding_tail is None:
+            return rows
+        place = tokens - self.embedding.shape[0]
+        tail = jnp.take(gathered(self.embedding_tail[...]), place, axis=0, mode="clip")
+        return jnp.where(place[..., None] >= 0, tail.astype(dtype), rows)
 
     def __call__(
         self,
@@ -62,11 +69,19 @@ class SidDecoder(nnx.Module):
 
     def head_rows(self) -> Float[Array, "V D"]:
         """Returns the head's matrix, one row a token, in the parameters' dtype."""
-        return gathered(self.embedding[...] if self.head is None else self.head[...])
+        parts = self.head_parts()
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def head_parts(self) -> tuple[Float[Array, "part D"], ...]:
+        """Returns the head's matrix cut into the parts that are stored apart, in their order."""
+        tied = self.head is None
+        parts = (self.embedding, self.embedding_tail) if tied else (self.head, self.head_tail)
+        return tuple(gathered(part[...]) for part in parts if part is not None)
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the vocabulary."""
-        return unembed(hidden, self.head_rows().astype(hidden.dtype))
+        parts = [unembed(hidden, rows.astype(hidden.dtype)) for rows in self.head_parts()]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
     def prefill(
         self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]

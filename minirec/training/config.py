@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
+from flax import nnx
+
 from minirec.training.optimizer import OptimizerConfig
 
 
@@ -89,6 +91,8 @@ class Stage:
             `num_steps` batches.
         num_steps: optimizer steps; each takes one batch.
         optimizer: a new optimizer starts with the stage.
+        trainable: an NNX filter of the parameters that learn; the others stay as they are, without
+            gradients and optimizer state.
         accumulate: the step walks through its batch in so many equal parts, in a row, and updates
             once with the gradient of the whole: less memory, the same result. Must divide the
             batch's leading axis.
@@ -99,6 +103,7 @@ class Stage:
     num_steps: int
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     accumulate: int = 1
+    trainable: Any = nnx.Param
 
     def __post_init__(self) -> None:
         require_int(f"Stage({self.name!r}).num_steps", self.num_steps, 1)

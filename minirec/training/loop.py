@@ -39,6 +39,7 @@ def train(
     describe_batch: Callable[[Any], str] | None = None,
     mesh: Mesh | None = None,
     on_claimed: Callable[[], None] | None = None,
+    on_line: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Trains a model through its stages, or goes on where an earlier call was stopped.
 
@@ -61,6 +62,7 @@ def train(
             part of the whole, all see one run's folder, and the first alone writes there.
         on_claimed: called once the folder is known to be this run's and no one else's, before
             anything is trained, by the first process: the place to put files beside the run.
+        on_line: called by the first process with each line of `metrics.jsonl` as it is written.
 
     Raises:
         RunFolderError: the folder holds another run, or another process trains there.
@@ -106,7 +108,7 @@ def train(
         checkpoints = Checkpoints(folder, keep_last=config.keep_last)
         stack.callback(checkpoints.close)
         restored = checkpoints.restore_newest(
-            model, lambda index: _new_optimizer(model, stages[index], mesh)
+            model, lambda index: new_optimizer(model, stages[index], mesh)
         )
         if restored is None:
             position, restored_optimizer = Position.start(config.seed), None
@@ -125,6 +127,7 @@ def train(
             step=step,
             tensorboard=config.tensorboard,
             enabled=is_writer,
+            on_line=on_line,
         )
         stack.callback(log.close)
         # 4. the loader: below, in the stage that the position names.
@@ -163,7 +166,7 @@ def train(
 
         for index in range(position.stage, len(stages)):
             stage = stages[index]
-            optimizer = _new_optimizer(model, stage, mesh)
+            optimizer = new_optimizer(model, stage, mesh)
             batches = stage.batches()
             if restored_optimizer is not None:
                 nnx.update(optimizer, restored_optimizer)
@@ -180,6 +183,7 @@ def train(
                 accumulate=stage.accumulate,
                 seed=config.seed,
                 mesh=mesh,
+                trainable=stage.trainable,
             )
             state = train_step.start()
 
@@ -276,9 +280,10 @@ def train(
         return final
 
 
-def _new_optimizer(model: nnx.Module, stage: Stage, mesh: Mesh | None) -> nnx.Optimizer:
+def new_optimizer(model: nnx.Module, stage: Stage, mesh: Mesh | None) -> nnx.Optimizer:
+    """Returns a stage's optimizer before its first step, laid out on the mesh."""
     transform = make_optimizer(stage.optimizer, stage.num_steps)
-    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, transform, wrt=stage.trainable)
     place(optimizer, mesh)
     return optimizer
 

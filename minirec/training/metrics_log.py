@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class MetricsLog:
         step: int,
         tensorboard: bool,
         enabled: bool = True,
+        on_line: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Opens the log for a run that goes on after `step`.
 
@@ -68,8 +69,10 @@ class MetricsLog:
             step: the step they end with; TensorBoard forgets what comes after it.
             tensorboard: also write event files.
             enabled: False writes nothing: of several processes, one logs.
+            on_line: called with each line after it is written.
         """
         self._file = self._writer = None
+        self._on_line = on_line
         if not enabled:
             return
         folder = Path(folder)
@@ -103,6 +106,8 @@ class MetricsLog:
                 if name != "step" and isinstance(value, float) and math.isfinite(value):
                     tag = name if "/" in name else f"{record['kind']}/{name}"
                     self._writer.add_scalar(tag, value, record["step"])
+        if self._on_line is not None:
+            self._on_line(record)
 
     def sync(self) -> None:
         """Makes sure that a checkpoint which counts on the lines so far can do so."""

@@ -108,7 +108,12 @@ def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Returns clipping and AdamW over the schedule of a stage of `num_steps` steps."""
+    """Returns clipping and AdamW over the schedule of a stage of `num_steps` steps.
+
+    Its state and arithmetic are float32 whatever the parameters are stored in. Parameters that are
+    stored in bfloat16 take the sum rounded: keep what is trained in float32 (`param_dtype`), and
+    compute in bfloat16.
+    """
     adamw = optax.adamw(
         make_schedule(config, num_steps),
         b1=config.b1,
@@ -117,6 +122,21 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         weight_decay=config.weight_decay,
         mask=lambda params: decay_mask(params, config.no_decay),
     )
-    if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    if config.clip_norm is not None:
+        adamw = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    return _in_float32(adamw)
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns a transformation that sees gradients and parameters as float32."""
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+    def init(params: Any) -> Any:
+        return inner.init(cast(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return inner.update(cast(updates), state, cast(params))
+
+    return optax.GradientTransformation(init, update)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from minirec.training.streamed_loss import streamed_cross_entropy
+
 FIELDS = ("tokens", "targets", "loss_mask", "positions", "segment_ids")
 
 
@@ -32,22 +34,26 @@ class SidTask:
         max_loss_tokens: the most positions of a row that `loss_mask` asks for. Given, logits are
             computed for so many positions a row only: with examples "windows" the SID's length is
             enough, and the head costs T / L times less. None: for all positions.
+        logits_at_once: positions of the whole batch whose logits are held at one time (each device
+            of a mesh holds its share); the positions that `loss_mask` asks for alone are computed.
+            For large vocabularies; the model then gives its `head_parts`. None: all at once.
     """
 
     evaluator: Callable[[Any], dict[str, float]]
     select_metric: str = "ndcg@10"
     label_smoothing: float = 0.0
     max_loss_tokens: int | None = None
+    logits_at_once: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(
                 f"SidTask.label_smoothing={self.label_smoothing!r}: must lie in [0, 1)"
             )
-        if self.max_loss_tokens is not None and self.max_loss_tokens < 1:
-            raise ValueError(
-                f"SidTask.max_loss_tokens={self.max_loss_tokens!r}: must be at least 1, or None"
-            )
+        for name in ("max_loss_tokens", "logits_at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"SidTask.{name}={value!r}: must be at least 1, or None")
 
     def inputs(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the fields that the loss reads.
@@ -78,12 +84,24 @@ class SidTask:
         """Returns the weighted sum of cross-entropies in nats, that of weights, and accuracy."""
         hidden = model(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key=key)
         targets, mask = batch["targets"], batch["loss_mask"].astype(jnp.float32)
-        if self.max_loss_tokens is not None and self.max_loss_tokens < mask.shape[1]:
+        most = min(self.max_loss_tokens or mask.shape[1], mask.shape[1])
+        if most < mask.shape[1] or self.logits_at_once is not None:
             # top_k takes the lowest index first among equals, so nothing asked for is left out.
-            _, place = jax.lax.top_k((mask > 0).astype(jnp.int32), self.max_loss_tokens)
+            _, place = jax.lax.top_k((mask > 0).astype(jnp.int32), most)
             hidden = jnp.take_along_axis(hidden, place[:, :, None], axis=1)
             targets = jnp.take_along_axis(targets, place, axis=1)
             mask = jnp.take_along_axis(mask, place, axis=1)
+        if self.logits_at_once is not None:
+            total, hits = streamed_cross_entropy(
+                hidden,
+                model.head_parts(),
+                targets,
+                mask,
+                at_once=max(1, self.logits_at_once // len(mask)),
+                label_smoothing=self.label_smoothing,
+            )
+            count = jnp.sum(mask)
+            return total, count, {"token_accuracy": (hits, count)}
         logits = model.logits(hidden)
         total, count = cross_entropy(logits, targets, mask, label_smoothing=self.label_smoothing)
         hits = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * mask)

@@ -66,8 +66,22 @@ class TrainStep:
         accumulate: int,
         seed: int,
         mesh: Mesh | None = None,
+        trainable: Any = nnx.Param,
     ) -> None:
+        """Makes the step; compiles nothing yet.
+
+        Args:
+            model: the model with its first values.
+            optimizer: over its trainable parameters.
+            task: gives the loss.
+            schedule: the learning rate, for the record.
+            accumulate: parts of a batch that are walked through in a row.
+            seed: of the randomness of a step.
+            mesh: where model and optimizer lie.
+            trainable: an NNX filter of the parameters that learn.
+        """
         self.traces = 0
+        self._trainable = trainable
         self._model_graph, model_state = nnx.split(model)
         self._optimizer_graph, optimizer_state = nnx.split(optimizer)
         self._task = task
@@ -132,15 +146,15 @@ class TrainStep:
 
     def _gradients(self, model: nnx.Module, inputs: Any, key: Array) -> tuple[nnx.State, Ratios]:
         """Gradient of the summed loss over all parts, and the summed ratios."""
-        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        graph, params, frozen, rest = nnx.split(model, self._trainable, nnx.Param, ...)
 
         def summed_loss(params: nnx.State, rest: nnx.State, part: Any, key: Array) -> Any:
-            part_model = nnx.merge(graph, params, rest, copy=True)
+            part_model = nnx.merge(graph, params, frozen, rest, copy=True)
             total, denominator, metrics = self._task.loss(part_model, part, key=key)
             check_metric_names(metrics, f"{type(self._task).__name__}.loss")
             ratios = {"loss": (total, denominator), **metrics}
             ratios = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), ratios)
-            _, _, rest = nnx.split(part_model, nnx.Param, ...)
+            _, _, _, rest = nnx.split(part_model, self._trainable, nnx.Param, ...)
             return total, (ratios, rest)
 
         gradient = jax.grad(summed_loss, has_aux=True)

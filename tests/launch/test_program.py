@@ -44,7 +44,8 @@ def test_an_unknown_config_is_an_error_that_lists_the_known():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_has_the_fields_of_the_base(name):
     module = program.load_config_module(name)
-    base = program.load_config_module("base").get_config()
+    is_language_model = "sft" in module.get_config()
+    base = program.load_config_module("sid_sft" if is_language_model else "base").get_config()
     for variant in getattr(module, "VARIANTS", ("",)):
         config = module.get_config(variant) if variant else module.get_config()
         assert isinstance(config, ConfigDict)
@@ -74,6 +75,7 @@ def test_the_quickstart_needs_no_flags_and_takes_changes(tmp_path):
 def test_the_benchmarks_are_listed_without_running():
     done = launch("bench", "--print_config")
     listed = "trie beam_step decode head_beam_step loader rq_kmeans prepare prepare_spark evaluate"
+    listed += " sft_training"
     assert done.stdout.split() == listed.split()
     done = launch("bench", "--only=tire")
     assert done.returncode == 2

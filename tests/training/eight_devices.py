@@ -12,20 +12,28 @@ from flax import nnx
 from kernels.trie import build_trie
 from minirec.decoding import BeamSearcher, Buckets
 from minirec.models import SidDecoder, SidDecoderConfig
+from minirec.models.layers import AddedParam
+from minirec.models.lora import LoraConfig, add_adapters
 from minirec.models.sharding import AXES, make_mesh, place, put_rows, replicate
+from minirec.models.vocabulary import split_rows
 from minirec.training import OptimizerConfig, SidTask, Stage, load_best, train
 from minirec.training.checkpoints import Checkpoints, to_arrays
-from minirec.training.optimizer import make_optimizer
+from minirec.training.loop import new_optimizer
 from tests.decoding.small import TRUNK, VOCAB, make_model
 from tests.training.helpers import config, lines
 
 ROWS, TOKENS, USERS = 16, 12, 13
 CONFIG = SidDecoderConfig(dataclasses.replace(TRUNK, dropout=0.1), VOCAB, tie_embeddings=False)
-STEPS = 4
+STEPS = (2, 4)
+TAIL = 10
 
 
 def make(seed=0):
-    return SidDecoder(CONFIG, rngs=nnx.Rngs(seed))
+    """A language model's shape: biases, an untied head; adapters and some rows stand apart."""
+    model = SidDecoder(CONFIG, rngs=nnx.Rngs(seed))
+    add_adapters(model, LoraConfig(rank=2), seed=seed)
+    split_rows(model, TAIL)
+    return model
 
 
 class Batches:
@@ -57,17 +65,25 @@ class Batches:
         self.next = state
 
 
+def stages():
+    """What was added is trained alone, then all; steps have two parts."""
+    optimizer = OptimizerConfig(learning_rate=0.005, weight_decay=0.1, eps=1e-2)
+    return [
+        Stage(kind.__name__, Batches, num_steps, optimizer, accumulate=2, trainable=kind)
+        for kind, num_steps in zip((AddedParam, nnx.Param), STEPS, strict=True)
+    ]
+
+
 def run(folder, mesh):
-    """A run whose steps have two parts; returns its newest model."""
+    """A run whose logits come a few at a time; returns its newest model."""
 
     def evaluate(model):
         return {"quality": float(model.head[...].sum())}
 
-    optimizer = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, eps=1e-3)
-    stage = Stage("stage", Batches, STEPS, optimizer, accumulate=2)
     model = make()
-    settings = config(folder, eval_every=3, checkpoint_every=2, log_every=1)
-    train(model, SidTask(evaluate, "quality"), [stage], settings, mesh=mesh)
+    settings = config(folder, eval_every=4, checkpoint_every=2, log_every=1)
+    task = SidTask(evaluate, "quality", logits_at_once=4 * ROWS // 2)
+    train(model, task, stages(), settings, mesh=mesh)
     return model
 
 
@@ -92,17 +108,10 @@ def restored(folder, mesh):
     """(model, optimizer) of the newest checkpoint, on the devices of a mesh."""
     model = make(1)
     place(model, mesh)
-
-    def new_optimizer(_):
-        transform = make_optimizer(OptimizerConfig(), STEPS)
-        optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
-        place(optimizer, mesh)
-        return optimizer
-
     position, model_state, optimizer_state = Checkpoints(folder, keep_last=2).restore_newest(
-        model, new_optimizer
+        model, lambda index: new_optimizer(model, stages()[index], mesh)
     )
-    assert position.step == STEPS
+    assert position.step == sum(STEPS)
     return to_arrays(model_state), to_arrays(optimizer_state)
 
 
@@ -112,7 +121,7 @@ def is_split(array):
 
 def test_losses_and_evaluations_are_those_of_one_device(one, eight):
     kinds = {kind: [lines(run[0], kind) for run in (one, eight)] for kind in ("train", "eval")}
-    assert [len(records[1]) for records in kinds.values()] == [4, 2]
+    assert [len(records[1]) for records in kinds.values()] == [6, 3]
     for records in kinds.values():
         for expected, found in zip(*records, strict=True):
             assert expected.keys() == found.keys()
@@ -126,8 +135,18 @@ def test_losses_and_evaluations_are_those_of_one_device(one, eight):
 def test_every_matrix_and_its_moments_are_split_and_every_vector_is_whole(eight, mesh):
     model, optimizer = restored(eight[0], mesh)
     trained = to_arrays(nnx.state(eight[1]))
-    matrices = [name for name in model if "norm" not in name and "bias" not in name]
-    assert len(matrices) == 9
+    adapters = {name for name in model if "adapters" in name}
+    wide = {f"{name}.a" for name in ("query", "key", "value", "gate", "up")}
+    wide |= {"output.b", "down.b"}
+    matrices = [
+        name
+        for name in model
+        if "norm" not in name
+        and "bias" not in name
+        and (name not in adapters or name.partition("adapters.")[2] in wide)
+    ]
+    assert len(adapters) == 14
+    assert len(matrices) == 9 + 2 + 7
     for name, array in trained.items():
         assert is_split(array) == (name in matrices), name
     for name, array in {**model, **optimizer}.items():

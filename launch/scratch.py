@@ -1,0 +1,52 @@
+"""A tiny language model made from nothing, as a Hugging Face folder like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from launch.program import Job
+from minirec import files
+from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+from minirec.models.hf import save_checkpoint
+from pipelines.folders import atomic_folder
+from pipelines.prepared import Prepared
+from pipelines.text.train_tokenizer import train_tokenizer
+
+_RECORD = "made_from.json"
+
+
+def make_scratch(job: Job, prepared: Prepared) -> Path:
+    """Returns `workdir/scratch`: random weights, and a tokenizer of titles and prompts.
+
+    It is made where it is missing, or was made from something else; the same data, config and seed
+    make the same one.
+
+    Raises:
+        ValueError: a field of `config.model.scratch` is impossible.
+    """
+    folder, config = job.workdir / "scratch", job.config
+    fields = config.model.scratch.to_dict()
+    record: dict[str, Any] = {
+        "prepared": prepared.manifest["fingerprint"],
+        "prompts": config.prompts.to_dict(),
+        "scratch": fields,
+        "seed": config.seed,
+    }
+    path = folder / _RECORD
+    if path.is_file() and files.read_json(path) == record:
+        return folder
+    most, tie_embeddings = fields.pop("tokens"), fields.pop("tie_embeddings")
+    words = [text for entries in record["prompts"].values() for text in entries.values()]
+    tokenizer = train_tokenizer([*prepared.titles, *words], most)
+    trunk = TrunkConfig(**fields, qkv_bias=True)
+    model = SidDecoder(
+        SidDecoderConfig(trunk, tokenizer.size, tie_embeddings), rngs=nnx.Rngs(config.seed)
+    )
+    with atomic_folder(folder) as partial:
+        save_checkpoint(model, partial, model_type="qwen2")
+        tokenizer.save(partial)
+        files.write_json(partial / _RECORD, record)
+    return folder

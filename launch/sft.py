@@ -1,0 +1,306 @@
+"""A language model on SID tasks: `python -m launch.sft --config=sid_sft --run_mode=train_eval`.
+
+`train` fine-tunes (the same command again goes on where a killed run stopped) and writes the best
+model, adapters merged, as a Hugging Face folder W/runs/NAME/model. `eval` answers every user of the
+split by constrained beam search, sets the baselines beside it and writes W/runs/NAME/report;
+without a trained run it evaluates `config.model.checkpoint` as it is. Both write
+W/runs/NAME/run_summary.json, which holds no times: the same config and seed give the same bytes.
+Where W is empty, the data are prepared and SIDs made first.
+
+Devices and processes as for `launch.train`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+
+from launch import evaluate, language, make_sids, prepare, program, train, wandb_log, wiring
+from launch.run_summary import write_summary
+from minirec import files
+from minirec.evaluation import Report, metric_lines
+from minirec.models import SidDecoder, sharding
+from minirec.models.hf import save_checkpoint
+from minirec.models.vocabulary import merged
+from minirec.training import SidTask, Stage, TrainResult, as_record, compare, load_best
+from minirec.training import train as train_model
+from minirec.training.first_steps import first_losses
+from minirec.training.processes import first_alone, is_first
+from pipelines.text.sft_batches import sft_batches
+from pipelines.text.tokenizer import TextTokenizer
+
+_RUN_MODE = flags.DEFINE_enum(
+    "run_mode", "train_eval", ["train", "eval", "train_eval"], "What to do."
+)
+_SPLIT = flags.DEFINE_enum("eval_split", "test", ["valid", "test"], "Users to evaluate on.")
+NEW_ROWS_FILE = "new_rows.json"
+
+
+def run_training(job: program.Job) -> TrainResult:
+    """Fine-tunes the model that the job's config describes, or goes on with it.
+
+    Raises:
+        ValueError: a step before this one has not run, the run's folder holds another run, or the
+            config asks for what cannot be.
+    """
+    config = job.config
+    wandb_log.check(config)
+    trainable = language.trainable(config)
+    mesh = train.checked_mesh(config)
+    prepared = wiring.load_prepared(job)
+    folder = language.base_folder(job, prepared)
+    catalogue = language.load_catalogue(job, prepared, job.sids, folder, mesh)
+    batches = sft_batches(
+        prepared,
+        catalogue.table,
+        catalogue.tokenizer,
+        catalogue.templates,
+        language.sft_config(config),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    settings, stage_options, label_smoothing = train.train_settings(job)
+    stage = Stage("sft", lambda: batches, trainable=trainable, **stage_options)
+    task = SidTask(
+        _evaluator(job, catalogue, mesh),
+        select_metric=train.SELECT_METRIC,
+        label_smoothing=label_smoothing,
+        logits_at_once=config.sft.logits_at_once or None,
+    )
+    record = run_record(job, catalogue, folder) | as_record(settings, [stage])
+    make_model = functools.partial(language.make_model, job, folder, catalogue, mesh)
+    compared = _compare_new_rows(job, catalogue, make_model, task, stage, mesh)
+
+    with contextlib.ExitStack() as stack:
+        log: list[wandb_log.Log | None] = [None]
+
+        def claimed() -> None:
+            for name in (wiring.SIDS, wiring.SIDS_REPORT):
+                with files.atomic_path(job.run / name) as temporary:
+                    shutil.copyfile(job.sids / name, temporary)
+            if job.overwrite:
+                for name in (language.MODEL, *wiring.REPORTS.values()):
+                    shutil.rmtree(job.run / name, ignore_errors=True)
+            files.write_json(job.run / NEW_ROWS_FILE, compared)
+            log[0] = stack.enter_context(wandb_log.started(config, job.run))
+
+        model = make_model()
+        result = train_model(
+            model,
+            task,
+            [stage],
+            settings,
+            record=record,
+            describe_batch=batches.describe,
+            mesh=mesh,
+            on_claimed=claimed,
+            on_line=lambda line: log[0](line) if log[0] else None,
+        )
+    if not result.interrupted and not (job.run / language.MODEL).is_dir():
+        save_model(job, load_best(job.run, model), catalogue.tokenizer, folder, mesh)
+    return result
+
+
+def _evaluator(job: program.Job, catalogue: language.LanguageCatalogue, mesh: Mesh | None) -> Any:
+    config = job.config
+    prompts = language.split_prompts(catalogue, config, "valid", config.evaluate.valid_users)
+    evaluate_plain = train.evaluator_of(config, catalogue, prompts, mesh)
+
+    def evaluate_model(model: SidDecoder) -> dict[str, float]:
+        plain = merged(model)
+        sharding.place(plain, mesh)
+        return evaluate_plain(plain)
+
+    return evaluate_model
+
+
+def _compare_new_rows(
+    job: program.Job,
+    catalogue: language.LanguageCatalogue,
+    make_model: Any,
+    task: SidTask,
+    stage: Stage,
+    mesh: Mesh | None,
+) -> dict[str, list[float]]:
+    """Returns the losses of the first steps from each start of the new tokens' rows.
+
+    A run that goes on has them already.
+    """
+    num_steps = min(job.config.sft.compare_new_rows, stage.num_steps)
+    path = job.run / NEW_ROWS_FILE
+    if path.is_file() and not job.overwrite:
+        return files.read_json(path)
+    if not num_steps or not catalogue.tokenizer.added:
+        return {}
+    starts = {start: functools.partial(make_model, start) for start in language.starts(job)}
+    return first_losses(starts, task, stage, num_steps, seed=job.config.seed, mesh=mesh)
+
+
+def save_model(
+    job: program.Job,
+    model: SidDecoder,
+    tokenizer: TextTokenizer,
+    like: Path,
+    mesh: Mesh | None,
+) -> None:
+    """Writes the model, with all that was trained beside it merged, as a Hugging Face folder."""
+    plain = merged(model)
+    sharding.place(plain, mesh)
+    folder = job.run / language.MODEL
+    partial = folder.with_name(f".{folder.name}.partial")
+    model_type = files.read_json(like / "config.json")["model_type"]
+    save_checkpoint(plain, partial, like=like, model_type=model_type, overwrite=True)
+
+    def finish() -> None:
+        tokenizer.save(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    first_alone(finish)
+
+
+def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
+    """Evaluates the run's fine-tuned model, or the checkpoint as it is where none was trained.
+
+    Returns:
+        The report, in the first process; None in the others.
+
+    Raises:
+        ValueError: data, SIDs and run do not belong together, the run is not trained to its end, or
+            an untrained checkpoint lacks SID tokens.
+    """
+    started = time.monotonic()
+    config = job.config
+    mesh = wiring.make_mesh(config)
+    prepared = wiring.load_prepared(job)
+    folder, sids = job.run / language.MODEL, job.run
+    trained = folder.is_dir()
+    if not trained:
+        if (job.run / "config.json").is_file():
+            raise ValueError(
+                f"{folder} is missing: the run is not trained to its end; go on with "
+                "--run_mode=train"
+            )
+        folder, sids = language.base_folder(job, prepared), job.sids
+    catalogue = language.load_catalogue(job, prepared, sids, folder, mesh)
+    if catalogue.tokenizer.added:
+        raise ValueError(
+            f"{folder}: its tokenizer lacks {len(catalogue.tokenizer.added)} SID tokens, such as "
+            f"{catalogue.tokenizer.added[0]!r}, so that there is nothing to evaluate; fine-tune it "
+            "with --run_mode=train"
+        )
+    if trained:
+        _check_run(job, catalogue)
+    model = language.load_model(config, folder, mesh)
+    if model.config.vocab_size < catalogue.tokenizer.size:
+        raise ValueError(
+            f"{folder}: the model has {model.config.vocab_size} rows, its tokenizer "
+            f"{catalogue.tokenizer.size} tokens: they do not belong together"
+        )
+    prompts = language.split_prompts(catalogue, config, split, config.evaluate.test_users)
+    ranked = evaluate.search_batches(config, model, prompts, catalogue.trie, mesh)
+    if not is_first():
+        return None
+    searched = evaluate.Searched(split, catalogue, ranked, catalogue.codes(ranked), started)
+    path = job.run / NEW_ROWS_FILE
+    first_losses = files.read_json(path) if trained and path.is_file() else {}
+    return evaluate.make_report(
+        job, searched, first_losses=first_losses, extra={"fine_tuned": trained}
+    )
+
+
+def run_record(
+    job: program.Job, catalogue: language.LanguageCatalogue, folder: Path
+) -> dict[str, Any]:
+    """Returns what makes a run this one: settings that change it, and what it was trained on."""
+    config = job.config.to_dict()
+    how_fast = ("num_threads", "num_workers", "prefetch")  # changes nothing in the stream
+    loader = {name: value for name, value in config["loader"].items() if name not in how_fast}
+    model = {name: value for name, value in config["model"].items() if name != "checkpoint"}
+    return {
+        "name": config["name"],
+        "seed": config["seed"],
+        "model": model,
+        "checkpoint": language.fingerprint(folder),
+        "sft": config["sft"],
+        "prompts": config["prompts"],
+        "evaluate_prompt": config["evaluate"]["prompt"],
+        "loader": loader,
+        "search": config["search"],
+        "valid_users": config["evaluate"]["valid_users"],
+        "label_smoothing": config["train"]["label_smoothing"],
+        "data": catalogue.prepared.manifest["config"],
+        "prepared": catalogue.prepared.manifest["fingerprint"],
+        "sids_sha256": files.sha256(job.sids / wiring.SIDS),
+        "vocabulary": catalogue.tokenizer.size,
+    }
+
+
+def _check_run(job: program.Job, catalogue: language.LanguageCatalogue) -> None:
+    path, config = job.run / "config.json", job.config.to_dict()
+    trained = files.read_json(path)
+    here = {
+        "prepared": catalogue.prepared.manifest["fingerprint"],
+        "sids_sha256": files.sha256(job.run / wiring.SIDS),
+        "vocabulary": catalogue.tokenizer.size,
+        "prompts": config["prompts"],
+        "loader": {name: config["loader"][name] for name in ("max_items", "row_tokens")},
+    }
+    there = {name: trained.get(name) for name in here}
+    there["loader"] = {name: (there["loader"] or {}).get(name) for name in here["loader"]}
+    differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
+    if differences:
+        raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")
+
+
+def main(job: program.Job, run_mode: str = "train_eval", split: str = "test") -> None:
+    """Does what `run_mode` says and prints how it went."""
+    # Until the loop takes over, which saves first, there is nothing to save.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if "sft" not in job.config:
+        raise program.UsageError(
+            f"config {job.config.name!r} has no section sft: use launch.train, or --config=sid_sft"
+        )
+    wandb_log.check(job.config)
+    _make_what_is_missing(job)
+    if "train" in run_mode:
+        result = run_training(job)
+        if is_first():
+            train.print_result(result)
+            write_summary(job)
+        if result.interrupted:
+            return
+    if "eval" in run_mode:
+        report = run_evaluation(job, split)
+        if report is not None:
+            write_summary(job)
+            for line in metric_lines(report):
+                print(line)
+            print(f"report={job.run / wiring.REPORTS[split] / 'index.html'}")
+
+
+def _make_what_is_missing(job: program.Job) -> None:
+    steps = (
+        (job.prepared / "manifest.json", prepare.main),
+        (job.sids / wiring.SIDS_REPORT, make_sids.make),
+    )
+    for path, step in steps:
+        if not path.is_file():
+            first_alone(functools.partial(step, job))
+
+
+if __name__ == "__main__":
+    program.run(
+        lambda job: main(job, _RUN_MODE.value, _SPLIT.value), many_processes=True, workdir="W"
+    )

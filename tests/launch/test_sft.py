@@ -1,0 +1,182 @@
+"""A language model from nothing to metrics by one command, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from launch import evaluate, language, program, sft, train, wiring
+from minirec.models.hf import load_checkpoint
+from minirec.models.vocabulary import merged
+from minirec.training import load_best, read_metrics
+from pipelines.prepared import Prepared
+from pipelines.text.tokenizer import TextTokenizer
+
+SMALL = {
+    "data.source.num_users": 60,
+    "data.source.num_items": 200,
+    "sids.codebook_sizes": (12, 12),
+    "sids.dim": 8,
+    "model.scratch.num_layers": 1,
+    "model.scratch.width": 32,
+    "model.scratch.tie_embeddings": False,
+    "sft.trainable": "lora",
+    "sft.lora.rank": 2,
+    "sft.compare_new_rows": 2,
+    "train.num_steps": 4,
+    "train.eval_every": 2,
+    "train.checkpoint_every": 2,
+    "train.log_every": 1,
+    "search.num_beams": 10,
+    "evaluate.valid_users": 32,
+    "evaluate.test_users": 32,
+    "evaluate.resamples": 10,
+}
+
+
+def make_job(workdir, **changes):
+    config = program.load_config_module("sid_sft").get_config("smoke")
+    config.update_from_flattened_dict(SMALL | changes)
+    return program.Job(config, workdir, workdir / "runs" / config.name)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The job of a run from an empty folder to its report."""
+    job = make_job(tmp_path_factory.mktemp("sft"))
+    sft.main(job)
+    return job
+
+
+def test_the_same_config_and_seed_give_the_same_summary_and_predictions(done, tmp_path):
+    again = make_job(tmp_path)
+    sft.main(again)
+    for name in ("run_summary.json", "report/predictions.json", "new_rows.json"):
+        assert (again.run / name).read_bytes() == (done.run / name).read_bytes(), name
+
+
+def test_answers_are_items_and_the_report_and_the_summary_agree(done):
+    summary = json.loads((done.run / "run_summary.json").read_text())
+    report = json.loads((done.run / "report" / "report.json").read_text())
+    test = summary["evaluation"]["test"]
+    assert (test["invalid"], test["users"]) == (0, 32)
+    assert test["metrics"] == report["metrics"]
+    assert set(test["metrics"]) == {"model", "popularity", "item_transition"}
+    assert set(test["metrics"]["model"]) == {"item", "sid"}
+    assert summary["training"]["end"]["reason"] == "finished"
+    assert len(summary["training"]["losses"]) == 4
+    catalogue = {"".join(sid) for sid in json.loads((done.run / "sids.json").read_text()).values()}
+    predictions = json.loads((done.run / "report" / "predictions.json").read_text())
+    assert len(predictions) == 32
+    for row in predictions:
+        assert row["output"] in catalogue
+        assert set(row["predict"]) <= catalogue
+        assert len(set(row["predict"])) == len(row["predict"]) == 10
+    assert "wandb" not in summary["config"]
+
+
+def test_the_report_shows_the_first_losses_from_each_start(done):
+    losses = json.loads((done.run / "report" / "report.json").read_text())["first_losses"]
+    assert set(losses) == {"mean", "random", "codebooks"}
+    assert len({tuple(line) for line in losses.values()}) == 3
+    # The config starts from the codebooks, and the run's first steps are these very steps.
+    run = [line["loss"] for line in read_metrics(done.run) if line["kind"] == "train"]
+    np.testing.assert_allclose(losses["codebooks"], run[:2], rtol=1e-6)
+    page = (done.run / "report" / "index.html").read_text()
+    assert f"{losses['mean'][1]:.4f}" in page
+
+
+def test_the_best_model_is_saved_whole_with_its_tokenizer(done):
+    folder = done.run / language.MODEL
+    tokenizer = TextTokenizer.load(folder)
+    saved = load_checkpoint(folder)
+    assert saved.config.vocab_size == tokenizer.size
+    prepared = Prepared.load(done.prepared)
+    base = language.base_folder(done, prepared)
+    catalogue = language.load_catalogue(done, prepared, done.sids, base)
+    best = load_best(done.run, language.make_model(done, base, catalogue))
+    expected = dict(nnx.to_flat_state(nnx.state(merged(best))))
+    found = dict(nnx.to_flat_state(nnx.state(saved)))
+    assert expected.keys() == found.keys()
+    for path, value in found.items():
+        np.testing.assert_array_equal(value[...], expected[path][...], err_msg=str(path))
+    start = language.make_model(done, base, catalogue)
+    assert not np.array_equal(start.trunk.blocks.mlp.up[...], saved.trunk.blocks.mlp.up[...])
+    # With adapters the old tokens' rows stay.
+    first = int(catalogue.sid_token_ids[0])
+    np.testing.assert_array_equal(start.embedding[...], saved.embedding[:first])
+
+
+def test_a_finished_run_is_evaluated_again_without_training(done):
+    before = (done.run / "metrics.jsonl").read_bytes()
+    summary = (done.run / "run_summary.json").read_bytes()
+    sft.main(done, "eval")
+    assert (done.run / "metrics.jsonl").read_bytes() == before
+    assert (done.run / "run_summary.json").read_bytes() == summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.checkpoint": ""}, "config.model.checkpoint is empty"),
+        ({"model.checkpoint": "no/such"}, "no/such/config.json is missing"),
+        ({"sft.trainable": "heads"}, "config.sft.trainable='heads'"),
+        (
+            {"sft.trainable": "all", "model.param_dtype": "bfloat16"},
+            "config.model.param_dtype='bfloat16'",
+        ),
+        ({"evaluate.prompt": "sid_to_title"}, "config.evaluate.prompt='sid_to_title'"),
+        ({"sft.new_rows": "zeros"}, "new_rows='zeros'"),
+        ({"sft.lora.rank": 0}, "rank=0"),
+        ({"train.learning_rate": 0.5}, "learning_rate"),
+        ({"search.num_beams": 5}, "config.search.num_beams=5"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_and_the_run_stays(done, changes, message):
+    before = {path: path.read_bytes() for path in done.run.glob("*.json*")}
+    with pytest.raises(ValueError, match=message):
+        sft.run_training(make_job(done.workdir, **changes))
+    assert {path: path.read_bytes() for path in done.run.glob("*.json*")} == before
+
+
+def test_codebooks_are_asked_for_only_where_there_are_some(done, tmp_path):
+    job = make_job(done.workdir)
+    (tmp_path / "sids").symlink_to(done.sids)
+    elsewhere = program.Job(job.config, tmp_path, tmp_path / "runs" / "x")
+    assert language.starts(elsewhere) == ("mean", "random", "codebooks")
+    (tmp_path / "sids").unlink()
+    (tmp_path / "sids").mkdir()
+    for name in (wiring.SIDS, wiring.SIDS_REPORT):
+        (tmp_path / "sids" / name).write_bytes((done.sids / name).read_bytes())
+    assert language.starts(elsewhere) == ("mean", "random")
+    (tmp_path / "prepared").symlink_to(done.prepared)
+    with pytest.raises(ValueError, match="new_rows='codebooks' needs"):
+        sft.run_training(elsewhere)
+
+
+def test_a_checkpoint_that_lacks_sid_tokens_is_not_evaluated_untrained(done, tmp_path):
+    for name in ("prepared", "sids"):
+        (tmp_path / name).symlink_to(done.workdir / name)
+    with pytest.raises(ValueError, match=r"lacks \d+ SID tokens, such as '<a_"):
+        sft.run_evaluation(make_job(tmp_path))
+    # One that has them is.
+    report = sft.run_evaluation(
+        make_job(tmp_path, **{"model.checkpoint": str(done.run / language.MODEL)})
+    )
+    summary = json.loads((done.run / "run_summary.json").read_text())
+    assert report.model.metrics == summary["evaluation"]["test"]["metrics"]["model"]
+
+
+def test_a_run_is_evaluated_with_the_prompts_that_it_was_trained_with(done):
+    with pytest.raises(ValueError, match=r"prompts\.sids_to_sid\.instruction"):
+        sft.run_evaluation(make_job(done.workdir, **{"prompts.sids_to_sid.instruction": "Go. "}))
+
+
+def test_the_other_launchers_say_which_one_to_use(done):
+    for step in (train.run_training, evaluate.run_evaluation):
+        with pytest.raises(ValueError, match=r"use python -m launch\.sft"):
+            step(done)
+    plain = program.load_config_module("quickstart").get_config("smoke")
+    with pytest.raises(program.UsageError, match="has no section sft"):
+        sft.main(program.Job(plain, done.workdir, done.run))

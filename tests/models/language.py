@@ -1,0 +1,47 @@
+"""A tiny decoder of a language model's shape, and what its tests do with it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+
+VOCAB = 30
+TRUNK = TrunkConfig(
+    num_layers=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    mlp_width=24,
+    qkv_bias=True,
+    qk_norm=True,
+)
+
+
+def make_language_model(tied=False, seed=0, **trunk):
+    config = SidDecoderConfig(dataclasses.replace(TRUNK, **trunk), VOCAB, tie_embeddings=tied)
+    return SidDecoder(config, rngs=nnx.Rngs(seed))
+
+
+@nnx.jit
+def _logits(model, tokens):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return model.logits(model(tokens, positions, jnp.ones_like(tokens)))
+
+
+def logits(model, vocab=VOCAB):
+    """The logits of two rows that hold every token."""
+    return np.asarray(_logits(model, jnp.arange(vocab // 2 * 2, dtype=jnp.int32).reshape(2, -1)))
+
+
+def shifted(model, kind):
+    """Moves every parameter of a kind."""
+    state = nnx.state(model, kind)
+    for number, (_, variable) in enumerate(nnx.to_flat_state(state)):
+        noise = jax.random.normal(jax.random.key(number), variable.shape)
+        variable[...] = (variable[...] + 0.3 * noise).astype(variable.dtype)
+    nnx.update(model, state)
