@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -68,8 +69,11 @@ def rope_angles(
 
     `R` is `head_dim / 2`; the angle of pair `r` is `position · theta^(−2r / head_dim)`.
     """
-    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    angles = positions.astype(jnp.float32)[..., None, None] * theta**-exponent
+    # The last bit of a frequency is a thousandth of a radian at position 10,000: the powers are
+    # taken in float64, and rounded where the code of published checkpoints rounds.
+    powers = (theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    frequencies = np.float32(1.0) / powers
+    angles = positions.astype(jnp.float32)[..., None, None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 

@@ -113,6 +113,22 @@ class Trunk(nnx.Module):
         x, _ = self._blocks(embeddings, positions, mask_rule(segment_ids), dropout_key)
         return self.norm(x)
 
+    def residual_stream(
+        self,
+        embeddings: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask_rule: MaskRule,
+        *,
+        segment_ids: Int[Array, "B T"],
+    ) -> Float[Array, "layers_and_1 B T D"]:
+        """Returns what enters the first block and what each block leaves, before the last norm.
+
+        For looking into a model; arguments as `__call__`.
+        """
+        mask = mask_rule(segment_ids)
+        x, after = self._blocks(embeddings, positions, mask, keep_residual=True)
+        return jnp.concatenate([embeddings.astype(x.dtype)[None], after])
+
     def prefill(
         self, embeddings: Float[Array, "B S D"], lengths: Int[Array, " B"], mask_rule: MaskRule
     ) -> tuple[Float[Array, "B D"], PrefixCache]:
@@ -214,9 +230,13 @@ class Trunk(nnx.Module):
         mask: Array,
         dropout_key: Array | None = None,
         keep_cache: bool = False,
+        keep_residual: bool = False,
         stop: int | None = None,
     ) -> tuple[Array, Any]:
-        """Returns the residual stream after the layers before `stop`, and their keys and values."""
+        """Returns the residual stream after the layers before `stop`, and what of each is kept.
+
+        Kept are a layer's keys and values, or the residual stream after it, or neither.
+        """
         config = self.config
         if embeddings.shape[-1] != config.width:
             raise ValueError(
@@ -238,7 +258,7 @@ class Trunk(nnx.Module):
                 return attend(query, key, value, mask)
 
             x, cache = nnx.merge(graphdef, gathered(state))(x, angles, attention, layer_key)
-            return x, cache if keep_cache else None
+            return x, cache if keep_cache else x if keep_residual else None
 
         if config.remat:
             layer = jax.checkpoint(layer, prevent_cse=False)
