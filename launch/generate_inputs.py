@@ -25,7 +25,7 @@ TRUNK = TrunkConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One search problem; by default Qwen2's vocabulary and a catalogue as large as Industrial's.
+    """One search problem; by default Qwen2's vocabulary and a catalogue shaped as Industrial's.
 
     Attributes:
         text_vocab: tokens before the SID tokens.
@@ -33,8 +33,7 @@ class Setting:
         end: token that ends an answer.
         num_sids: distinct SIDs.
         num_items: items; those past `num_sids` share a SID with another.
-        num_levels: codes of a SID.
-        codebook_size: codes a level.
+        codes: how many codes occur at each level.
         prompt_tokens: the shortest and the longest prompt.
         num_beams: beams a user.
         trunk: the model between embedding and head, which are tied.
@@ -46,8 +45,7 @@ class Setting:
     end: int = 151_645
     num_sids: int = 3_670
     num_items: int = 3_686
-    num_levels: int = 3
-    codebook_size: int = 256
+    codes: tuple[int, ...] = (48, 256, 256)
     prompt_tokens: tuple[int, int] = (180, 220)
     num_beams: int = 50
     trunk: TrunkConfig = TRUNK
@@ -57,24 +55,27 @@ class Setting:
 def random_answers(setting: Setting) -> tuple[Int[np.ndarray, "N L"], int]:
     """Returns the tokens of every item's answer, SID, newline and end, and the vocabulary's size.
 
-    Some codes are far more frequent than others. Those that occur are the last tokens, in order.
+    The codes that occur are the last tokens, in order.
     """
     random = np.random.default_rng(setting.seed)
-    share = np.arange(1, setting.codebook_size + 1) ** -0.5
-    sids = np.zeros((0, setting.num_levels), np.int64)
+    sids = np.zeros((0, len(setting.codes)), np.int64)
     while len(sids) < setting.num_sids:
-        drawn = random.choice(
-            setting.codebook_size, (setting.num_sids, setting.num_levels), p=share / share.sum()
-        )
-        sids = np.unique(np.concatenate([sids, drawn]), axis=0)
+        drawn = [_skewed(random, size, setting.num_sids) for size in setting.codes]
+        sids = np.unique(np.concatenate([sids, np.stack(drawn, axis=1)]), axis=0)
     sids = random.permutation(sids)[: setting.num_sids]
     shared = random.integers(0, setting.num_sids, setting.num_items - setting.num_sids)
     sids = np.concatenate([sids, sids[shared]])
-    names = sids + setting.codebook_size * np.arange(setting.num_levels)
+    names = sids + np.cumsum((0, *setting.codes[:-1]))
     used, token = np.unique(names, return_inverse=True)
     ends = np.tile([setting.newline, setting.end], (len(sids), 1))
     answers = np.concatenate([setting.text_vocab + token.reshape(sids.shape), ends], axis=1)
     return answers.astype(np.int32), setting.text_vocab + len(used)
+
+
+def _skewed(random: np.random.Generator, size: int, count: int) -> Int[np.ndarray, " n"]:
+    """Returns codes below `size`, some of them far more frequent than others."""
+    share = np.arange(1, size + 1) ** -0.7
+    return random.permutation(size)[random.choice(size, count, p=share / share.sum())]
 
 
 def random_prompts(
@@ -84,7 +85,7 @@ def random_prompts(
     random = np.random.default_rng(setting.seed + 1)
     shortest, longest = setting.prompt_tokens
     text = random.integers(0, setting.text_vocab, (num_users, longest))
-    sids = answers[random.integers(0, len(answers), (num_users, longest)), : setting.num_levels]
+    sids = answers[random.integers(0, len(answers), (num_users, longest)), :-2]
     sids = sids.reshape(num_users, -1)[:, :longest]
     tokens = np.where(np.arange(longest) < longest // 2, text, sids)
     lengths = random.integers(shortest, longest + 1, num_users)

@@ -141,3 +141,12 @@ def test_the_searcher_passes_the_head_on(model, prompts, answer_trie):
             items.append(searcher(model, *prompts, answer_trie).item)
         assert ran == [implementation] * 5
     np.testing.assert_array_equal(*items)
+
+
+def test_the_trie_of_a_language_models_answers_is_small():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, [48, 256, 256], (3_670, 3)) + 151_936 + np.array([0, 48, 304])
+    answers = np.concatenate([codes, np.tile([198, 151_645], (len(codes), 1))], axis=1)
+    trie = build_trie(answers, codebook_sizes=[152_496] * 5)
+    # Five int32 words a leaf and its item; nothing of the vocabulary's size.
+    assert sum(array.nbytes for array in jax.tree.leaves(trie)) < 60 * len(codes)

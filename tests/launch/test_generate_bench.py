@@ -14,7 +14,7 @@ SMALL = Setting(
     end=299,
     num_sids=40,
     num_items=44,
-    codebook_size=6,
+    codes=(4, 6, 6),
     prompt_tokens=(9, 12),
     num_beams=5,
     trunk=TrunkConfig(
@@ -42,8 +42,8 @@ def test_rows_tell_speed_memory_and_floor_and_both_heads_agree(monkeypatch, tmp_
         assert row["peak_gb"] > 0.05
         assert 0 < row["floor_seconds"] <= row["products_seconds"]
         assert 0 <= row["of_floor"] <= row["of_products"] <= 1
-        # One row of the head at the root, then five for each level.
-        operations = 2 * row["vocab"] * 16 * (1 + 4 * 5)
+        # The head: one row a user at the root, 4 nodes below it, then five beams a level.
+        operations = 2 * row["vocab"] * 16 * (1 + 4 + 3 * 5)
         assert row["gigaflop"] == pytest.approx(operations / 1e9, rel=1e-3)
     assert "same_lists" not in fused
     assert plain["beside"] == "fused"
