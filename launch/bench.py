@@ -29,7 +29,7 @@ import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
 import pipelines.spark.bench
-from launch import bench_plot, evaluate_bench, program, sft_bench
+from launch import bench_plot, evaluate_bench, generate_bench, program, sft_bench
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
@@ -52,6 +52,12 @@ _SPARK_ROWS = flags.DEFINE_multi_integer(
 )
 _NUM_USERS = flags.DEFINE_integer(
     "num_users", 22_000, "Users that evaluate searches for.", lower_bound=1
+)
+_GENERATE_USERS = flags.DEFINE_integer(
+    "generate_users",
+    64,
+    "Users that generate searches for; transformers gets a quarter of them.",
+    lower_bound=4,
 )
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
@@ -87,6 +93,9 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "prepare_spark": lambda: pipelines.spark.bench.run(_SPARK_ROWS.value, _BENCH_DIR.value),
     "evaluate": lambda: evaluate_bench.run(_NUM_USERS.value),
+    "generate": lambda: generate_bench.run(
+        _GENERATE_USERS.value, peer_users=_GENERATE_USERS.value // 4
+    ),
     "sft_training": sft_bench.run,
 }
 

@@ -1,7 +1,9 @@
 """The fused head in plain XLA: the logits of one block of the vocabulary at a time.
 
-A block's logits are reduced to their log-sum-exp, and the children's are picked from them, before
-the next block's are computed. The default where there is no kernel for the chip.
+A block's logits are reduced to their log-sum-exp before the next block's are computed. The
+children's logits are computed once more, apart, from their own rows of the head: on a CPU that
+takes a fiftieth of the time that picking them from every block takes. Nodes with very many children
+are the exception. The default where there is no kernel for the chip.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from kernels.trie_tables import MaskTable
 _BLOCK = 4096
 _BLOCK_BYTES = 1 << 23
 _LOGITS_BYTES = 1 << 22
+# From this share of the vocabulary on, a node's children are picked from the blocks.
+_MANY_CHILDREN = 1 / 16
 # Bytes of the head that are gathered at a time, where only the children's rows are read.
 _GATHERED = 1 << 22
 
@@ -64,10 +68,14 @@ def candidate_log_probs(
         picked, normalizer = _by_span(rows, head, first, end, normalize)
         padding = [(0, 0), (0, sizes.span - picked.shape[1])]
         picked = jnp.pad(picked, padding, constant_values=-jnp.inf)
-    elif normalize == "vocab":
+    elif normalize == "children":
+        picked, normalizer = _gather(rows, head, child.token), None
+    elif child.token.shape[1] > _MANY_CHILDREN * head.shape[0]:
         picked, normalizer = _stream(rows, head, child.token, 0, head.shape[0])
     else:
-        picked, normalizer = _gather(rows, head, child.token), None
+        picked = _gather(rows, head, child.token)
+        nothing = jnp.zeros((rows.shape[0], 0), jnp.int32)
+        _, normalizer = _stream(rows, head, nothing, 0, head.shape[0])
     picked = jnp.where(child.valid & (child.token < head.shape[0]), picked, -jnp.inf)
     if normalizer is None:
         normalizer = log_sum_exp(picked)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from kernels.beam_step import Beams, beam_step
+from kernels.beam_step import Beams
 from kernels.indices import int32_indices
 from kernels.trie import DEAD_NODE, Live, Trie
+from minirec.decoding.head import head_step
 from minirec.decoding.state import DecodeState, SearchModel, SearchResult
 
 
@@ -24,6 +25,7 @@ def beam_search(
     normalize: str = "vocab",
     excluded: Int[Array, "B E"] | None = None,
     allowed: Bool[Array, "*B items"] | None = None,
+    head: str | None = None,
     implementation: str | None = None,
 ) -> SearchResult:
     """Returns the best SIDs and items of the catalogue for each user, best first.
@@ -43,6 +45,9 @@ def beam_search(
         excluded: item ids that a user shall not get (seen, out of stock), -1 pads. Exact: no beam
             is spent on a branch with nothing else in it.
         allowed: which items may be returned at all, by item id, for the batch or each user.
+        head: "plain" stores the logits `[B, M, V]` of each level; "fused" never does, and with
+            "children" multiplies the children's rows of the head alone. `None` picks by the size
+            of the vocabulary; see `minirec.decoding.head`.
         implementation: of the beam step; `None` picks by platform.
 
     Raises:
@@ -60,6 +65,7 @@ def beam_search(
             num_beams=num_beams,
             normalize=normalize,
             live=live,
+            head=head,
             implementation=implementation,
         )
     return finish(state, trie, excluded=excluded, allowed=allowed)
@@ -113,12 +119,13 @@ def step(
     num_beams: int,
     normalize: str = "vocab",
     live: Live | None = None,
+    head: str | None = None,
     implementation: str | None = None,
 ) -> DecodeState:
     """Returns the state one level further down.
 
-    The beams' logits go through the beam step, the few suffix entries follow their beams, and the
-    model reads the new tokens, unless this was the last level.
+    The beams' hidden states go through head and beam step, the few suffix entries follow their
+    beams, and the model reads the new tokens, unless this was the last level.
 
     Args:
         model: the model that `state` was made with.
@@ -128,6 +135,7 @@ def step(
         num_beams: beams to keep, as given to `prefill`.
         normalize: see `beam_search`.
         live: nodes that still hold an item for this request, from `trie.live_excluding`.
+        head: see `beam_search`.
         implementation: of the beam step.
 
     Raises:
@@ -139,14 +147,16 @@ def step(
         raise ValueError(
             f"num_beams={num_beams}, but the state was made for {state.suffix.num_beams} beams"
         )
-    chosen = beam_step(
-        model.logits(state.hidden),
+    chosen = head_step(
+        model,
+        state.hidden,
         state.beams,
         trie,
         level,
         num_beams=num_beams,
         normalize=normalize,
         live=live,
+        head=head,
         implementation=implementation,
     )
     sid = jnp.take_along_axis(state.sid, chosen.parent[:, :, None], axis=1)

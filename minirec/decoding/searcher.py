@@ -12,9 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Bool, Int
 
-from kernels.beam_step import IMPLEMENTATIONS, NORMALIZE
+from kernels.beam_step import NORMALIZE
 from kernels.indices import int32_indices
 from kernels.trie import Trie
+from minirec.decoding.head import check_head
 from minirec.decoding.search import beam_search
 from minirec.decoding.state import SearchResult
 from minirec.models.sharding import AXES, batch_sharding, put, replicate, replicated
@@ -78,6 +79,7 @@ class BeamSearcher:
         *,
         num_beams: int,
         normalize: str = "vocab",
+        head: str | None = None,
         implementation: str | None = None,
         batch_buckets: Buckets | None = None,
         length_buckets: Buckets | None = None,
@@ -89,6 +91,7 @@ class BeamSearcher:
         Args:
             num_beams: beams kept a user, and items returned.
             normalize: see `beam_search`.
+            head: see `beam_search`.
             implementation: of the beam step; `None` picks by platform.
             batch_buckets: sizes that the number of users (a device, on a mesh) is padded to.
             length_buckets: sizes that the prompts' length is padded to.
@@ -98,19 +101,17 @@ class BeamSearcher:
                 trie lie on the mesh (`minirec.models.sharding`), each device reads them whole.
 
         Raises:
-            ValueError: a number of beams, a normalisation or an implementation that is none.
+            ValueError: a number of beams, a normalisation, a head or an implementation that is
+                none.
         """
         if num_beams < 1:
             raise ValueError(f"num_beams={num_beams} must be at least 1")
         if normalize not in NORMALIZE:
             raise ValueError(f"normalize={normalize!r} must be one of {', '.join(NORMALIZE)}")
-        if implementation is not None and implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"implementation={implementation!r} must be None or one of "
-                f"{', '.join(sorted(IMPLEMENTATIONS))}"
-            )
+        check_head(head, implementation)
         self.num_beams = num_beams
         self.normalize = normalize
+        self.head = head
         self.implementation = implementation
         self.num_traces = 0
         self._batch = batch_buckets or Buckets()
@@ -221,6 +222,7 @@ class BeamSearcher:
                 normalize=self.normalize,
                 excluded=excluded,
                 allowed=by_item if allowed is None else allowed,
+                head=self.head,
                 implementation=self.implementation,
             )
 

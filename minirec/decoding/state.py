@@ -13,7 +13,10 @@ from minirec.models.cache import PrefixCache, SuffixCache
 
 
 class SearchModel(Protocol):
-    """What a search asks of a model; `minirec.models.SidDecoder` has it."""
+    """What a search asks of a model; `minirec.models.SidDecoder` has it.
+
+    A model may do without `head_rows`: it is then searched with the plain head.
+    """
 
     def prefill(
         self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]
@@ -38,6 +41,10 @@ class SearchModel(Protocol):
 
     def logits(self, hidden: Float[Array, "B M D"]) -> Float[Array, "B M V"]:
         """Returns logits over the vocabulary."""
+        ...
+
+    def head_rows(self) -> Float[Array, "V D"]:
+        """Returns the head's matrix: `logits` are the products of hidden states with its rows."""
         ...
 
 
