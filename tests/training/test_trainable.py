@@ -67,37 +67,47 @@ def run(folder, model, stop_after=None):
     return train(model, SidTask(evaluate, "quality", logits_at_once=8), [stage()], settings)
 
 
-@pytest.mark.parametrize("parts", [("rows",), ("lora", "rows")])
-def test_only_what_was_added_changes(parts, tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, model) of a run with adapters and rows apart that nothing stopped."""
+    folder, model = tmp_path_factory.mktemp("whole"), language_model(("lora", "rows"))
+    run(folder, model)
+    return folder, model
+
+
+@pytest.mark.parametrize("parts", [("lora",), ("rows",), ("lora", "rows")])
+def test_the_optimizer_holds_two_moments_of_what_was_added_and_nothing_else(parts):
     model = language_model(parts)
-    added = set(values_of(model, AddedParam))
-    assert added == {name for name in values(model) if "adapters" in name or name.endswith("_tail")}
-    before = values(model)
+    sizes = {name: value.size for name, value in values(model).items()}
+    added = names_of(model, AddedParam)
+    assert added == {name for name in sizes if "adapters" in name or name.endswith("_tail")}
+    assert len(added) == 14 * ("lora" in parts) + 2 * ("rows" in parts)
     optimizer = new_optimizer(model, stage(), None)
     moments = [v.size for _, v in nnx.to_flat_state(nnx.state(optimizer)) if v.size > 1]
-    assert sum(moments) == 2 * sum(before[name].size for name in added)
-    run(tmp_path, model)
-    for name, value in values(model).items():
+    assert sum(moments) == 2 * sum(sizes[name] for name in added)
+
+
+def test_only_what_was_added_changes(whole):
+    before = values(language_model(("lora", "rows")))
+    added = names_of(whole[1], AddedParam)
+    for name, value in values(whole[1]).items():
         assert np.array_equal(value, before[name]) == (name not in added), name
 
 
-def values_of(model, kind):
+def names_of(model, kind):
     return {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, kind))}
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_adapters(tmp_path):
-    whole, stopped = (language_model(("lora", "rows")) for _ in range(2))
-    run(tmp_path / "whole", whole)
+def test_a_run_that_was_stopped_goes_on_to_the_same_adapters(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "stopped", stopped, stop_after=3)
+        run(tmp_path, language_model(("lora", "rows")), stop_after=3)
     again = language_model(("lora", "rows"))
-    result = run(tmp_path / "stopped", again)
-    assert result.resumed_from == 2
+    assert run(tmp_path, again).resumed_from == 2
     for name, value in values(again).items():
-        np.testing.assert_array_equal(value, values(whole)[name], err_msg=name)
+        np.testing.assert_array_equal(value, values(whole[1])[name], err_msg=name)
     losses = [
-        [line["loss"] for line in read_metrics(tmp_path / name) if line["kind"] == "train"]
-        for name in ("whole", "stopped")
+        [line["loss"] for line in read_metrics(folder) if line["kind"] == "train"]
+        for folder in (whole[0], tmp_path)
     ]
     assert losses[0] == losses[1]
 
