@@ -24,6 +24,9 @@ from kernels.trie_tables import MaskTable
 _BLOCK = 4096
 _BLOCK_BYTES = 1 << 23
 _LOGITS_BYTES = 1 << 22
+# A GPU has no such cache, and each block costs it the start of several kernels: there only the
+# memory that the logits take bounds a block.
+_GPU_LOGITS_BYTES = 1 << 26
 # From this share of the vocabulary on, a node's children are picked from the blocks.
 _MANY_CHILDREN = 1 / 16
 # Bytes of the head that are gathered at a time, where only the children's rows are read.
@@ -153,6 +156,8 @@ def _stream(
 
 def _block_size(num_rows: int, head: Array) -> int:
     """Returns tokens a block, a multiple of 128."""
+    if jax.default_backend() == "gpu":
+        return max(_GPU_LOGITS_BYTES // (4 * num_rows) // 128, 1) * 128
     row_bytes = head.shape[1] * head.dtype.itemsize
     size = min(_BLOCK, _BLOCK_BYTES // row_bytes, _LOGITS_BYTES // (4 * num_rows))
     return max(size // 128, 1) * 128
