@@ -11,16 +11,16 @@ from jaxtyping import Int
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
 
 TRUNK = TrunkConfig(
-    num_layers=8,
-    width=256,
-    num_heads=4,
-    num_kv_heads=2,
+    num_layers=2,
+    width=320,
+    num_heads=5,
+    num_kv_heads=1,
     head_dim=64,
-    mlp_width=1408,
+    mlp_width=1728,
     rope_theta=1_000_000.0,
     qkv_bias=True,
 )
-"""Ten million parameters; with the tied embedding of Qwen2's vocabulary 49 million."""
+"""Four million parameters; with the tied embedding of Qwen2's vocabulary 53 million."""
 
 
 @dataclasses.dataclass(frozen=True)
