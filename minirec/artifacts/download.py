@@ -44,8 +44,6 @@ def download(
     partial.mkdir(parents=True, exist_ok=True)
     _fetch(artifact, folder, partial)
     fetched = partial / artifact.subfolder
-    # Where the whole repository is wanted, the hub's notes lie among its files.
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
     wrong = problems(artifact, fetched, recorded_only=True)
     if wrong:
         for name in wrong:
@@ -57,6 +55,9 @@ def download(
             f"{folder} is unchanged; the next download fetches these files again"
         )
     recorded = record(artifact, fetched)
+    # Where the whole repository is wanted, the hub's notes lie among its files. They go last: by
+    # them the next download knows, without a network too, that not all is there.
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
     _replace(folder, fetched)
     shutil.rmtree(partial, ignore_errors=True)
     return recorded

@@ -32,11 +32,18 @@ def hub(tmp_path, monkeypatch):
     (place / "Industrial_ckpt" / "config.json").write_text("{}")
     (place / "Industrial_ckpt" / "deep" / "model.safetensors").write_bytes(b"weights")
     (place / "Other.bin").write_bytes(b"not wanted")
-    hub = types.SimpleNamespace(place=place, calls=[], fails_after=None)
+    hub = types.SimpleNamespace(place=place, calls=[], fails_after=None, unreachable=False)
 
     def snapshot_download(*, repo_id, repo_type, revision, allow_patterns, local_dir):
         hub.calls.append((repo_id, repo_type, revision))
-        (pathlib.Path(local_dir) / ".cache" / "huggingface").mkdir(parents=True, exist_ok=True)
+        notes = pathlib.Path(local_dir) / ".cache" / "huggingface"
+        if hub.unreachable:
+            # By its notes the library knows that files are missing; without them it takes whatever
+            # is in the folder for the whole.
+            if notes.is_dir():
+                raise ConnectionError("the hub cannot be reached")
+            return
+        notes.mkdir(parents=True, exist_ok=True)
         wanted = [path for pattern in allow_patterns for path in sorted(place.glob(pattern))]
         copied = 0
         for top in wanted:
@@ -183,6 +190,10 @@ def test_what_comes_must_be_what_was_recorded(run, hub):
         run("download")
     assert not (pathlib.Path("artifacts") / NAME).exists()
     assert manifest() == recorded
+    hub.unreachable = True
+    with pytest.raises(ValueError, match=r"cannot be downloaded: ConnectionError[^\0]*--record"):
+        run("download")
+    hub.unreachable = False
     (hub.place / "Industrial_ckpt" / "config.json").write_text(good)
     run("download")  # fetches the wrong file again, not the right one
     run("verify")
