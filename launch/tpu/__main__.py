@@ -63,7 +63,10 @@ _RESTARTS = flags.DEFINE_integer(
     "restarts", 3, "watch: how often a job that failed is started again.", lower_bound=0
 )
 _MAX_FAILURES = flags.DEFINE_integer(
-    "max_failures", 30, "watch: how many commands may fail in a row.", lower_bound=0
+    "max_failures",
+    30,
+    "watch: how many commands may fail in a row; lack of capacity never counts.",
+    lower_bound=0,
 )
 _DELETE_WHEN_DONE = flags.DEFINE_bool(
     "delete_when_done", False, "watch: delete the VM once the job has ended with status 0."

@@ -24,8 +24,13 @@ class CommandFailedError(Exception):
         self.errors = errors
 
 
-def run(commands: Iterable[Command]) -> None:
+def run(commands: Iterable[Command], *, keep_errors: bool = False) -> None:
     """Runs commands one after the other; stdout and stderr are this program's.
+
+    Args:
+        commands: what to run.
+        keep_errors: stderr comes through once a command has succeeded; of one that fails the
+            error has it.
 
     Raises:
         CommandFailedError: one failed; those after it do not run.
@@ -35,9 +40,11 @@ def run(commands: Iterable[Command]) -> None:
         if command.unless and _call(command.unless, quiet=True).returncode == 0:
             continue
         print(f"+ {command}", file=sys.stderr, flush=True)
-        status = _call(command.arguments).returncode
-        if status:
-            raise CommandFailedError(command, _exit_status(status))
+        done = _call(command.arguments, keep_errors=keep_errors)
+        if done.returncode:
+            raise CommandFailedError(command, _exit_status(done.returncode), done.stderr or "")
+        if done.stderr:
+            print(done.stderr, end="", file=sys.stderr, flush=True)
 
 
 def read(command: Command) -> str:
@@ -53,10 +60,17 @@ def read(command: Command) -> str:
     return done.stdout
 
 
-def _call(arguments: Sequence[str], *, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+def _call(
+    arguments: Sequence[str], *, quiet: bool = False, keep_errors: bool = False
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            arguments, check=False, text=True, stdin=subprocess.DEVNULL, capture_output=quiet
+            arguments,
+            check=False,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if quiet else None,
+            stderr=subprocess.PIPE if quiet or keep_errors else None,
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(

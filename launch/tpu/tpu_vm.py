@@ -16,6 +16,7 @@ signal ended leaves none, since a VM that is shut down has not finished.
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import os
 import shutil
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,8 @@ WORD = "minirec-job:"
 _PYTHON = "3.12"
 _SEPARATOR = "--"
 _STOP_SECONDS = 300
+_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax renames the folder once all is written
+_IN_MEMORY = 1 << 26
 _BLANK = 2  # blkid's status where it looked and found nothing
 
 
@@ -171,18 +175,48 @@ def log(folder: str, lines: int) -> str:
 
 
 def pack(folder: str, workdir: str, checkpoints: bool) -> None:
-    """Packs a folder of results, without prepared data, and the logs into one file."""
+    """Packs a folder of results, without prepared data, and the logs into one file.
+
+    A job may run meanwhile: what has a temporary name stays out, and so does what is gone by the
+    time it is read.
+    """
     left_out = {"prepared"} if checkpoints else {"prepared", "checkpoints"}
     if not Path(folder, workdir).is_dir():
         raise _MistakeError(f"{Path(folder, workdir)}: there is no such folder")
-
-    def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        return None if left_out & set(Path(entry.name).parts[1:]) else entry
-
     _home().mkdir(exist_ok=True)
     with tarfile.open(_home() / "collect.tar.gz", "w:gz") as packed:
-        packed.add(Path(folder, workdir), arcname=f"./{workdir}", filter=wanted)
-        packed.add(Path(folder, "logs"), arcname="./logs")
+        _pack_entry(packed, Path(folder, workdir), f"./{workdir}", left_out)
+        _pack_entry(packed, Path(folder, "logs"), "./logs", set())
+
+
+def _pack_entry(packed: tarfile.TarFile, path: Path, name: str, left_out: set[str]) -> None:
+    try:
+        entry = packed.gettarinfo(path, arcname=name)
+        if entry is None:  # a socket
+            return
+        if entry.isreg() or entry.islnk():
+            _pack_file(packed, path, entry)
+            return
+        names = sorted(os.listdir(path)) if entry.isdir() else []
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: what an NFS share says
+            raise
+        print(f"{name}: gone while it was packed", file=sys.stderr)
+        return
+    packed.addfile(entry)
+    for child in names:
+        if not child.startswith(".") and _UNFINISHED not in child and child not in left_out:
+            _pack_entry(packed, path / child, f"{name}/{child}", left_out)
+
+
+def _pack_file(packed: tarfile.TarFile, path: Path, entry: tarfile.TarInfo) -> None:
+    """Adds a file, of which other processes may write meanwhile, with its size when it is read."""
+    with open(path, "rb") as source, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
+        shutil.copyfileobj(source, copy)
+        # A link's target may have gone before it was packed.
+        entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", copy.tell()
+        copy.seek(0)
+        packed.addfile(entry, copy)
 
 
 def _home() -> Path:

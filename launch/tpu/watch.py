@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,15 @@ ENDED = ("FAILED", "SUSPENDED")
 
 _USAGE = 2  # The launchers' exit status for what a person has to mend.
 
+# Codes and words of Google's errors. The word quota alone will not do: gcloud speaks of the "quota
+# project" in warnings, whatever the error is.
+_SCARCE = re.compile(
+    r"resource_(pool_)?exhausted|stockout|no more capacity|insufficient \w* ?capacity"
+    r"|not have enough resources|quota[^\n]*exceed|exceed[^\n]*quota"
+    r"|(insufficient|not enough|out of) quota",
+    re.IGNORECASE,
+)
+
 
 @dataclasses.dataclass
 class Watch:
@@ -32,7 +42,8 @@ class Watch:
         package: what is installed there.
         poll_seconds: between two looks.
         restarts: how often a job that failed is started again; status 2 never is.
-        max_failures: how many commands may fail in a row, such as for lack of capacity.
+        max_failures: how many commands may fail in a row; one that makes the VM and fails for
+            lack of capacity or quota does not count, however often.
         sleep: waits so many seconds.
     """
 
@@ -50,6 +61,7 @@ class Watch:
         self._failures = 0
         self._restarted = 0
         self._uneven = False
+        self._begun = False
 
     def run(self) -> int:
         """Returns the job's exit status, once it has run to its end.
@@ -88,7 +100,7 @@ class Watch:
             *commands.create(self.spec),
             "# Where it is new:",
             *commands.setup(self.spec, self.package),
-            "# Where the job is not running and has not ended, which goes on from its checkpoint:",
+            "# Where the job is not running and has not ended, or failed before this watch:",
             commands.start(self.spec, self.job),
             f"# Where it failed, {self.restarts} times a VM:",
             *self._anew(),
@@ -102,7 +114,6 @@ class Watch:
         if state in LOST:
             _say(f"{self.spec.name} is {state}: making it anew")
             shell.run(commands.delete(self.spec))
-            self._restarted = 0
             state = None
         elif state is None and self.spec.queued:
             request = _state(commands.describe_request(self.spec))
@@ -113,12 +124,25 @@ class Watch:
                 _say(f"the request {self.spec.name} is {request}")
                 return None
         if state is None:
-            shell.run(commands.create(self.spec))
-            return None if self.spec.queued else self._look_at_job()
+            made = self._create()
+            return self._look_at_job() if made and not self.spec.queued else None
         if state == "READY":
             return self._look_at_job()
         _say(f"{self.spec.name} is {state}")
         return None
+
+    def _create(self) -> bool:
+        """Makes the VM or the request for it; returns False where there is no room for it now."""
+        self._restarted = 0
+        self._uneven = False
+        try:
+            shell.run(commands.create(self.spec), keep_errors=True)
+        except shell.CommandFailedError as error:
+            if _SCARCE.search(error.errors) is None:
+                raise
+            _say(f"{error}\n{error.errors}".strip())
+            return False
+        return True
 
     def _look_at_job(self) -> int | None:
         said = self._job_states()
@@ -127,7 +151,12 @@ class Watch:
             said = self._job_states()
         if "busy" in said:
             raise ValueError(f"{self.spec.name}: another job is running there")
+        if not self._begun and any(_failed(state) for state in said):
+            # It failed before this watch, which is a new try. Hosts where an earlier watch stopped
+            # it then have no status: all begin together.
+            said = ["idle" if state.startswith("exited") else state for state in said]
         kinds = {state.partition(" ")[0] for state in said}
+        self._begun = self._begun or "running" in kinds
         if len(kinds) > 1:
             # Some are gone and the others wait for them: all together can go on. At first sight
             # the others may just be about to end as well.
@@ -136,6 +165,7 @@ class Watch:
         self._uneven = False
         if kinds == {"idle"}:
             shell.run([commands.start(self.spec, self.job)])
+            self._begun = True
         elif kinds == {"exited"}:
             return self._ended([int(state.partition(" ")[2]) for state in said])
         return None
@@ -150,6 +180,7 @@ class Watch:
         self._restarted += 1
         _say(f"the job ended with status {status}: start {self._restarted} of {self.restarts} more")
         shell.run(self._anew())
+        self._begun = True
         return None
 
     def _close(self, status: int) -> int:
@@ -173,6 +204,10 @@ class Watch:
                 commands.status(self.spec, self.job), 1, "no worker said how its job is"
             )
         return said
+
+
+def _failed(state: str) -> bool:
+    return state.startswith("exited") and state.partition(" ")[2] != "0"
 
 
 def _state(command: Command) -> str | None:

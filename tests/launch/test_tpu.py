@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -409,6 +410,10 @@ def test_a_job_that_fails_is_started_again_unless_a_person_has_to_mend_it(
     assert watch(cloud, TRAIN, restarts=2).run() == status
     assert [call[0][0] for call in ran(cloud)].count("launch.train") == starts
     assert "the reason" in capfd.readouterr().out
+    (cloud / "status").unlink()  # mended
+    (cloud / "mnt" / "begun").touch()
+    assert watch(cloud, TRAIN, restarts=0).run() == 0
+    assert [call[0][0] for call in ran(cloud)].count("launch.train") == starts + 1
 
 
 def test_a_command_that_fails_is_tried_again_and_in_the_end_told(cloud, capfd):
@@ -420,6 +425,47 @@ def test_a_command_that_fails_is_tried_again_and_in_the_end_told(cloud, capfd):
         watch(cloud, TRAIN, max_failures=1).run()
     assert "no permission" in error.value.errors
     capfd.readouterr()
+
+
+SCARCE = (
+    'ERROR: There is no more capacity in the zone "us-west4-a"; you can try in another zone',
+    "ERROR: Quota limit 'TPUV5sPreemptiblePerProjectPerZone' has been exceeded. Limit: 8",
+    '{"code": 8, "status": "RESOURCE_EXHAUSTED"}',
+    "ERROR: Insufficient capacity.",
+    "Insufficient reserved capacity. Contact customer support",
+    "code: ZONE_RESOURCE_POOL_EXHAUSTED",
+    "reason: stockout",
+    "Code: QUOTA_EXCEEDED",
+)
+DENIED = "WARNING: Your active project does not match the quota project\nERROR: PERMISSION_DENIED"
+
+
+def test_capacity_is_waited_for_however_long_and_nothing_else_is(monkeypatch):
+    errors = [*SCARCE * 10, DENIED]
+    kept = []
+
+    def run(many, keep_errors=False):
+        if many:
+            kept.append(keep_errors)
+            raise shell.CommandFailedError(commands.describe(SPEC), 5, errors.pop(0))
+
+    def read(command):
+        raise shell.CommandFailedError(command, 1, "NOT_FOUND")
+
+    monkeypatch.setattr(shell, "run", run)
+    monkeypatch.setattr(shell, "read", read)
+    with pytest.raises(shell.CommandFailedError) as error:
+        Watch(SPEC, TRAIN, Package("x.whl"), max_failures=0, sleep=lambda _: None).run()
+    assert error.value.errors == DENIED
+    assert not errors
+    assert all(kept)
+
+
+def test_the_watch_reads_what_create_says_in_its_errors(cloud, capfd):
+    (cloud / "mnt" / "begun").touch()
+    (cloud / "fail").write_text(json.dumps({"create": [1, SCARCE[0], 3]}))
+    assert watch(cloud, TRAIN, max_failures=0).run() == 0
+    assert capfd.readouterr().err.count(SCARCE[0]) == 3
 
 
 def test_a_failed_commands_status_and_stderr_are_the_programs(cloud):
@@ -452,6 +498,47 @@ def test_collecting_brings_results_and_logs_without_checkpoints(cloud, tmp_path)
         shell.run(commands.collect(spec, "none", str(to), checkpoints=False))
 
 
+def test_collecting_from_a_running_job_leaves_out_what_is_unfinished_or_gone(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    last = tmp_path / "mnt" / "w" / "checkpoints" / "last"
+    unfinished = ("4.orbax-checkpoint-tmp-12/model", "4.orbax-checkpoint-tmp/model", ".x/model")
+    for name in ("2/model", "3/model", *unfinished):
+        (last / name).parent.mkdir(parents=True)
+        (last / name).write_bytes(b"x" * 9)
+    for name in ("same", "too"):
+        (last / "2" / name).hardlink_to(last / "2" / "model")
+    (tmp_path / "mnt" / "logs").mkdir()
+    listdir, gettarinfo = os.listdir, tarfile.TarFile.gettarinfo
+
+    def with_one_gone(path):
+        return [*listdir(path), "gone"]
+
+    def then_changed(*arguments, **options):
+        entry = gettarinfo(*arguments, **options)
+        if entry.name.endswith("2/model"):
+            (last / "2" / "model").unlink()
+        if entry.name.endswith("3/model"):
+            os.truncate(last / "3" / "model", 4)
+        return entry
+
+    monkeypatch.setattr(os, "listdir", with_one_gone)
+    monkeypatch.setattr(tarfile.TarFile, "gettarinfo", then_changed)
+    tpu_vm.pack(str(tmp_path / "mnt"), "w", True)
+    assert "./w/checkpoints/last/2/model: gone while it was packed" in capsys.readouterr().err
+    with tarfile.open(tmp_path / "home" / "minirec" / "collect.tar.gz") as packed:
+        entries = {entry.name: entry for entry in packed if not entry.isdir()}
+        held = {name: packed.extractfile(entry).read() for name, entry in entries.items()}
+    place = "./w/checkpoints/last"
+    assert held == {
+        f"{place}/2/same": b"x" * 9,
+        f"{place}/2/too": b"x" * 9,
+        f"{place}/3/model": b"x" * 4,
+    }
+
+
 def test_a_queued_vm_is_waited_for_and_asked_for_anew(monkeypatch):
     """The request waits, is granted, and is asked for again once it is suspended."""
     none = shell.CommandFailedError(commands.describe(SPEC), 1, "NOT_FOUND")
@@ -471,12 +558,46 @@ def test_a_queued_vm_is_waited_for_and_asked_for_anew(monkeypatch):
         return answer
 
     monkeypatch.setattr(shell, "read", read)
-    monkeypatch.setattr(shell, "run", lambda many: done.extend(c.arguments[3:5] for c in many))
+    monkeypatch.setattr(shell, "run", lambda many, **_: done.extend(c.arguments[3:5] for c in many))
     spec = dataclasses.replace(SPEC, queued=True)
     assert Watch(spec, TRAIN, Package("x.whl"), sleep=lambda _: None).run() == 0
     made = [words[1] for words in done if words[0] == "queued-resources"]
     assert made == ["create", "delete", "create"]
     assert not answers
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_new_vm_has_all_its_restarts_however_the_old_one_went(queued, monkeypatch):
+    gone = ("none", "SUSPENDED") if queued else ("none",)  # as by hand, with no state to tell
+    back = ("READY", "minirec-job: running") if queued else ("minirec-job: running",)
+    failed = ("READY", "minirec-job: exited 3")
+    ended = ("READY", "minirec-job: exited 0")
+    answers = ["READY", "minirec-job: running", *failed, *gone, *back, *failed, *ended]
+
+    def read(command):
+        answer = answers.pop(0)
+        if answer == "none":
+            raise shell.CommandFailedError(command, 1, "NOT_FOUND")
+        return answer
+
+    monkeypatch.setattr(shell, "read", read)
+    monkeypatch.setattr(shell, "run", lambda many, **_: None)
+    spec = dataclasses.replace(SPEC, queued=queued)
+    watched = Watch(spec, TRAIN, Package("x.whl"), restarts=1, sleep=lambda _: None)
+    assert watched.run() == 0
+    assert not answers
+
+
+def test_hosts_where_an_earlier_watch_gave_up_begin_together(monkeypatch):
+    """One host failed, and the other, which waited for it, was stopped: it has no status."""
+    answers = ["READY", "minirec-job: exited 2\nminirec-job: idle"]
+    answers += ["READY", "minirec-job: exited 0\n" * 2]
+    done = []
+    monkeypatch.setattr(shell, "read", lambda command: answers.pop(0))
+    monkeypatch.setattr(shell, "run", lambda many: done.extend(c.arguments[-1] for c in many))
+    spec = dataclasses.replace(SPEC, accelerator_type="v5litepod-16", disk="", nfs="10.0.0.2:/w")
+    assert Watch(spec, TRAIN, Package("x.whl"), sleep=lambda _: None).run() == 0
+    assert [command.split()[2] for command in done] == ["start"]
 
 
 def test_hosts_that_do_not_stand_alike_are_started_together(monkeypatch):
