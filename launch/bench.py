@@ -11,6 +11,7 @@ cost against each of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -55,7 +56,7 @@ _NUM_USERS = flags.DEFINE_integer(
 )
 _GENERATE_USERS = flags.DEFINE_integer(
     "generate_users",
-    64,
+    32,
     "Users that generate searches for; transformers gets a quarter of them.",
     lower_bound=4,
 )
@@ -93,8 +94,11 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "prepare_spark": lambda: pipelines.spark.bench.run(_SPARK_ROWS.value, _BENCH_DIR.value),
     "evaluate": lambda: evaluate_bench.run(_NUM_USERS.value),
-    "generate": lambda: generate_bench.run(
-        _GENERATE_USERS.value, peer_users=_GENERATE_USERS.value // 4
+    "generate": lambda: itertools.chain.from_iterable(
+        generate_bench.run(
+            _GENERATE_USERS.value, peer_users=_GENERATE_USERS.value // 4, setting=setting
+        )
+        for setting in generate_bench.SETTINGS
     ),
     "sft_training": sft_bench.run,
 }

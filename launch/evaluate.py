@@ -39,7 +39,7 @@ from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
 from pipelines.prepared import Prepared
 
-_SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
+SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
 _NUM_EXAMPLES = 8
 
 
@@ -221,13 +221,13 @@ def examples(
 
 def main(job: program.Job) -> None:
     """Prints the metrics, a line each."""
-    searched = search(job, _SPLIT.value)
+    searched = search(job, SPLIT.value)
     if not is_first():
         return
     report = make_report(job, searched)
     for line in metric_lines(report):
         print(line)
-    print(f"report={job.run / wiring.REPORTS[_SPLIT.value] / 'index.html'}")
+    print(f"report={job.run / wiring.REPORTS[SPLIT.value] / 'index.html'}")
 
 
 if __name__ == "__main__":

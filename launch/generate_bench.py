@@ -1,9 +1,9 @@
 """How many users a second a language model is searched for, beside transformers' `generate`.
 
-A Qwen2-shaped model of 50 million random parameters, the full text vocabulary and as many SID
-tokens as Industrial's; prompts of about 200 tokens; 50 beams through a trie of answers (SID,
-newline, end). Both searches read the same files, each in a process of its own, float32, on all
-cores; loading and compiling count nothing.
+Qwen2-shaped models of 50 million random parameters, one wide and one deep, the full text vocabulary
+and as many SID tokens as Industrial's; prompts of about 200 tokens; 50 beams through a trie of
+answers (SID, newline, end). Both searches read the same files, each in a process of its own,
+float32, on all cores; loading and compiling count nothing.
 
 The peer is given its best: transformers makes the log-probabilities over the vocabulary, and the
 constraint takes what a dictionary of prefixes allows of them. Nothing is normalised twice.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,11 +25,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
 from launch.evaluate_floor import Products, floor_seconds, matrix_products, measure_rates
-from launch.generate_inputs import Setting, random_answers, random_model, random_prompts
+from launch.generate_inputs import (
+    DEEP,
+    WIDE,
+    Setting,
+    random_answers,
+    random_model,
+    random_prompts,
+)
 from minirec import files
 from minirec.models.hf import save_checkpoint
 
@@ -61,6 +70,9 @@ SEARCHES: dict[str, Search] = {
     "minirec_vocab_plain_head": Search("vocab", "plain", 4),
     "minirec_children_plain_head": Search("children", "plain", 4),
 }
+
+
+SETTINGS = (Setting(trunk=WIDE), Setting(trunk=DEEP))
 
 
 def run(
@@ -179,7 +191,11 @@ def _measure(
     files.write_json(folder / "config.json", config)
     np.save(folder / "tokens.npy", tokens, allow_pickle=False)
     np.save(folder / "lengths.npy", lengths, allow_pickle=False)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_CHECKOUT)
+    # Ours would load the plugins of every other chip that is installed, too.
+    environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=_CHECKOUT, env=environment
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
     with np.load(folder / "found.npz", allow_pickle=False) as arrays:

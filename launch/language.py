@@ -166,7 +166,7 @@ def make_model(
     """
     config, tokenizer = job.config, catalogue.tokenizer
     model = load_model(config, folder, mesh)
-    if tokenizer.size != model.config.vocab_size:
+    if tokenizer.added or tokenizer.size != model.config.vocab_size:
         rows = _new_rows(job, model, tokenizer, start or config.sft.new_rows)
         model = grow(model, tokenizer.size, rows["embedding"], rows.get("head"))
     if config.sft.trainable == "lora":

@@ -2,9 +2,9 @@
 
 HR@K and NDCG@K at SID level of `[{"predict": [sid, …], "output": sid}, …]`, as a run's
 report/predictions.json and MiniOneRec's evaluation hold them; K is 1, 3, 5, 10, 20, 50 up to the
-number of predictions of the first row. `--item_info` is a sids.json or MiniOneRec's info file
-(`SID<TAB>title<TAB>item id` a line), and predictions that are no item's are counted. Repeated
-predictions keep their places, as in MiniOneRec's calc.py.
+number of predictions of the first row (of the longest with `--allow_short`). `--item_info` is a
+sids.json or MiniOneRec's info file (`SID<TAB>title<TAB>item id` a line), and predictions that are
+no item's are counted. Repeated predictions keep their places, as in MiniOneRec's calc.py.
 
 `--dry_run` shows a built-in example of three users and reads no file.
 """

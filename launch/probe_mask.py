@@ -1,14 +1,14 @@
 """The mask of a constrained search, step by step, to hold against MiniOneRec's.
 
     python -m launch.probe_mask --base_model=Qwen/Qwen2.5-0.5B --eos_token_id=151645
-    python -m launch.probe_mask --base_model=FOLDER --eos_token_id=2 --item_info=info.txt
+    python -m launch.probe_mask --base_model=FOLDER --eos_token_id=2 --info_file=info.txt
 
 Prints how the marker before an answer is cut off (the prefix index, and Llama's leading BOS), and
 for one SID at each step what is looked up, what may follow, and what happens at its end and after a
 token that no SID goes on with. Everything is compared with `kernels.trie`, which the search uses.
 
 A folder with a `tokenizer.json` is read (`pip install 'minirec[lm]'`). Else the name decides alone,
-and a built-in tokenisation shows the cut; nothing is downloaded. `--item_info` is a file of lines
+and a built-in tokenisation shows the cut; nothing is downloaded. `--info_file` is a file of lines
 `SID<tab>title<tab>id`, as MiniOneRec's `info/*.txt`; without it there are four SIDs.
 """
 
@@ -31,10 +31,11 @@ from minirec.decoding.answer_mask import (
     trie_differences,
 )
 from minirec.decoding.toy_tokens import ToyTokens
+from minirec.evaluation.offline import read_info_sids
 
 _BASE_MODEL = flags.DEFINE_string("base_model", None, "Folder or name of the checkpoint.")
 _END = flags.DEFINE_integer("eos_token_id", None, "Token that ends an answer.", lower_bound=0)
-_ITEM_INFO = flags.DEFINE_string("item_info", None, "File of lines SID<tab>title<tab>id.")
+_INFO_FILE = flags.DEFINE_string("info_file", None, "File of lines SID<tab>title<tab>id.")
 _EXAMPLE = ("<a_1><b_5><c_2>", "<a_1><b_5><c_7>", "<a_1><b_9><c_2>", "<a_4><b_5><c_3>")
 _SHOWN = 8  # allowed tokens of a step
 
@@ -46,20 +47,11 @@ def read_info(path: Path) -> list[str]:
         ValueError: the file is missing, empty, not UTF-8, or has a line without a SID.
     """
     if not path.is_file():
-        raise ValueError(f"--item_info={path}: there is no such file")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8") from error
-    sids: dict[str, None] = {}
-    for number, line in enumerate(lines, start=1):
-        sid = line.split("\t")[0].strip()
-        if not sid:
-            raise ValueError(f"{path}, line {number}: no SID before the first tab: {line!r}")
-        sids[sid] = None
+        raise ValueError(f"--info_file={path}: there is no such file")
+    sids = list(dict.fromkeys(read_info_sids(path)))
     if not sids:
         raise ValueError(f"{path}: the file is empty; each line must be SID<tab>title<tab>id")
-    return list(sids)
+    return sids
 
 
 def make_tokenizer(
@@ -82,6 +74,9 @@ def make_tokenizer(
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # The library raises nothing narrower.
         raise ValueError(f"{file}: not a tokeniser: {error}") from error
+    # transformers writes down the last ones that were asked for.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return (
         str(file),
         lambda text: tokenizer.encode(text).ids,
@@ -166,7 +161,7 @@ def main() -> None:
     """
     if _BASE_MODEL.value is None or _END.value is None:
         raise program.UsageError("--base_model and --eos_token_id must be given")
-    sids = _EXAMPLE if _ITEM_INFO.value is None else read_info(Path(_ITEM_INFO.value))
+    sids = _EXAMPLE if _INFO_FILE.value is None else read_info(Path(_INFO_FILE.value))
     for line in report(_BASE_MODEL.value, _END.value, sids):
         print(line)
 

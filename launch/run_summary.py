@@ -10,13 +10,23 @@ from minirec import files
 from minirec.training import read_metrics, without_wall_clock
 
 SUMMARY = "run_summary.json"
-_OF_REPORT = ("split", "users", "items", "invalid", "dead_beams", "metrics", "first_losses")
+_OF_REPORT = (
+    "split",
+    "fine_tuned",
+    "users",
+    "items",
+    "invalid",
+    "dead_beams",
+    "metrics",
+    "first_losses",
+)
 
 
 def write_summary(job: Job) -> None:
     """Writes the summary from the files that the run has left so far.
 
-    Equal configs and seeds give equal bytes on one machine: no times, no folder names.
+    Equal configs and seeds give equal bytes on one machine: no times, and no
+    folders but those that the config names.
     """
     config = job.config.to_dict()
     config.pop("wandb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from launch.program import Job
 from minirec import files
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
 from minirec.models.hf import save_checkpoint
-from pipelines.folders import atomic_folder
+from minirec.training.processes import everywhere, first_alone
 from pipelines.prepared import Prepared
 from pipelines.text.train_tokenizer import train_tokenizer
 
@@ -36,7 +37,7 @@ def make_scratch(job: Job, prepared: Prepared) -> Path:
         "seed": config.seed,
     }
     path = folder / _RECORD
-    if path.is_file() and files.read_json(path) == record:
+    if everywhere(path.is_file() and files.read_json(path) == record):
         return folder
     most, tie_embeddings = fields.pop("tokens"), fields.pop("tie_embeddings")
     words = [text for entries in record["prompts"].values() for text in entries.values()]
@@ -45,8 +46,14 @@ def make_scratch(job: Job, prepared: Prepared) -> Path:
     model = SidDecoder(
         SidDecoderConfig(trunk, tokenizer.size, tie_embeddings), rngs=nnx.Rngs(config.seed)
     )
-    with atomic_folder(folder) as partial:
-        save_checkpoint(model, partial, model_type="qwen2")
+    partial = folder.with_name(f".{folder.name}.partial")
+    save_checkpoint(model, partial, model_type="qwen2", overwrite=True)
+
+    def finish() -> None:
         tokenizer.save(partial)
         files.write_json(partial / _RECORD, record)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    first_alone(finish)
     return folder

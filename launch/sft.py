@@ -26,7 +26,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from launch import evaluate, language, make_sids, prepare, program, train, wandb_log, wiring
-from launch.run_summary import write_summary
+from launch.run_summary import SUMMARY, write_summary
 from minirec import files
 from minirec.evaluation import Report, metric_lines
 from minirec.models import SidDecoder, sharding
@@ -35,14 +35,13 @@ from minirec.models.vocabulary import merged
 from minirec.training import SidTask, Stage, TrainResult, as_record, compare, load_best
 from minirec.training import train as train_model
 from minirec.training.first_steps import first_losses
-from minirec.training.processes import first_alone, is_first
+from minirec.training.processes import first_alone, first_says, is_first
 from pipelines.text.sft_batches import sft_batches
 from pipelines.text.tokenizer import TextTokenizer
 
 _RUN_MODE = flags.DEFINE_enum(
     "run_mode", "train_eval", ["train", "eval", "train_eval"], "What to do."
 )
-_SPLIT = flags.DEFINE_enum("eval_split", "test", ["valid", "test"], "Users to evaluate on.")
 NEW_ROWS_FILE = "new_rows.json"
 
 
@@ -82,6 +81,7 @@ def run_training(job: program.Job) -> TrainResult:
     make_model = functools.partial(language.make_model, job, folder, catalogue, mesh)
     compared = _compare_new_rows(job, catalogue, make_model, task, stage, mesh)
 
+    is_new = job.overwrite or not (job.run / "config.json").is_file()
     with contextlib.ExitStack() as stack:
         log: list[wandb_log.Log | None] = [None]
 
@@ -89,9 +89,11 @@ def run_training(job: program.Job) -> TrainResult:
             for name in (wiring.SIDS, wiring.SIDS_REPORT):
                 with files.atomic_path(job.run / name) as temporary:
                     shutil.copyfile(job.sids / name, temporary)
-            if job.overwrite:
+            if is_new:
+                # What an evaluation of the checkpoint as it was, or another run, has left.
                 for name in (language.MODEL, *wiring.REPORTS.values()):
                     shutil.rmtree(job.run / name, ignore_errors=True)
+                (job.run / SUMMARY).unlink(missing_ok=True)
             files.write_json(job.run / NEW_ROWS_FILE, compared)
             log[0] = stack.enter_context(wandb_log.started(config, job.run))
 
@@ -107,7 +109,7 @@ def run_training(job: program.Job) -> TrainResult:
             on_claimed=claimed,
             on_line=lambda line: log[0](line) if log[0] else None,
         )
-    if not result.interrupted and not (job.run / language.MODEL).is_dir():
+    if not result.interrupted and not first_says((job.run / language.MODEL).is_dir()):
         save_model(job, load_best(job.run, model), catalogue.tokenizer, folder, mesh)
     return result
 
@@ -185,9 +187,9 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
     mesh = wiring.make_mesh(config)
     prepared = wiring.load_prepared(job)
     folder, sids = job.run / language.MODEL, job.run
-    trained = folder.is_dir()
+    trained = first_says(folder.is_dir())
     if not trained:
-        if (job.run / "config.json").is_file():
+        if first_says((job.run / "config.json").is_file()):
             raise ValueError(
                 f"{folder} is missing: the run is not trained to its end; go on with "
                 "--run_mode=train"
@@ -296,11 +298,13 @@ def _make_what_is_missing(job: program.Job) -> None:
         (job.sids / wiring.SIDS_REPORT, make_sids.make),
     )
     for path, step in steps:
-        if not path.is_file():
+        if not first_says(path.is_file()):
             first_alone(functools.partial(step, job))
 
 
 if __name__ == "__main__":
     program.run(
-        lambda job: main(job, _RUN_MODE.value, _SPLIT.value), many_processes=True, workdir="W"
+        lambda job: main(job, _RUN_MODE.value, evaluate.SPLIT.value),
+        many_processes=True,
+        workdir="W",
     )

@@ -1,7 +1,9 @@
 """Settings that every test shares; set before JAX is imported."""
 
+import gc
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -24,3 +26,17 @@ def real_data() -> pathlib.Path:
     if not folder:
         pytest.skip("needs the real data sets: set MINIREC_DATA to the folder that holds them")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_mappings():
+    """Forgets compiled programs before the process has too many memory mappings.
+
+    Each program that XLA compiles for a CPU takes some. Linux allows a process 65,530; past them
+    the compiler crashes the test worker.
+    """
+    yield
+    jax, maps = sys.modules.get("jax"), pathlib.Path("/proc/self/maps")
+    if jax is not None and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()

@@ -27,6 +27,7 @@ import numpy as np
 from minirec import files
 from minirec.evaluation.metrics import KS, metrics_at
 from minirec.evaluation.ranks import NOT_FOUND
+from minirec.sids.table import parse_token
 
 _AROUND = ' \t\r\n"'
 _TOKENS = "a SID such as '<a_12><b_3>' or a list of its tokens"
@@ -86,6 +87,8 @@ def offline_metrics(
     predicted, targets = [], []
     for index, row in enumerate(rows):
         predictions, target = _read_row(row, f"{where}: row {index}")
+        if not predictions and not allow_short:
+            raise ValueError(f"{where}: row {index} has no predictions; expected at least one")
         if predicted and len(predictions) != len(predicted[0]) and not allow_short:
             raise ValueError(
                 f"{where}: row {index} has {len(predictions)} predictions, row 0 has "
@@ -96,7 +99,7 @@ def offline_metrics(
         targets.append(target)
     candidates = max(map(len, predicted))
     if not candidates:
-        raise ValueError(f"{where}: row 0 has no predictions; expected at least one")
+        raise ValueError(f"{where}: no row has predictions; expected at least one")
     unknown = sum(target not in catalogue for target in targets)
     if unknown == len(targets):
         raise ValueError(
@@ -143,13 +146,21 @@ def read_catalogue_sids(path: str | os.PathLike[str]) -> frozenset[str]:
             raise ValueError(f"{path}: holds {_kind(sids)}; expected an object of SIDs by item id")
         found = {_text(sid, f"{path}: item {name!r}: SID") for name, sid in sids.items()}
     else:
-        found = set(_info_sids(path))
+        found = set(read_info_sids(path))
     if not found:
         raise ValueError(f"{path}: holds no items; expected at least one")
     return frozenset(found)
 
 
-def _info_sids(path: Path) -> list[str]:
+def read_info_sids(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the SIDs of MiniOneRec's info file, an item each, in its order.
+
+    Raises:
+        ValueError: the file is no text, or a line is not `SID<TAB>title<TAB>item id`; the message
+            names it.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -201,10 +212,16 @@ def _text(sid: Any, where: str) -> str:
 
 
 def _are_tokens(value: list[Any]) -> bool:
-    """Returns whether these are the tokens of one SID: text, and none of it several tokens."""
-    return bool(value) and all(
+    """Returns whether these are the tokens of one SID: text, none of it several tokens.
+
+    Where they are spelled as tokens are, their levels follow one another; else it is several SIDs.
+    """
+    if not value or not all(
         isinstance(token, str) and token.strip(_AROUND) and token.count("<") <= 1 for token in value
-    )
+    ):
+        return False
+    parsed = [parse_token(token.strip(_AROUND)) for token in value]
+    return None in parsed or [level for level, _ in filter(None, parsed)] == list(range(len(value)))
 
 
 def _shown(value: Any, limit: int = 80) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Float32, Int
 
 from minirec.models.config import SidDecoderConfig
@@ -49,11 +50,11 @@ def new_rows(
     """
     if kind not in NEW_ROWS:
         raise ValueError(f"new_rows={kind!r}: must be one of {', '.join(NEW_ROWS)}")
-    mean = np.asarray(jnp.mean(old, axis=0, dtype=jnp.float32))
+    mean = _fetched(jnp.mean(old, axis=0, dtype=jnp.float32))
     if kind == "mean":
         return np.tile(mean, (len(codes), 1))
     variance = jnp.mean(jnp.square(old.astype(jnp.float32) - mean), axis=0)
-    deviation = np.sqrt(np.asarray(variance))
+    deviation = np.sqrt(_fetched(variance))
     random = np.random.default_rng(seed)
     units = random.standard_normal((len(codes), len(mean)), np.float32)
     if kind == "codebooks":
@@ -69,6 +70,13 @@ def new_rows(
                 projection = random.standard_normal((width, len(mean)), np.float32) * width**-0.5
                 units[rows] = (vectors / spread) @ projection
     return (mean + deviation * units).astype(np.float32)
+
+
+def _fetched(values: Array) -> np.ndarray:
+    """Returns an array on this host, though it may be split over devices of several."""
+    if values.is_fully_addressable:
+        return np.asarray(values)
+    return np.asarray(multihost_utils.process_allgather(values, tiled=True))
 
 
 def grow(

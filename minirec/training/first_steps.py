@@ -63,4 +63,6 @@ def first_losses(
             state, metrics = step(state, inputs, number)
             total, count = metrics.ratios["loss"]
             losses[name].append(float(total) / max(float(count), 1.0))
+        # Or the next model and optimizer would be made beside these.
+        del model, optimizer, state, metrics, batches
     return losses

@@ -26,6 +26,16 @@ def everywhere(holds: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(holds))))
 
 
+def first_says(holds: bool) -> bool:
+    """Returns whether something holds in the first process; each must call it, and all wait.
+
+    For what a file says: the others may not see yet what the first has written.
+    """
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(holds)))
+
+
 def first_alone(work: Callable[[], None]) -> None:
     """Runs `work` in the first process, while the others wait.
 

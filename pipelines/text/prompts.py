@@ -113,6 +113,8 @@ class Template:
         if task.history:
             _fields(f"{where}.separator", config["separator"], ())
         texts = {field.name: config.get(field.name, "") for field in dataclasses.fields(cls)}
+        # Written as the others, with a brace that is meant as such doubled, and used as it is.
+        texts["separator"] = texts["separator"].format()
         return cls(**(texts | {"name": name}))
 
     @property

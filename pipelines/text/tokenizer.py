@@ -92,8 +92,8 @@ class TextTokenizer:
         A checkpoint may have more embedding rows than that: Qwen2.5 has 151,665 tokens and 151,936
         rows, the rest being padding that no token uses. New tokens take those rows first, as
         `resize_token_embeddings(len(tokenizer))` of transformers has it; only what goes beyond
-        them needs new rows. (transformers cuts padding rows that stay unused, too; nothing here
-        asks for that.)
+        them needs new rows. (It also cuts padding rows that stay unused; a model that
+        `minirec.models.vocabulary.grow` has grown has one row a token, too.)
         """
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 

@@ -135,6 +135,8 @@ GOOD = {"predict": sids(1, 2), "output": sids(1)[0]}
         ([GOOD, {"predict": sids(1, 2), "output": "\n"}], "row 1: 'output' is empty"),
         ([GOOD, {"predict": sids(1, 2), "output": []}], "row 1: 'output' has 0 answers"),
         ([GOOD, {"predict": sids(1, 2), "output": sids(1, 2)}], "row 1: 'output' has 2 answers"),
+        ([GOOD, {"predict": sids(1, 2), "output": ["<a_1>", "<a_2>"]}], "'output' has 2 answers"),
+        ([{"predict": [], "output": sids(1)[0]}, GOOD], "p.json: row 0 has no predictions"),
         ([{"predict": sids(1), "output": "<c_5>"}], "no target is in the catalogue of 20 SIDs"),
     ],
 )

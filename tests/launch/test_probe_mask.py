@@ -54,16 +54,16 @@ def test_a_folders_tokeniser_is_read_and_a_marker_of_another_length_is_told(tmp_
 
 def test_an_info_files_sids_are_read_once_each_and_mistakes_are_named(tmp_path):
     path = tmp_path / "info.txt"
-    path.write_text("<a_1><b_2>\tOne\t0\n<a_1><b_3>\tTwo\t1\n<a_1><b_2>\tThree\t2\n")
+    path.write_text("<a_1><b_2>\tO\u2028ne\t0\n<a_1><b_3>\tTwo\t1\n<a_1><b_2>\tThree\t2\n\n")
     assert probe_mask.read_info(path) == ["<a_1><b_2>", "<a_1><b_3>"]
     path.write_text("<a_1><b_2>\tOne\t0\n\tTwo\t1\n")
-    with pytest.raises(ValueError, match=r"info\.txt, line 2: no SID"):
+    with pytest.raises(ValueError, match=r"info\.txt: line 2: "):
         probe_mask.read_info(path)
     path.write_text("")
     with pytest.raises(ValueError, match="the file is empty"):
         probe_mask.read_info(path)
     path.write_bytes(b"<a_1>\xff")
-    with pytest.raises(ValueError, match="byte 5 is not UTF-8"):
+    with pytest.raises(ValueError, match=r"info\.txt: not a text file: .*position 5"):
         probe_mask.read_info(path)
-    with pytest.raises(ValueError, match=r"--item_info=.*: there is no such file"):
+    with pytest.raises(ValueError, match=r"--info_file=.*: there is no such file"):
         probe_mask.read_info(tmp_path / "nowhere")

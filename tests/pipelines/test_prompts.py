@@ -29,6 +29,7 @@ def test_a_template_writes_prompts_and_answers():
     assert template.block("system") == "{json} of <|im_start|>"
     assert template.write_item("<a_1>") == "<a_1>"
     assert template.write_answer("<a_1>") == "<a_1>\n"
+    assert Template.from_config("sids_to_sid", GOOD | {"separator": "}} {{"}).separator == "} {"
     assert [template.varies(block) for block in ("system", "instruction", "input")] == [
         False,
         False,
