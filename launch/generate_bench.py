@@ -16,19 +16,15 @@ BLAS. `products_seconds` adds the trunk's products, counted as in `launch.evalua
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
+from launch import peer
 from launch.evaluate_floor import Products, floor_seconds, matrix_products, measure_rates
 from launch.generate_inputs import (
     DEEP,
@@ -41,10 +37,6 @@ from launch.generate_inputs import (
 from minirec import files
 from minirec.models.hf import save_checkpoint
 
-PEER = "transformers"
-_CHECKOUT = Path(__file__).parents[1]
-PEER_PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
-_PEER_PROGRAM = _CHECKOUT / "tests" / "oracles" / "transformers_generate.py"
 _SCORE_ERROR = 2e-4  # of sums of five log-probabilities
 _HEAD_BLOCKS = (2048, 8192)  # widths of the products whose rate is the head's
 
@@ -128,15 +120,17 @@ def run(
         folder = Path(name)
         save_checkpoint(random_model(setting, vocab_size), folder / "model", model_type="qwen2")
         np.save(folder / "answers.npy", answers, allow_pickle=False)
-        if has_peer():
-            command = [str(PEER_PYTHON), "-I", str(_PEER_PROGRAM), name]
+        command = peer.command("transformers_generate.py", folder, "generate")
+        if command is not None:
             config = {"batch_size": peer_batch_size, "num_beams": setting.num_beams, "rounds": 1}
             users = slice(peer_users)
-            measured = _measure(folder, command, config, tokens[users], lengths[users], found, PEER)
+            measured = _measure(
+                folder, command, config, tokens[users], lengths[users], found, peer.NAME
+            )
             peer_rate = peer_users / min(measured["seconds"])
             yield {
                 "benchmark": "generate",
-                "implementation": PEER,
+                "implementation": peer.NAME,
                 "users_per_second": round(peer_rate, 3),
                 "ratio": 1.0,
                 "peak_gb": round(measured["peak_gb"], 2),
@@ -144,11 +138,7 @@ def run(
                 "users": peer_users,
                 **shared,
             }
-        else:
-            print(
-                f"generate: left out {PEER}: `make oracles` makes its environment", file=sys.stderr
-            )
-        command = [sys.executable, "-m", "launch.generate_measure", name]
+        command = peer.own_command("launch.generate_measure", folder)
         for implementation, search in searches.items():
             config = dataclasses.asdict(search)
             config |= {"num_beams": setting.num_beams, "rounds": rounds}
@@ -172,12 +162,6 @@ def run(
             }
 
 
-def has_peer() -> bool:
-    """Returns whether the peer can run: its environment with transformers, and its program."""
-    packages = PEER_PYTHON.parents[1].glob("lib/python*/site-packages/transformers")
-    return PEER_PYTHON.is_file() and _PEER_PROGRAM.is_file() and any(packages)
-
-
 def _measure(
     folder: Path,
     command: list[str],
@@ -191,16 +175,10 @@ def _measure(
     files.write_json(folder / "config.json", config)
     np.save(folder / "tokens.npy", tokens, allow_pickle=False)
     np.save(folder / "lengths.npy", lengths, allow_pickle=False)
-    # Ours would load the plugins of every other chip that is installed, too.
-    environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=_CHECKOUT, env=environment
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    result = peer.measured(command)
     with np.load(folder / "found.npz", allow_pickle=False) as arrays:
         found[name] = dict(arrays)
-    return json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def _compared(
@@ -211,7 +189,7 @@ def _compared(
     The peer normalises over the vocabulary, so only such a search has its lists.
     """
     normalize = searches[name].normalize
-    alike = [PEER] if normalize == "vocab" else []
+    alike = [peer.NAME] if normalize == "vocab" else []
     alike += [other for other, search in searches.items() if search.normalize == normalize]
     beside = next((other for other in alike if other in found and other != name), None)
     if beside is None:

@@ -14,9 +14,6 @@ and makes the logits of answers only.
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,26 +22,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from launch import peer
+from launch.generate_inputs import DEEP
 from minirec import files
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
 from minirec.models.hf import save_checkpoint
 
-PEER = "transformers"
-_CHECKOUT = Path(__file__).parents[1]
-PEER_PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
-_PEER_PROGRAM = _CHECKOUT / "tests" / "oracles" / "transformers_trainer.py"
 _LOSS_ERROR = 1e-3  # of a loss of some 12 nats in float32
-
-TRUNK = TrunkConfig(
-    num_layers=8,
-    width=256,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=64,
-    mlp_width=1408,
-    rope_theta=1_000_000.0,
-    qkv_bias=True,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +47,7 @@ class Setting:
         seed: of everything that is drawn.
     """
 
-    trunk: TrunkConfig = TRUNK
+    trunk: TrunkConfig = DEEP
     vocab_size: int = 152_512
     examples_a_step: int = 16
     warmup: int = 2
@@ -94,25 +78,15 @@ def run(setting: Setting | None = None) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder, setting)
-        peer: dict[str, Any] | None = None
-        if has_peer():
-            peer = _measure([str(PEER_PYTHON), "-I", str(_PEER_PROGRAM), name])
-            yield _row(PEER, peer, peer, setting)
-        else:
-            print(
-                f"sft_training: left out {PEER}: `make oracles` makes its environment",
-                file=sys.stderr,
-            )
+        theirs: dict[str, Any] | None = None
+        command = peer.command("transformers_trainer.py", folder, "sft_training")
+        if command is not None:
+            theirs = peer.measured(command)
+            yield _row(peer.NAME, theirs, theirs, setting)
         for variant, options in VARIANTS.items():
             files.write_json(folder / "variant.json", options)
-            measured = _measure([sys.executable, "-m", "launch.sft_measure", name])
-            yield _row(variant, measured, peer, setting)
-
-
-def has_peer() -> bool:
-    """Returns whether the peer can run: its environment with transformers, and its program."""
-    packages = PEER_PYTHON.parents[1].glob("lib/python*/site-packages/transformers")
-    return PEER_PYTHON.is_file() and _PEER_PROGRAM.is_file() and any(packages)
+            measured = peer.measured(peer.own_command("launch.sft_measure", folder))
+            yield _row(variant, measured, theirs, setting)
 
 
 def _write_inputs(folder: Path, setting: Setting) -> None:
@@ -133,15 +107,8 @@ def _write_inputs(folder: Path, setting: Setting) -> None:
     files.write_json(folder / "config.json", fields)
 
 
-def _measure(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_CHECKOUT)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _row(
-    name: str, measured: dict[str, Any], peer: dict[str, Any] | None, setting: Setting
+    name: str, measured: dict[str, Any], theirs: dict[str, Any] | None, setting: Setting
 ) -> dict[str, Any]:
     def rate(found: dict[str, Any]) -> float:
         return found["tokens"] / found["seconds"]
@@ -150,7 +117,7 @@ def _row(
         "benchmark": "sft_training",
         "implementation": name,
         "tokens_per_second": round(rate(measured), 1),
-        "ratio": None if peer is None else round(rate(measured) / rate(peer), 2),
+        "ratio": None if theirs is None else round(rate(measured) / rate(theirs), 2),
         "peak_gb": round(measured["peak_gb"], 2),
         "first_loss": round(measured["losses"][0], 4),
         "last_loss": round(measured["losses"][-1], 4),
@@ -160,7 +127,7 @@ def _row(
         "layers": setting.trunk.num_layers,
         "width": setting.trunk.width,
     }
-    if peer is not None and name == "minirec_padded":
-        error = abs(measured["losses"][0] - peer["losses"][0])
+    if theirs is not None and name == "minirec_padded":
+        error = abs(measured["losses"][0] - theirs["losses"][0])
         row["same_first_loss"] = error < _LOSS_ERROR
     return row

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from launch import generate_bench, generate_inputs
+from launch import generate_bench, generate_inputs, peer
 from launch.generate_bench import Search
 from launch.generate_inputs import Setting
 from minirec.models import TrunkConfig
@@ -30,7 +30,7 @@ SMALL = Setting(
 
 
 def test_rows_tell_speed_memory_and_floor_and_both_heads_agree(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(generate_bench, "PEER_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(peer, "PYTHON", tmp_path / "python")
     monkeypatch.setattr(generate_bench, "_HEAD_BLOCKS", (64,))
     searches = {"fused": Search("vocab", "fused", 2), "plain": Search("vocab", "plain", 3)}
     fused, plain = generate_bench.run(4, 2, rounds=1, setting=SMALL, searches=searches)

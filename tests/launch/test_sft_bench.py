@@ -1,29 +1,36 @@
-"""The batches of the training benchmark hold the examples that they say."""
+"""The benchmark of fine-tuning: its rows, without the peer."""
 
-import numpy as np
+import math
 
-from launch.sft_measure import make_batch
+from launch import peer, sft_bench
+from minirec.models import TrunkConfig
+
+SMALL = sft_bench.Setting(
+    trunk=TrunkConfig(
+        num_layers=1,
+        width=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_width=24,
+        qkv_bias=True,
+    ),
+    vocab_size=300,
+    examples_a_step=4,
+    warmup=1,
+    steps=2,
+    rows=2,
+)
 
 
-def test_packed_and_padded_rows_hold_the_same_examples():
-    arrays = {
-        "tokens": np.arange(100, 112, dtype=np.int32),
-        "offsets": np.array([0, 5, 9, 12]),
-        "prompts": np.array([3, 2, 1]),
-    }
-    padded = make_batch(arrays, [np.array([0]), np.array([1])], 6)
-    np.testing.assert_array_equal(
-        padded["tokens"], [[100, 101, 102, 103, 0, 0], [105, 106, 107, 0, 0, 0]]
-    )
-    np.testing.assert_array_equal(
-        padded["targets"], [[101, 102, 103, 104, 0, 0], [106, 107, 108, 0, 0, 0]]
-    )
-    # The last token of a prompt is the first that asks for the answer.
-    np.testing.assert_array_equal(padded["loss_mask"], [[0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]])
-
-    packed = make_batch(arrays, [np.array([1, 0])], 8)
-    np.testing.assert_array_equal(packed["tokens"], [[105, 106, 107, 100, 101, 102, 103, 0]])
-    np.testing.assert_array_equal(packed["targets"], [[106, 107, 108, 101, 102, 103, 104, 0]])
-    np.testing.assert_array_equal(packed["segment_ids"], [[1, 1, 1, 2, 2, 2, 2, 0]])
-    np.testing.assert_array_equal(packed["positions"], [[0, 1, 2, 0, 1, 2, 3, 0]])
-    np.testing.assert_array_equal(packed["loss_mask"], [[0, 1, 1, 0, 0, 1, 1, 0]])
+def test_rows_tell_speed_memory_and_losses(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(peer, "PYTHON", tmp_path / "python")
+    variants = {"packed": {"pack": True, "dtype": "float32"}}
+    monkeypatch.setattr(sft_bench, "VARIANTS", variants)
+    (row,) = sft_bench.run(SMALL)
+    assert "left out transformers: `make oracles`" in capsys.readouterr().err
+    assert (row["implementation"], row["ratio"]) == ("packed", None)
+    assert row["tokens_per_second"] > 0
+    assert row["peak_gb"] > 0.05
+    # Random tokens and weights: nothing is better than a guess.
+    assert abs(row["first_loss"] - math.log(300)) < 0.2
