@@ -30,7 +30,7 @@ def first_losses(
         starts: each makes one model; they differ in nothing but their values.
         task: gives the loss.
         stage: the batches, the same for all, the optimizer and its schedule.
-        num_steps: how many steps.
+        num_steps: how many steps, at least one.
         seed: of the run.
         mesh: as for `train`.
     """
