@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-VARIANTS = ("", "own_sids", "smoke")
+VARIANTS = ("", "letter", "smoke")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -50,17 +50,16 @@ def get_config(variant: str = "") -> ConfigDict:
             "index_offset": 1,  # Beauty.txt counts items from 1, Beauty.index.json from 0
         }
     )
+    config.loader.batch_size = 96
+    config.model.num_layers = 2
+    config.model.dropout = 0.3
     config.model.dtype = "bfloat16"
-    config.model.remat = True  # on CPU it is faster to compute activations twice than to keep them
-    config.train.num_steps = 6000
-    config.train.warmup_steps = 300
-    config.train.eval_every = 500
-    config.train.checkpoint_every = 500
-    config.train.label_smoothing = 0.1
-    if variant == "own_sids":
-        config.name = "amazon_beauty_own_sids"
-        config.sids.vectors = "cooccurrence"
-    else:
+    config.train.num_steps = 1200
+    config.train.eval_every = 300
+    config.train.checkpoint_every = 300
+    config.sids.vectors = "cooccurrence"
+    if variant == "letter":
+        config.name = "amazon_beauty_letter"
         config.sids.source = "given"
         config.sids.collisions = "keep"
         config.sids.path = "*.index.json"

@@ -96,6 +96,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.model = ConfigDict(
         {
+            # "items": a position an item, of its SID and of its own row, and a small decoder of
+            # SIDs behind it. "tokens": a position a token of a SID, and nothing of the items.
+            "positions": "items",
+            "level_width": 256,  # inner width of that small decoder
             "num_layers": 3,
             "width": 128,
             "num_heads": 4,
@@ -110,6 +114,15 @@ def get_config(variant: str = "") -> ConfigDict:
             "remat": False,
             "dtype": "float32",
             "tie_embeddings": False,
+        }
+    )
+
+    # What a model with a position an item learns; see minirec/training/item_task.py.
+    config.loss = ConfigDict(
+        {
+            "sid_weight": 1.0,
+            "item_weight": 1.0,
+            "num_negatives": 16_384,  # items drawn a step; all, in a catalogue no larger
         }
     )
 
@@ -139,7 +152,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = ConfigDict({"data": 1, "fsdp": 1})
 
     # `exclude_seen` holds for the model and the baselines alike.
-    config.search = ConfigDict({"num_beams": 50, "normalize": "vocab", "exclude_seen": True})
+    # Probabilities over the codes that the catalogue has behind a prefix, "children", are what a
+    # model with a position an item learns; over all tokens, "vocab", what the other kind learns.
+    config.search = ConfigDict({"num_beams": 50, "normalize": "children", "exclude_seen": True})
 
     config.evaluate = ConfigDict(
         {

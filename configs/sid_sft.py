@@ -51,6 +51,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sids.collisions = "keep"
     config.sids.path = "index/*.index.json"
 
+    del config.loss
+    config.search.normalize = "vocab"
     config.model = ConfigDict(
         {
             # A Hugging Face folder (Qwen2, Qwen2.5, Qwen3), or "scratch": a tiny one is made.

@@ -41,6 +41,7 @@ from launch.evaluate_naive import Uncached
 from minirec.decoding import BeamSearcher, Buckets
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import KS, evaluate_lists
+from minirec.models import SidDecoder
 from minirec.sids import SidTable, SidVocab
 from pipelines.batches import Batch, EvalBatches, eval_batches
 from pipelines.loader_bench import SyntheticLog
@@ -86,13 +87,16 @@ def run(
         RuntimeError: the two searches disagree about a score.
     """
     config = base.get_config()
+    config.model.positions = "tokens"  # the one whose search is work
+    config.search.normalize = "vocab"
     if change is not None:
         change(config)
     table = random_table(num_items, num_levels, codebook_size)
     vocab = SidVocab.from_table(table)
     item_tokens = vocab.encode(table.codes)
     trie = build_trie(item_tokens, codebook_sizes=[vocab.size] * num_levels)
-    model = wiring.make_model(config, vocab.size)
+    model = wiring.make_model(config, vocab.size, (len(item_tokens), num_levels))
+    assert isinstance(model, SidDecoder)
     if model.head is not None:
         model.head[...] = 20 * model.head[...]  # as after training: scores lie apart
     log = beauty_like_log(num_users, num_items)

@@ -84,7 +84,7 @@ def recommend(
     allowed[_item_ids(exclude, index, "--exclude")] = False
     ranked = rank_users(
         model,
-        _prompts(items, catalogue.item_tokens, job.config),
+        _prompts(items, wiring.model_tokens(job.config, catalogue), job.config),
         wiring.make_searcher(job.config, mesh, at_least=top),
         catalogue.trie,
         exclude_seen=job.config.search.exclude_seen,

@@ -27,9 +27,12 @@ from minirec import files
 from minirec.decoding.ranking import rank_users
 from minirec.evaluation import KS, item_ranks, metrics_at, sid_ranks
 from minirec.training import (
+    ItemTask,
     OptimizerConfig,
+    SidPrefixes,
     SidTask,
     Stage,
+    Task,
     TrainConfig,
     TrainResult,
     as_record,
@@ -75,7 +78,7 @@ def run_training(job: program.Job) -> TrainResult:
     catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids, mesh=mesh)
     batches = train_batches(
         catalogue.prepared,
-        catalogue.item_tokens,
+        wiring.model_tokens(config, catalogue),
         wiring.batch_config(config),
         seed=config.seed,
         process_index=jax.process_index(),
@@ -83,15 +86,10 @@ def run_training(job: program.Job) -> TrainResult:
     )
     settings, stage_options, label_smoothing = train_settings(job)
     stages = [Stage("train", lambda: batches, **stage_options)]
-    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
-    task = SidTask(
-        make_evaluator(config, catalogue, mesh),
-        select_metric=SELECT_METRIC,
-        label_smoothing=label_smoothing,
-        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
-    )
+    task = make_task(config, catalogue, make_evaluator(config, catalogue, mesh), label_smoothing)
+    items = (catalogue.prepared.num_items, catalogue.table.num_levels)
     return train(
-        wiring.make_model(config, catalogue.vocab.size),
+        wiring.make_model(config, catalogue.vocab.size, items),
         task,
         stages,
         settings,
@@ -99,6 +97,36 @@ def run_training(job: program.Job) -> TrainResult:
         describe_batch=batches.describe,
         mesh=mesh,
         on_claimed=lambda: keep_catalogue(job, catalogue),
+    )
+
+
+def make_task(
+    config: ConfigDict,
+    catalogue: wiring.Catalogue,
+    evaluator: Callable[[Any], dict[str, float]],
+    label_smoothing: float,
+) -> Task:
+    """Returns what the config's model learns.
+
+    Raises:
+        ValueError: a field of `config.loss` is impossible.
+    """
+    if wiring.reads_items(config):
+        return ItemTask(
+            evaluator,
+            SidPrefixes.of(catalogue.item_tokens),
+            catalogue.vocab.size,
+            select_metric=SELECT_METRIC,
+            label_smoothing=label_smoothing,
+            train_count=catalogue.prepared.train_count,
+            **config.loss.to_dict(),
+        )
+    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
+    return SidTask(
+        evaluator,
+        select_metric=SELECT_METRIC,
+        label_smoothing=label_smoothing,
+        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
     )
 
 

@@ -16,12 +16,22 @@ from kernels.trie import Trie, build_trie
 from launch.program import Job
 from minirec import files
 from minirec.decoding import BeamSearcher, Buckets
-from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig, sharding
+from minirec.models import (
+    ItemDecoder,
+    ItemDecoderConfig,
+    SidDecoder,
+    SidDecoderConfig,
+    TrunkConfig,
+    prompt_tokens,
+    sharding,
+)
 from minirec.sids import SidTable, SidVocab
 from minirec.sids.append import AppendedItems
 from minirec.training import compare, load_best
 from pipelines.batches import BatchConfig, EvalBatches, eval_batches
 from pipelines.prepared import Prepared
+
+Model = ItemDecoder | SidDecoder
 
 SIDS = "sids.json"
 SIDS_REPORT = "sids_report.json"
@@ -157,6 +167,7 @@ def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
         "loader": loader,
         "search": config["search"],
         "valid_users": config["evaluate"]["valid_users"],
+        "loss": config["loss"],
         "label_smoothing": config["train"]["label_smoothing"],
         "data": catalogue.prepared.manifest["config"],
         "prepared": catalogue.prepared.manifest["fingerprint"],
@@ -167,7 +178,7 @@ def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
 
 def load_run(
     job: Job, *, mesh: Mesh | None = None, with_appended: bool = False
-) -> tuple[Catalogue, SidDecoder]:
+) -> tuple[Catalogue, Model]:
     """Returns the catalogue and the best model of the job's run.
 
     Args:
@@ -200,7 +211,9 @@ def load_run(
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")
-    model = abstract_model(job.config, catalogue.vocab.size)
+    prepared = catalogue.prepared
+    items = (prepared.num_items, catalogue.table.num_levels)
+    model = abstract_model(job.config, catalogue.vocab.size, items)
     sharding.place(model, mesh)
     return catalogue, load_best(job.run, model)
 
@@ -229,23 +242,51 @@ def make_mesh(config: ConfigDict) -> Mesh | None:
         raise ValueError(f"config.mesh: {error}") from error
 
 
-def make_model(config: ConfigDict, vocab_size: int) -> SidDecoder:
+def reads_items(config: ConfigDict) -> bool:
+    """Returns whether the model has a position an item, and not one a token of a SID.
+
+    Raises:
+        ValueError: `config.model.positions` is neither.
+    """
+    positions = config.model.positions
+    if positions not in ("items", "tokens"):
+        raise ValueError(f"config.model.positions={positions!r}: must be 'items' or 'tokens'")
+    return positions == "items"
+
+
+def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> Model:
     """Returns the decoder that `config.model` describes, with weights drawn from the seed.
+
+    Args:
+        config: the experiment.
+        vocab_size: tokens of SIDs.
+        items: `(N, L)`, items of the records and levels of their SIDs.
 
     Raises:
         ValueError: a field of `config.model` is unknown or impossible.
     """
     fields = config.model.to_dict()
-    tie_embeddings = fields.pop("tie_embeddings")
-    decoder_config = SidDecoderConfig(
-        trunk=TrunkConfig(**fields), vocab_size=vocab_size, tie_embeddings=tie_embeddings
+    own = {name: fields.pop(name) for name in ("positions", "level_width", "tie_embeddings")}
+    trunk = TrunkConfig(**fields)
+    rngs = nnx.Rngs(config.seed)
+    if not reads_items(config):
+        return SidDecoder(SidDecoderConfig(trunk, vocab_size, own["tie_embeddings"]), rngs=rngs)
+    decoder = ItemDecoderConfig(
+        trunk, vocab_size, *items, own["level_width"], own["tie_embeddings"]
     )
-    return SidDecoder(decoder_config, rngs=nnx.Rngs(config.seed))
+    return ItemDecoder(decoder, rngs=rngs)
 
 
-def abstract_model(config: ConfigDict, vocab_size: int) -> SidDecoder:
+def abstract_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> Model:
     """Returns the decoder's structure without weights, to restore a checkpoint into."""
-    return nnx.eval_shape(lambda: make_model(config, vocab_size))
+    return nnx.eval_shape(lambda: make_model(config, vocab_size, items))
+
+
+def model_tokens(config: ConfigDict, catalogue: Catalogue) -> Int[np.ndarray, "N W"]:
+    """Returns the tokens by which the model reads each item of a history."""
+    if reads_items(config):
+        return prompt_tokens(catalogue.item_tokens, catalogue.vocab.size)
+    return catalogue.item_tokens
 
 
 def make_searcher(
@@ -283,7 +324,7 @@ def split_batches(
     return eval_batches(
         catalogue.prepared,
         split,
-        catalogue.item_tokens,
+        model_tokens(config, catalogue),
         batch_size=config.evaluate.batch_size,
         max_items=config.loader.max_items,
         max_users=max_users or None,

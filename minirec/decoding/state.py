@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from kernels.beam_step import Beams
-from minirec.models.cache import PrefixCache, SuffixCache
+
+
+class Suffix(Protocol):
+    """What a model keeps of each beam: keys and values of its tokens, or whatever it needs.
+
+    A pytree; `minirec.models.SuffixCache` is one.
+    """
+
+    @property
+    def num_beams(self) -> int:
+        """`M`, how many beams a user it has room for."""
+        ...
+
+    def reorder(self, parent: Int[Array, "B M"], used: int | None = None) -> Any:
+        """Returns the suffix whose beam `m` continues the present beam `parent[:, m]`.
+
+        `used` tells how many tokens a beam holds so far; `None` takes it to be full.
+        """
+        ...
 
 
 class SearchModel(Protocol):
-    """What a search asks of a model; `minirec.models.SidDecoder` has it.
+    """What a search asks of a model; `SidDecoder` and `ItemDecoder` have it.
 
-    A model may do without `head_rows`: it is then searched with the plain head.
+    What a model keeps of a prompt is its own affair: `prefix` is any pytree with a leading axis of
+    users, or of layers and users, and goes back to `decode_step` as it came. A model may do without
+    `head_rows`: it is then searched with the plain head.
     """
 
     def prefill(
         self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]
-    ) -> tuple[Float[Array, "B D"], PrefixCache]:
-        """Reads right-padded prompts: hidden state of each last valid token, and the cache."""
+    ) -> tuple[Float[Array, "B D"], Any]:
+        """Reads right-padded prompts: hidden state of each last valid token, and the prefix."""
         ...
 
-    def init_suffix(self, batch: int, num_beams: int, capacity: int) -> SuffixCache:
-        """Returns an empty suffix cache."""
+    def init_suffix(self, batch: int, num_beams: int, capacity: int) -> Any:
+        """Returns an empty suffix."""
         ...
 
     def decode_step(
@@ -33,9 +53,9 @@ class SearchModel(Protocol):
         tokens: Int[Array, "B M"],
         step: int,
         lengths: Int[Array, " B"],
-        prefix: PrefixCache,
-        suffix: SuffixCache,
-    ) -> tuple[Float[Array, "B M D"], SuffixCache]:
+        prefix: Any,
+        suffix: Any,
+    ) -> tuple[Float[Array, "B M D"], Any]:
         """Reads one more token a beam."""
         ...
 
@@ -58,18 +78,19 @@ class DecodeState:
 
     Attributes:
         lengths: int32 `[B]`, valid tokens of each prompt.
-        prefix: keys and values of the prompts, one copy a user,
-            2 × `[layers, B, S, kv_heads, head_dim]`.
-        suffix: keys and values of the beams' own tokens,
-            2 × `[layers, B, M, capacity, kv_heads, head_dim]`; the first `level` are filled.
+        prefix: what the model keeps of the prompts, one copy a user; a `SidDecoder` their keys and
+            values, 2 × `[layers, B, S, kv_heads, head_dim]`.
+        suffix: what it keeps of the beams' own tokens; a `SidDecoder` their keys and values,
+            2 × `[layers, B, M, capacity, kv_heads, head_dim]`, of which the first `level` are
+            filled.
         hidden: `[B, W, D]`, hidden state of each beam's newest token; `None` after the last level.
         beams: node int32 `[B, W]` of depth `level`, and score float32 `[B, W]`, best first.
         sid: int32 `[B, W, level]`, the tokens of each beam so far.
     """
 
     lengths: Int32[Array, " B"]
-    prefix: PrefixCache
-    suffix: SuffixCache
+    prefix: Any
+    suffix: Suffix
     hidden: Float[Array, "B W D"] | None
     beams: Beams
     sid: Int32[Array, "B W level"]

@@ -1,7 +1,8 @@
-"""Models: one decoder trunk, and the SID decoder on top of it."""
+"""Models: one decoder trunk, and what stands on it: the SID decoder and the item decoder."""
 
 from minirec.models.cache import PrefixCache, SuffixCache
-from minirec.models.config import SidDecoderConfig, TrunkConfig
+from minirec.models.config import ItemDecoderConfig, SidDecoderConfig, TrunkConfig
+from minirec.models.item_decoder import ItemDecoder, prompt_tokens
 from minirec.models.masks import CausalMask, IsolatedCandidatesMask, MaskRule
 from minirec.models.sid_decoder import SidDecoder
 from minirec.models.trunk import Block, Trunk
@@ -12,6 +13,9 @@ __all__ = [
     "Block",
     "SidDecoderConfig",
     "SidDecoder",
+    "ItemDecoderConfig",
+    "ItemDecoder",
+    "prompt_tokens",
     "MaskRule",
     "CausalMask",
     "IsolatedCandidatesMask",

@@ -100,6 +100,31 @@ class SidDecoderConfig:
         _require_positive_int("SidDecoderConfig", "vocab_size", self.vocab_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class ItemDecoderConfig:
+    """A trunk over items, with a small decoder of SIDs and a table of items on top of it.
+
+    Attributes:
+        trunk: shape of the trunk; its dropout is the SID decoder's too.
+        vocab_size: number of SID tokens `V`, padding and BOS included.
+        num_items: items `N` that have a row in the item table.
+        num_levels: levels `L` of a SID.
+        level_width: inner width `F` of the SID decoder.
+        tie_embeddings: use the tokens' embeddings as the head's rows.
+    """
+
+    trunk: TrunkConfig
+    vocab_size: int
+    num_items: int
+    num_levels: int
+    level_width: int = 256
+    tie_embeddings: bool = True
+
+    def __post_init__(self):
+        for name in ("vocab_size", "num_items", "num_levels", "level_width"):
+            _require_positive_int("ItemDecoderConfig", name, getattr(self, name))
+
+
 def _require_positive_int(owner: str, name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}.{name}={value!r} must be a positive int")

@@ -2,12 +2,14 @@
 
 from minirec.training.checkpoints import MismatchError, load_best, load_last
 from minirec.training.config import Stage, TrainConfig, as_record
+from minirec.training.item_task import ItemTask
 from minirec.training.loop import train
 from minirec.training.metrics_log import is_wall_clock, read_metrics, without_wall_clock
 from minirec.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from minirec.training.reporter import NonFiniteError
 from minirec.training.result import TrainResult
 from minirec.training.run_folder import RunFolderError, compare
+from minirec.training.sid_prefixes import SidPrefixes
 from minirec.training.sid_task import SidTask
 from minirec.training.task import Task
 
@@ -18,6 +20,8 @@ __all__ = [
     "Stage",
     "Task",
     "SidTask",
+    "ItemTask",
+    "SidPrefixes",
     "OptimizerConfig",
     "make_optimizer",
     "make_schedule",

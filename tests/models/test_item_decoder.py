@@ -1,0 +1,158 @@
+"""The item decoder: prompts, packed rows and search against one another."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kernels.trie import build_trie
+from minirec.decoding import beam_search
+from minirec.models import ItemDecoder, ItemDecoderConfig, prompt_tokens
+from minirec.sids import SidVocab
+from tests.decoding.small import TRUNK
+
+V, L, N = 14, 3, 20
+CONFIG = ItemDecoderConfig(TRUNK, vocab_size=V, num_items=N, num_levels=L, level_width=24)
+W = L + 1
+LENGTHS = np.array([3, 0, 5], np.int32)  # items of each prompt
+
+# What is computed is under test: compile fast, run slowly.
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def distinct_sids():
+    """`[N, L]`: four codes a level, tokens 2 to 13."""
+    numbers = np.random.default_rng(0).permutation(4**L)[:N]
+    codes = numbers[:, None] // 4 ** np.arange(L) % 4
+    return (2 + 4 * np.arange(L) + codes).astype(np.int32)
+
+
+SIDS = distinct_sids()
+TABLE = prompt_tokens(SIDS, V)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = ItemDecoder(CONFIG, rngs=nnx.Rngs(0))
+    # As after training: embeddings that tell items apart.
+    for parameter in (model.embedding, model.items):
+        parameter[...] = parameter[...] * 40
+    return model
+
+
+@pytest.fixture(scope="module")
+def histories():
+    rng = np.random.default_rng(1)
+    return [rng.permutation(N)[: length + 1] for length in LENGTHS]  # a target comes behind
+
+
+def prompts(histories, fill=0):
+    tokens = np.full((len(histories), 1 + 5 * W), fill, np.int32)
+    for row, items in zip(tokens, histories, strict=True):
+        row[0] = SidVocab.BOS
+        row[1 : 1 + len(items) * W] = TABLE[items].reshape(-1)
+    return tokens, np.array([1 + len(items) * W for items in histories], np.int32)
+
+
+def packed(histories):
+    """All examples in one row, as training has them: a place less than tokens an item."""
+    tokens, positions, segments = [], [], []
+    for number, items in enumerate(histories, 1):
+        flat = TABLE[items].reshape(-1)
+        tokens += [SidVocab.BOS, *flat[:-1]]
+        positions += range(len(flat))
+        segments += [number] * len(flat)
+    return [np.array([row], np.int32) for row in (tokens, positions, segments)]
+
+
+@fast_jit
+def read(model, tokens, lengths):
+    return model.read(tokens, lengths)
+
+
+def test_a_prompt_has_the_state_of_its_place_in_a_packed_row(model, histories):
+    states = read(model, *prompts([items[:-1] for items in histories]))
+    rows = fast_jit(lambda m, *a: m(*a))(model, *packed(histories))
+    ends = np.cumsum([len(items) for items in histories]) - 1
+    np.testing.assert_allclose(states, rows[0, ends], atol=1e-5)
+
+
+def test_a_row_whose_length_is_no_multiple_of_an_item_gives_the_same(model, histories):
+    row = packed(histories)
+    longer = [np.pad(part, ((0, 0), (0, 2))) for part in row]
+    forward = fast_jit(lambda m, *a: m(*a))
+    np.testing.assert_allclose(forward(model, *longer), forward(model, *row), atol=1e-6)
+
+
+def test_what_stands_behind_a_prompt_is_never_seen(model, histories):
+    shown = [items[:-1] for items in histories]
+    np.testing.assert_array_equal(
+        read(model, *prompts(shown)), read(model, *prompts(shown, fill=7))
+    )
+
+
+def test_an_item_without_a_row_is_known_by_its_sid_alone(model, histories):
+    tokens, lengths = prompts([histories[2][:-1]])
+    later = tokens.copy()
+    later[0, W] = V + N + 3  # the first item's own token
+    without = nnx.clone(model)
+    without.items[...] = without.items[...].at[histories[2][0]].set(0.0)
+    state = read(model, later, lengths)
+    np.testing.assert_allclose(state, read(without, tokens, lengths), atol=1e-6)
+    assert np.abs(state - read(model, tokens, lengths)).max() > 1e-2
+
+
+def log_probabilities(model, state):
+    """`[N]`: every item's, by the levels' logits over the codes behind each prefix."""
+
+    @fast_jit
+    def level_logits(model, state):
+        states, written, logits = jnp.broadcast_to(state, (N, state.size)), None, []
+        for level in range(L):
+            logits.append(model.logits(model.written(states, written, level)))
+            added = model.embed(jnp.asarray(SIDS[:, level]))
+            written = added if written is None else written + added
+        return logits
+
+    total = np.zeros(N)
+    for level, logits in enumerate(np.asarray(level_logits(model, state), np.float64)):
+        for item in range(N):
+            siblings = (SIDS[:, :level] == SIDS[item, :level]).all(axis=1)
+            behind = logits[item, np.unique(SIDS[siblings, level])]
+            total[item] += logits[item, SIDS[item, level]] - np.log(np.exp(behind).sum())
+    return total
+
+
+def test_search_finds_every_item_with_its_probability(model, histories):
+    tokens, lengths = prompts([items[:-1] for items in histories])
+    trie = build_trie(SIDS, codebook_sizes=[V] * L)
+    search = fast_jit(functools.partial(beam_search, num_beams=N, normalize="children"))
+    result = search(model, tokens, lengths, trie)
+    states = read(model, tokens, lengths)
+    for user in range(len(histories)):
+        expected = log_probabilities(model, states[user])
+        assert np.exp(expected).sum() == pytest.approx(1.0, abs=1e-5)
+        order = np.asarray(result.item[user])
+        assert sorted(order) == list(range(N))
+        np.testing.assert_allclose(result.item_score[user], expected[order], atol=1e-4)
+    assert np.ptp(np.asarray(result.item_score[0])) > 1
+
+
+def test_items_are_scored_by_their_rows(model, histories):
+    states = read(model, *prompts([items[:-1] for items in histories]))
+    logits = fast_jit(lambda m, s: m.item_logits(s))(model, states)
+    np.testing.assert_allclose(logits, states @ model.items[...].T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_past_the_last_level_is_an_error(model):
+    suffix = model.init_suffix(1, 2, L)
+    with pytest.raises(ValueError, match=r"step=2: a SID has 3 levels"):
+        model.decode_step(jnp.zeros((1, 2), jnp.int32), 2, None, jnp.zeros((1, 16)), suffix)
+
+
+def test_sizes_that_are_none_are_errors():
+    with pytest.raises(ValueError, match=r"ItemDecoderConfig.num_items=0"):
+        ItemDecoderConfig(TRUNK, V, num_items=0, num_levels=L)

@@ -1,0 +1,193 @@
+"""The item decoder's losses against what a search says, and against plain formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kernels.trie import build_trie
+from minirec.decoding import beam_search
+from minirec.models import ItemDecoder
+from minirec.sids import SidVocab
+from minirec.training import ItemTask, SidPrefixes
+from tests.models.test_item_decoder import CONFIG, SIDS, TABLE, L, N, V, W, prompts
+
+KEY = jax.random.key(0)
+fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+PREFIXES = SidPrefixes.of(SIDS)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = ItemDecoder(CONFIG, rngs=nnx.Rngs(0))
+    for parameter in (model.embedding, model.items):
+        parameter[...] = parameter[...] * 40
+    return model
+
+
+def make_task(**fields):
+    return ItemTask(lambda model: {}, PREFIXES, V, **fields)
+
+
+def make_batch(histories, weights):
+    """A row a history, loss on all items with a weight."""
+    width = max(map(len, histories)) * W
+    shape = (len(histories), width)
+    tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
+    mask = np.zeros(shape, np.float32)
+    for row, (items, weight) in enumerate(zip(histories, weights, strict=True)):
+        flat = TABLE[items].reshape(-1)
+        tokens[row, : len(flat)] = [SidVocab.BOS, *flat[:-1]]
+        targets[row, : len(flat)] = flat
+        positions[row, : len(flat)] = np.arange(len(flat))
+        segments[row, : len(flat)] = 1
+        mask[row, : len(flat)] = np.repeat(weight, W)
+    fields = {"tokens": tokens, "targets": targets, "positions": positions}
+    return fields | {"segment_ids": segments, "loss_mask": mask, "epoch": "not for the device"}
+
+
+HISTORIES = [[3, 1, 4], [5, 9], [2, 6, 0, 7]]
+WEIGHTS = [[0, 1, 2], [0, 1], [0, 0, 0, 0.5]]
+
+
+@functools.cache
+def losses(task, model_of):
+    """The task's sums for HISTORIES, as floats."""
+    inputs = task.inputs(make_batch(HISTORIES, WEIGHTS))
+    total, count, parts = fast_jit(lambda m, b: task.loss(m, b, key=KEY))(model_of(), inputs)
+    return float(total), float(count), {name: float(part[0]) for name, part in parts.items()}
+
+
+def test_a_sids_loss_is_what_a_search_says_of_it(model):
+    trie = build_trie(SIDS, codebook_sizes=[V] * L)
+    search = fast_jit(functools.partial(beam_search, num_beams=N, normalize="children"))
+    expected = 0.0
+    for items, weights in zip(HISTORIES, WEIGHTS, strict=True):
+        for end, weight in enumerate(weights):
+            if weight:
+                result = search(model, *prompts([items[:end]]), trie)
+                place = int(np.flatnonzero(result.item[0] == items[end])[0])
+                expected -= weight * float(result.item_score[0, place])
+    total, count, parts = losses(make_task(item_weight=0.0), lambda: model)
+    assert parts == {"sid_loss": total}
+    assert count == 4.5
+    assert total == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_items_loss_is_cross_entropy_over_the_catalogue(model):
+    read = fast_jit(lambda m, *a: m.item_logits(m.read(*a)))
+    expected = 0.0
+    for items, weights in zip(HISTORIES, WEIGHTS, strict=True):
+        for end, weight in enumerate(weights):
+            if weight:
+                logits = read(model, *prompts([items[:end]]))
+                expected -= weight * float(jax.nn.log_softmax(logits[0])[items[end]])
+    _, _, parts = losses(make_task(), lambda: model)
+    assert parts["item_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_and_smoothing_of_the_parts(model):
+    plain, smooth = (
+        losses(make_task(sid_weight=0.5, item_weight=3.0, label_smoothing=share), lambda: model)
+        for share in (0.0, 0.1)
+    )
+    for total, _, parts in (plain, smooth):
+        assert total == pytest.approx(0.5 * parts["sid_loss"] + 3.0 * parts["item_loss"], rel=1e-5)
+    assert smooth != plain
+
+
+def test_smoothing_spreads_over_the_codes_behind_a_prefix():
+    rng = np.random.default_rng(3)
+    from minirec.training.item_task import _masked_cross_entropy
+
+    logits, allowed = rng.normal(size=(5, 6)), rng.random((5, 6)) < 0.6
+    code = np.arange(5)
+    allowed[code, code] = True
+    weight = rng.random(5)
+    expected = 0.0
+    for n in range(5):
+        inside = logits[n, allowed[n]]
+        logs = logits[n] - np.log(np.exp(inside).sum())
+        spread = 0.8 * logs[code[n]] + 0.2 * logs[allowed[n]].mean()
+        expected -= weight[n] * spread
+    arrays = [jnp.asarray(array) for array in (logits, code, weight, allowed)]
+    assert float(_masked_cross_entropy(*arrays, 0.2)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_drawn_negatives_keep_the_normaliser_unbiased(model):
+    counts = np.arange(N) ** 2
+    task = make_task(num_negatives=8, train_count=counts)
+    logits = np.random.default_rng(4).normal(size=N).astype(np.float32)
+
+    def normaliser(key):
+        drawn, log_expected = task._draw(key)
+        return jnp.sum(jnp.exp(jnp.asarray(logits)[drawn] - log_expected))
+
+    sums = np.asarray(jax.vmap(normaliser)(jax.random.split(KEY, 4000)))
+    error = sums.std() / np.sqrt(len(sums))
+    assert abs(sums.mean() - np.exp(logits).sum()) < 4 * error
+    # And the target itself is never among its own negatives: then the loss could reach 0 only by
+    # telling an item from itself.
+    assert losses(task, lambda: model)[2]["item_loss"] > 0
+
+
+def test_gradients_reach_every_parameter(model):
+    task = make_task()
+    inputs = task.inputs(make_batch(HISTORIES, WEIGHTS))
+    graph, state = nnx.split(model)
+
+    def loss(state):
+        return task.loss(nnx.merge(graph, state), inputs, key=KEY)[0]
+
+    grads = nnx.to_flat_state(fast_jit(jax.grad(loss))(state))
+    still = [path for path, grad in grads if not np.abs(np.asarray(grad[...])).max() > 0]
+    assert still == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label_smoothing": 1.0}, r"label_smoothing=1.0"),
+        ({"item_weight": -1.0}, r"item_weight=-1.0"),
+        ({"item_weight": 0.0, "sid_weight": 0.0}, r"both 0"),
+        ({"num_negatives": 5}, r"needs train_count"),
+    ],
+)
+def test_impossible_settings_are_errors(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(**fields)
+
+
+def test_a_batch_of_something_else_is_an_error():
+    batch = make_batch(HISTORIES, WEIGHTS)
+    with pytest.raises(ValueError, match=r"lacks 'targets'"):
+        make_task().inputs({name: batch[name] for name in batch if name != "targets"})
+    with pytest.raises(ValueError, match=r"must lie in \[0, 20\)"):
+        make_task().inputs(batch | {"targets": batch["targets"] - 5})
+
+
+def test_the_bits_of_a_prefix_are_the_codes_behind_it():
+    rng = np.random.default_rng(5)
+    # More than a word of codes, some of them unused.
+    sids = np.unique(rng.integers(0, 70, (300, L)) * [1, 3, 1] % [9, 200, 50], axis=0)
+    sids = sids + [0, 1000, 2000]
+    prefixes = SidPrefixes.of(sids)
+    items = rng.integers(0, len(sids), (4, 5))
+    words = jnp.asarray(prefixes.allowed(items))
+    assert prefixes.unpack(words, 0) is None
+    for level in range(L):
+        tokens = prefixes.tokens[level]
+        np.testing.assert_array_equal(tokens[prefixes.codes[:, level]], sids[:, level])
+        if level:
+            allowed = np.asarray(prefixes.unpack(words, level))
+            for place in np.ndindex(items.shape):
+                same = (sids[:, :level] == sids[items[place], :level]).all(axis=1)
+                assert set(tokens[allowed[place]]) == set(sids[same, level])
+
+
+def test_one_level_has_no_bits():
+    prefixes = SidPrefixes.of(np.arange(6)[:, None] + 2)
+    assert prefixes.allowed(np.array([1, 2])).shape == (2, 0)
