@@ -173,7 +173,7 @@ def test_the_bits_of_a_prefix_are_the_codes_behind_it():
     rng = np.random.default_rng(5)
     # More than a word of codes, some of them unused.
     sids = np.unique(rng.integers(0, 70, (300, L)) * [1, 3, 1] % [9, 200, 50], axis=0)
-    sids = sids + [0, 1000, 2000]
+    sids = sids + np.array([0, 1000, 2000])
     prefixes = SidPrefixes.of(sids)
     items = rng.integers(0, len(sids), (4, 5))
     words = jnp.asarray(prefixes.allowed(items))
