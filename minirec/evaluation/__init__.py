@@ -1,4 +1,4 @@
-"""Evaluation: ranks, metrics with intervals, the two baselines, and the report.
+"""Evaluation: ranks, metrics with intervals, the two baselines, fusion, and the report.
 
 Everything comes in as arrays: which users, histories and targets a split has is for the caller to
 say. Nothing here imports JAX.
@@ -7,8 +7,11 @@ say. Nothing here imports JAX.
 from minirec.evaluation.baselines import ItemTransition, Popularity
 from minirec.evaluation.curves import Curves, read_curves
 from minirec.evaluation.evaluate import Evaluation, evaluate_lists
+from minirec.evaluation.fusion import choose_weights, fuse
+from minirec.evaluation.fusion_weights import FusionWeights
 from minirec.evaluation.intervals import bootstrap_intervals, difference_intervals
 from minirec.evaluation.metrics import KS, hit_rate, metrics_at, ndcg
+from minirec.evaluation.ranked_lists import RankedLists
 from minirec.evaluation.ranks import count_invalid, item_ranks, item_sids, sid_ranks
 from minirec.evaluation.report import (
     Catalogue,
@@ -25,13 +28,17 @@ __all__ = [
     "Curves",
     "Evaluation",
     "Example",
+    "FusionWeights",
     "ItemTransition",
     "Popularity",
+    "RankedLists",
     "Report",
     "bootstrap_intervals",
+    "choose_weights",
     "count_invalid",
     "difference_intervals",
     "evaluate_lists",
+    "fuse",
     "hit_rate",
     "item_ranks",
     "item_sids",

@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
+from minirec.evaluation.ranked_lists import RankedLists
+
 Histories = Sequence[Sequence[int] | Int[np.ndarray, " H"]] | Int[np.ndarray, "n H"]
 """Item ids a user, oldest first; in a padded array -1 is no item."""
 
@@ -60,6 +62,19 @@ class Popularity:
             fill_by_popularity(lists[rows], self, seen)
         return lists
 
+    def rank(self, histories: Histories, k: int, *, exclude_seen: bool) -> RankedLists:
+        """Returns `recommend`'s lists with each item's share of the training interactions.
+
+        What `exclude_seen` leaves out takes its share with it: the others' does not grow. Without
+        training interactions all is 0.
+
+        Raises:
+            ValueError: as `recommend`.
+        """
+        item = self.recommend(histories, k, exclude_seen=exclude_seen)
+        share = self.counts / max(1, int(self.counts.sum()))
+        return RankedLists(item, np.where(item >= 0, share[item], 0.0))
+
 
 class ItemTransition:
     """Recommends what followed the user's newest items in the training sequences.
@@ -104,28 +119,53 @@ class ItemTransition:
         Raises:
             ValueError: `k` below 1, or an item outside the catalogue.
         """
+        return self.rank(histories, k, exclude_seen=exclude_seen).item
+
+    def rank(self, histories: Histories, k: int, *, exclude_seen: bool) -> RankedLists:
+        """Returns `recommend`'s lists with the probability of each item.
+
+        A row of `T` over its sum is a distribution over next items, and the score is a sum of such
+        rows. Divided by the sum of `0.5**k` over those of the newest ten items that have a
+        transition, it is their mixture: over the whole catalogue it adds up to 1. Items that
+        popularity fills a list up with have 0, and so has a user without any transition. What
+        `exclude_seen` leaves out takes its probability with it: the others' does not grow.
+
+        Raises:
+            ValueError: as `recommend`.
+        """
         lists = _empty_lists(histories, k)
+        probability = np.zeros(lists.shape)
         for rows, block in _blocks(histories, self.num_items):
             seen = _pairs(block) if exclude_seen else _no_pairs()
-            user, item, score = self._scores(block)
+            user, item, score, mass = self._scores(block)
             kept = score > 0
             if exclude_seen:
                 seen_keys = seen[0] * self.num_items + seen[1]
                 kept &= ~np.isin(user * self.num_items + item, seen_keys)
             user, item, score = user[kept], item[kept], score[kept]
             order = np.lexsort((self.popularity.place[item], -score, user))
-            user, item = user[order], item[order]
+            user, item, score = user[order], item[order], score[order]
             # Rows are sorted by user, so that a place in a list is the distance to its first row.
             place = np.arange(len(user)) - np.searchsorted(user, user)
             top = place < k
-            lists[rows][user[top], place[top]] = item[top]
+            user, item, score, place = user[top], item[top], score[top], place[top]
+            lists[rows][user, place] = item
+            probability[rows][user, place] = score / mass[user]
             fill_by_popularity(lists[rows], self.popularity, seen)
-        return lists
+        return RankedLists(lists, probability)
 
     def _scores(
         self, block: Int[np.ndarray, "b H"]
-    ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"], Float64[np.ndarray, " P"]]:
-        """Returns (row of the block, item, score) of every item that a history leads to."""
+    ) -> tuple[
+        Int64[np.ndarray, " P"],
+        Int64[np.ndarray, " P"],
+        Float64[np.ndarray, " P"],
+        Float64[np.ndarray, " b"],
+    ]:
+        """Returns (row of the block, item, score) of every item that a history leads to.
+
+        The last value is, for each row of the block, what the scores of all its items add up to.
+        """
         valid = block >= 0
         age = np.cumsum(valid[:, ::-1], axis=1)[:, ::-1] - 1
         user, column = np.nonzero(valid & (age < _MAX_HISTORY))
@@ -133,10 +173,13 @@ class ItemTransition:
         shape = (len(block), self.num_items)
         weights = scipy.sparse.csr_array((weight, (user, block[user, column])), shape=shape)
         scores = (weights @ self.transitions).tocoo()
+        leads_on = np.diff(self.transitions.indptr)[block[user, column]] > 0
+        mass = np.bincount(user[leads_on], weight[leads_on], minlength=len(block))
         return (
             scores.row.astype(np.int64),
             scores.col.astype(np.int64),
             np.round(scores.data, _DECIMALS),
+            mass,
         )
 
 

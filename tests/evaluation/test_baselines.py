@@ -73,6 +73,60 @@ def test_popularity_equals_a_sorted_count(sequences, histories, k, exclude_seen)
     assert got.tolist() == naive_lists(sequences, histories, k, exclude_seen, transitions=False)
 
 
+@hypothesis.given(
+    sequences_strategy, sequences_strategy, st.integers(1, NUM_ITEMS + 3), st.booleans()
+)
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+def test_transition_probabilities_are_the_mean_of_the_rows_by_weight(
+    sequences, histories, k, exclude_seen
+):
+    baseline = ItemTransition(*concatenate(sequences), NUM_ITEMS)
+    ranked = baseline.rank(histories, k, exclude_seen=exclude_seen)
+    assert (ranked.item == baseline.recommend(histories, k, exclude_seen=exclude_seen)).all()
+    rows = baseline.transitions.toarray()
+    for history, items, got in zip(histories, ranked.item, ranked.probability, strict=True):
+        leading_on = [
+            (0.5**age, rows[item])
+            for age, item in enumerate(reversed(history[-10:]))
+            if rows[item].any()
+        ]
+        mixture = np.zeros(NUM_ITEMS)
+        if leading_on:
+            weights, distributions = zip(*leading_on, strict=True)
+            mixture = np.average(distributions, axis=0, weights=weights)
+        want = [mixture[item] if item >= 0 else 0 for item in items]
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-11)
+        assert (np.diff(got) <= 0).all()
+
+
+def test_probabilities_of_the_whole_catalogue_sum_to_one():
+    generator = np.random.default_rng(3)
+    sequences = [generator.integers(0, 40, generator.integers(2, 20)).tolist() for _ in range(60)]
+    baseline = ItemTransition(*concatenate(sequences), 41)
+    histories = [generator.integers(0, 40, generator.integers(1, 15)) for _ in range(600)]
+    # Item 40 leads nowhere, so that the newest item but one gets what it leaves.
+    histories += [np.array([3, 40]), np.array([3]), np.array([40]), np.array([], int)]
+    ranked = baseline.rank(histories, 41, exclude_seen=False)
+    np.testing.assert_allclose(ranked.probability[:-2].sum(axis=1), 1, rtol=0, atol=1e-10)
+    assert (ranked.probability[-2:] == 0).all()
+    np.testing.assert_array_equal(ranked.probability[-4], ranked.probability[-3])
+    popular = baseline.popularity.rank(histories, 41, exclude_seen=False)
+    np.testing.assert_allclose(popular.probability.sum(axis=1), 1, rtol=0, atol=1e-12)
+
+
+def test_what_is_excluded_takes_its_probability_with_it():
+    baseline = ItemTransition(np.array([0, 1, 0, 2, 0, 1]), np.array([0, 2, 4, 6]), 4)
+    free = baseline.rank([[1, 0], [1]], 4, exclude_seen=False)
+    assert free.item.tolist() == [[1, 2, 0, 3], [0, 1, 2, 3]]
+    np.testing.assert_allclose(free.probability, [[2 / 3, 1 / 3, 0, 0], [0, 0, 0, 0]], atol=1e-12)
+    unseen = baseline.rank([[1, 0], [1]], 4, exclude_seen=True)
+    assert unseen.item.tolist() == [[2, 3, -1, -1], [0, 2, 3, -1]]
+    np.testing.assert_allclose(unseen.probability[0], [1 / 3, 0, 0, 0], atol=1e-12)
+    popular = baseline.popularity.rank([[0], [0, 1, 2, 3]], 2, exclude_seen=True)
+    assert popular.item.tolist() == [[1, 2], [-1, -1]]
+    np.testing.assert_allclose(popular.probability, [[1 / 3, 1 / 6], [0, 0]], atol=1e-12)
+
+
 def test_padded_histories_give_what_ragged_ones_give_over_several_blocks():
     generator = np.random.default_rng(0)
     sequences = [generator.integers(0, 50, generator.integers(2, 20)).tolist() for _ in range(80)]
