@@ -7,9 +7,10 @@ it, writes W/runs/NAME/report (report_valid for `--split=valid`) and prints `hr@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,14 +20,16 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie
-from launch import program, wiring
+from launch import program, ranking, wiring
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import (
     KS,
     Catalogue,
     Example,
+    FusionWeights,
     ItemTransition,
     Popularity,
+    RankedLists,
     Report,
     evaluate_lists,
     item_ranks,
@@ -67,6 +70,9 @@ class Searched:
         ranked: the users' recommendations.
         codes: the beams' SIDs, `[n, M, L]`, -1 where a beam is dead.
         started: when the work began, by `time.monotonic`.
+        lists: what each source of the run recommends, the system and its sources but for the
+            search and the baselines; empty where there is the search alone.
+        weights: how the system weights its sources.
     """
 
     split: str
@@ -74,6 +80,8 @@ class Searched:
     ranked: RankedUsers
     codes: Int[np.ndarray, "n M L"]
     started: float
+    lists: Mapping[str, RankedLists] = dataclasses.field(default_factory=dict)
+    weights: FusionWeights | None = None
 
 
 def run_evaluation(job: program.Job, split: str = "test") -> Report:
@@ -97,24 +105,48 @@ def search(job: program.Job, split: str) -> Searched:
     config = job.config
     mesh = wiring.make_mesh(config)
     catalogue, model = wiring.load_run(job, mesh=mesh)
-    batches = wiring.split_batches(catalogue, config, split, config.evaluate.test_users)
-    ranked = search_batches(config, model, batches, catalogue.trie, mesh)
-    return Searched(split, catalogue, ranked, beam_codes(ranked, catalogue), started)
+    length = list_length(config, catalogue.prepared)
+    ranker = ranking.Ranker(config, catalogue, model, mesh, length=length)
+    weights = ranking.run_weights(job, ranker)
+    max_users = config.evaluate.test_users
+    num_users = len(catalogue.prepared.views(split))
+    with search_progress(min(num_users, max_users or num_users)) as advance:
+        rankings = ranker.rank_split(split, max_users, advance)
+    lists = {ranking.SYSTEM: ranking.fused(rankings, weights, length)}
+    if ranking.ITEM_HEAD in rankings.lists:
+        lists = {ranking.ITEM_HEAD: rankings.lists[ranking.ITEM_HEAD], **lists}
+    codes = beam_codes(rankings.ranked, catalogue)
+    return Searched(split, catalogue, rankings.ranked, codes, started, lists, weights)
+
+
+def list_length(config: ConfigDict, prepared: Prepared) -> int:
+    """Returns how long the lists are that stand beside the beams.
+
+    Longer than those: a list has as many distinct SIDs then where items share theirs.
+    """
+    return min(4 * config.search.num_beams, prepared.num_items)
+
+
+@contextlib.contextmanager
+def search_progress(num_users: int) -> Iterator[Callable[[int], None]]:
+    """Yields what to call with the number of users of each batch that was searched for."""
+    searched, started = 0, time.monotonic()
+    with ProgressBar(num_users, enabled=is_first()) as bar:
+
+        def advance(users: int) -> None:
+            nonlocal searched
+            searched += users
+            rate = searched / (time.monotonic() - started)
+            bar.update("search", searched, f"{rate:,.0f} users/s")
+
+        yield advance
 
 
 def search_batches(
     config: ConfigDict, model: Any, batches: Any, trie: Trie, mesh: Mesh | None
 ) -> RankedUsers:
     """Returns what the search that the config describes finds, and shows how far it is."""
-    searched, started = 0, time.monotonic()
-    with ProgressBar(batches.num_views, enabled=is_first()) as bar:
-
-        def advance(num_users: int) -> None:
-            nonlocal searched
-            searched += num_users
-            rate = searched / (time.monotonic() - started)
-            bar.update("search", searched, f"{rate:,.0f} users/s")
-
+    with search_progress(batches.num_views) as advance:
         return rank_users(
             model,
             batches,
@@ -160,8 +192,9 @@ def make_report(
             ranked.item, target, codes, ranked_sids=ranked_sids, ks=ks, **bootstrap
         )
     }
-    # More items than beams, so that a list has as many distinct SIDs where items share theirs.
-    length = min(4 * config.search.num_beams, prepared.num_items)
+    for name, lists in searched.lists.items():
+        evaluations[name] = evaluate_lists(lists.item, target, codes, ks=ks, **bootstrap)
+    length = list_length(config, prepared)
     for name, baseline in baselines.items():
         lists = baseline.recommend(histories, length, exclude_seen=exclude_seen)
         evaluations[name] = evaluate_lists(lists, target, codes, ks=ks, **bootstrap)
@@ -181,7 +214,7 @@ def make_report(
         curves=read_curves(job.run / "metrics.jsonl"),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=first_losses or {},
-        extra=extra or {},
+        extra=ranking.record(searched.weights) | dict(extra or {}),
     )
     write_report(job.run / wiring.REPORTS[split], report)
     return report

@@ -3,6 +3,9 @@
 `python -m launch.recommend --config=amazon_beauty --workdir=W --history=12,7,340` prints one line
 a recommended item: user, rank (from 0), item id, title, SID, score (log-probability). Instead of
 item ids, `--history` takes a file with one JSON list of item ids a line.
+
+`--rank_by=system`, the default, ranks by the search, the item table and the transition count
+together, with the weights that the validation users chose; `--rank_by=model` by the search alone.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from absl import flags
 from jaxtyping import Int32
 from ml_collections import ConfigDict
 
-from launch import program, wiring
+from launch import program, ranking, wiring
 from minirec.decoding.ranking import rank_users
 from minirec.sids import sid_string
 from minirec.training.processes import is_first
@@ -28,6 +31,9 @@ _HISTORY = flags.DEFINE_string(
     "history", None, "Item ids as the log names them, oldest first, with commas; or a file."
 )
 _TOP = flags.DEFINE_integer("top", 10, "Items to recommend a user.", lower_bound=1)
+_RANK_BY = flags.DEFINE_enum(
+    "rank_by", ranking.SYSTEM, [ranking.SYSTEM, ranking.MODEL], "What ranks the items."
+)
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Item ids that must not be recommended (no stock).")
 
 
@@ -59,7 +65,12 @@ def read_histories(text: str) -> list[list[str]]:
 
 
 def recommend(
-    job: program.Job, histories: Sequence[Sequence[str]], *, top: int, exclude: Sequence[str] = ()
+    job: program.Job,
+    histories: Sequence[Sequence[str]],
+    *,
+    top: int,
+    exclude: Sequence[str] = (),
+    rank_by: str = ranking.SYSTEM,
 ) -> Iterator[dict[str, Any]]:
     """Yields a row a recommended item: user, rank, item_id, title, sid, score.
 
@@ -68,6 +79,7 @@ def recommend(
         histories: raw item ids, oldest first, a list a user; it may be empty.
         top: items a user.
         exclude: raw item ids that nobody shall get.
+        rank_by: "system" or "model".
 
     Raises:
         ValueError: an item that the catalogue lacks, or a run that does not fit the data.
@@ -82,15 +94,22 @@ def recommend(
     ]
     allowed = np.ones(len(raw_item_ids), bool)
     allowed[_item_ids(exclude, index, "--exclude")] = False
-    ranked = rank_users(
-        model,
-        _prompts(items, wiring.model_tokens(job.config, catalogue), job.config),
-        wiring.make_searcher(job.config, mesh, at_least=top),
-        catalogue.trie,
-        exclude_seen=job.config.search.exclude_seen,
-        allowed=allowed,
-    )
-    for user, (best, scores) in enumerate(zip(ranked.item, ranked.item_score, strict=True)):
+    prompts = list(_prompts(items, wiring.model_tokens(job.config, catalogue), job.config))
+    if rank_by == ranking.MODEL:
+        ranked = rank_users(
+            model,
+            prompts,
+            wiring.make_searcher(job.config, mesh, at_least=top),
+            catalogue.trie,
+            exclude_seen=job.config.search.exclude_seen,
+            allowed=allowed,
+        )
+        best_items, best_scores = ranked.item, ranked.item_score
+    else:
+        best_items, best_scores = ranking.recommend(
+            job, catalogue, model, prompts, items, top=top, allowed=allowed, mesh=mesh
+        )
+    for user, (best, scores) in enumerate(zip(best_items, best_scores, strict=True)):
         for rank, item in enumerate(best[:top]):
             if item < 0:
                 break
@@ -127,7 +146,9 @@ def main(job: program.Job) -> None:
     if _HISTORY.value is None:
         raise program.UsageError("--history is missing: item ids with commas, or a file")
     histories = read_histories(_HISTORY.value)
-    for row in recommend(job, histories, top=_TOP.value, exclude=_EXCLUDE.value):
+    for row in recommend(
+        job, histories, top=_TOP.value, exclude=_EXCLUDE.value, rank_by=_RANK_BY.value
+    ):
         if is_first():
             print(json.dumps(row, ensure_ascii=False))
 

@@ -290,7 +290,7 @@ def model_tokens(config: ConfigDict, catalogue: Catalogue) -> Int[np.ndarray, "N
 
 
 def make_searcher(
-    config: ConfigDict, mesh: Mesh | None = None, *, at_least: int = 1
+    config: ConfigDict, mesh: Mesh | None = None, *, at_least: int = 1, rank_by: str = "sids"
 ) -> BeamSearcher:
     """Returns the constrained search that `config.search` describes.
 
@@ -298,11 +298,13 @@ def make_searcher(
         config: the experiment.
         mesh: devices that share the users.
         at_least: as many beams even if the config has fewer.
+        rank_by: "items" for the item table's ranking instead.
     """
     num_beams = max(config.search.num_beams, at_least)
     return BeamSearcher(
         num_beams=num_beams,
         normalize=config.search.normalize,
+        rank_by=rank_by,
         # The prompts come in few widths already (`pipelines.eval_batches`).
         length_buckets=Buckets(steps=64),
         mesh=mesh,

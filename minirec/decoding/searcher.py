@@ -16,9 +16,13 @@ from kernels.beam_step import NORMALIZE
 from kernels.indices import int32_indices
 from kernels.trie import Trie
 from minirec.decoding.head import check_head
+from minirec.decoding.item_ranking import rank_items
 from minirec.decoding.search import beam_search
 from minirec.decoding.state import SearchResult
 from minirec.models.sharding import AXES, batch_sharding, put, replicate, replicated
+
+RANK_BY = ("sids", "items")
+"""What a searcher ranks by: beam search over SIDs, or the model's item table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ class BeamSearcher:
         *,
         num_beams: int,
         normalize: str = "vocab",
+        rank_by: str = "sids",
         head: str | None = None,
         implementation: str | None = None,
         batch_buckets: Buckets | None = None,
@@ -91,6 +96,8 @@ class BeamSearcher:
         Args:
             num_beams: beams kept a user, and items returned.
             normalize: see `beam_search`.
+            rank_by: "sids" searches; "items" ranks all items by the model's item table, with
+                nothing of a search but its arguments and its result (see `rank_items`).
             head: see `beam_search`.
             implementation: of the beam step; `None` picks by platform.
             batch_buckets: sizes that the number of users (a device, on a mesh) is padded to.
@@ -101,14 +108,17 @@ class BeamSearcher:
                 trie lie on the mesh (`minirec.models.sharding`), each device reads them whole.
 
         Raises:
-            ValueError: a number of beams, a normalisation, a head or an implementation that is
-                none.
+            ValueError: a number of beams, a normalisation, a ranking, a head or an implementation
+                that is none.
         """
         if num_beams < 1:
             raise ValueError(f"num_beams={num_beams} must be at least 1")
         if normalize not in NORMALIZE:
             raise ValueError(f"normalize={normalize!r} must be one of {', '.join(NORMALIZE)}")
+        if rank_by not in RANK_BY:
+            raise ValueError(f"rank_by={rank_by!r} must be one of {', '.join(RANK_BY)}")
         check_head(head, implementation)
+        self.rank_by = rank_by
         self.num_beams = num_beams
         self.normalize = normalize
         self.head = head
@@ -213,15 +223,18 @@ class BeamSearcher:
 
         def search(state, trie, by_item, by_user) -> SearchResult:
             tokens, lengths, excluded, allowed = by_user
+            model = nnx.merge(graphdef, state)
+            filters = {"excluded": excluded, "allowed": by_item if allowed is None else allowed}
+            if self.rank_by == "items":
+                return rank_items(model, tokens, lengths, trie, num_items=self.num_beams, **filters)
             return beam_search(
-                nnx.merge(graphdef, state),
+                model,
                 tokens,
                 lengths,
                 trie,
                 num_beams=self.num_beams,
                 normalize=self.normalize,
-                excluded=excluded,
-                allowed=by_item if allowed is None else allowed,
+                **filters,
                 head=self.head,
                 implementation=self.implementation,
             )

@@ -11,7 +11,7 @@ from minirec.evaluation.fusion import choose_weights, fuse
 from minirec.evaluation.fusion_weights import FusionWeights
 from minirec.evaluation.intervals import bootstrap_intervals, difference_intervals
 from minirec.evaluation.metrics import KS, hit_rate, metrics_at, ndcg
-from minirec.evaluation.ranked_lists import RankedLists
+from minirec.evaluation.ranked_lists import RankedLists, shared_probability, without
 from minirec.evaluation.ranks import count_invalid, item_ranks, item_sids, sid_ranks
 from minirec.evaluation.report import (
     Catalogue,
@@ -32,6 +32,8 @@ __all__ = [
     "ItemTransition",
     "Popularity",
     "RankedLists",
+    "shared_probability",
+    "without",
     "Report",
     "bootstrap_intervals",
     "choose_weights",

@@ -20,7 +20,18 @@ SERIES = tuple(f"series-{number}" for number in range(8))
 STAND_INS = {
     name: f"#0102{number:02x}"
     for number, name in enumerate(
-        ("ink", "muted", "grid", "model", "popularity", "item_transition", "other", *SERIES)
+        (
+            "ink",
+            "muted",
+            "grid",
+            "model",
+            "popularity",
+            "item_transition",
+            "system",
+            "item_head",
+            "other",
+            *SERIES,
+        )
     )
 }
 _FONT_SIZE = 8.2

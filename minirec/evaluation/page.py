@@ -12,7 +12,7 @@ from minirec.evaluation import plots
 from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.html_parts import breakable, code, document, figure, section
 from minirec.evaluation.report import (
-    MODEL,
+    BASELINES,
     Example,
     Report,
     codebook_use,
@@ -83,7 +83,7 @@ def _verdict(report: Report, k: int) -> str:
     rivals = {
         name: evaluation.metrics["item"][metric]
         for name, evaluation in report.evaluations.items()
-        if name != MODEL and metric in evaluation.metrics["item"]
+        if name in BASELINES and metric in evaluation.metrics["item"]
     }
     if not rivals:
         return "No baseline stands beside the model."

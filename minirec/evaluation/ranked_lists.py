@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int, Int32
+
+from minirec.evaluation.ranks import number_sids
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,3 +23,32 @@ class RankedLists:
 
     item: Int32[np.ndarray, "n K"]
     probability: Float[np.ndarray, "n K"]
+
+
+def shared_probability(
+    lists: RankedLists, sids: Int[np.ndarray, "N L"], train_count: Float[np.ndarray, " N"]
+) -> RankedLists:
+    """Returns the lists with a SID's probability divided among the items that share it.
+
+    A search gives each of them the probability of the SID as a whole. They share it as they share
+    their interactions in training, of which each is granted one more than it has.
+
+    Args:
+        lists: items with the probabilities of their SIDs.
+        sids: every item's SID, as codes or tokens.
+        train_count: training interactions of each item.
+    """
+    _, group = np.unique(number_sids(sids), return_inverse=True)
+    share = train_count + 1.0
+    share = share / np.bincount(group, weights=share)[group]
+    return RankedLists(
+        lists.item, lists.probability * np.where(lists.item >= 0, share[lists.item], 0)
+    )
+
+
+def without(lists: RankedLists, left_out: Bool[np.ndarray, "n K"]) -> RankedLists:
+    """Returns the lists with nothing at the places that are left out."""
+    return RankedLists(
+        np.where(left_out, -1, lists.item).astype(np.int32),
+        np.where(left_out, 0.0, lists.probability),
+    )

@@ -19,7 +19,10 @@ from minirec.evaluation.evaluate import LEVELS, Evaluation
 from minirec.evaluation.predictions import write_predictions
 
 MODEL = "model"
-"""The name of the recommender that the report is about; the others are baselines."""
+"""The name of the recommender that the report is about."""
+
+BASELINES = ("item_transition", "popularity")
+"""The names of those that it must beat. Others are made with the model's help."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ STYLE = """
   color-scheme: light dark;
   --page: #fbfaf8; --card: #ffffff; --line: #e4e1da; --ink: #1f2530; --muted: #646b78;
   --grid: #e9e6df; --model: #2457c5; --popularity: #8a8f99; --item_transition: #c26a12;
+  --system: #12806f; --item_head: #b92f4c;
   --other: #7a4fb5; --wash: #eef3fd;
   --series-0: #2457c5; --series-1: #c26a12; --series-2: #12806f; --series-3: #7a4fb5;
   --series-4: #b92f4c; --series-5: #71771a; --series-6: #2a8fbd; --series-7: #8a8f99;
@@ -13,6 +14,7 @@ STYLE = """
   :root {
     --page: #14171c; --card: #1b1f26; --line: #2e343e; --ink: #e6e8ec; --muted: #a0a7b4;
     --grid: #2a3039; --model: #85acff; --popularity: #8b93a1; --item_transition: #eda45a;
+    --system: #5cc9b5; --item_head: #f58a9f;
     --other: #c3a1f2; --wash: #1d2a45;
     --series-0: #85acff; --series-1: #eda45a; --series-2: #5cc9b5; --series-3: #c3a1f2;
     --series-4: #f58a9f; --series-5: #c3c765; --series-6: #7ccdf0; --series-7: #8b93a1;
@@ -90,6 +92,8 @@ figcaption { font-size: 0.88rem; margin-top: 0.6rem; overflow-wrap: anywhere; }
 .swatch.model { background: var(--model); }
 .swatch.popularity { background: var(--popularity); }
 .swatch.item_transition { background: var(--item_transition); }
+.swatch.system { background: var(--system); }
+.swatch.item_head { background: var(--item_head); }
 .swatch.target { background: var(--ink); }
 .plain { margin-top: 1rem; }
 .swatch.series-0 { background: var(--series-0); }

@@ -1,6 +1,6 @@
 """Training: a loop that knows tasks and stages, stops and goes on exactly, and keeps the best."""
 
-from minirec.training.checkpoints import MismatchError, load_best, load_last
+from minirec.training.checkpoints import MismatchError, best_step, load_best, load_last
 from minirec.training.config import Stage, TrainConfig, as_record
 from minirec.training.item_task import ItemTask
 from minirec.training.loop import train
@@ -25,6 +25,7 @@ __all__ = [
     "OptimizerConfig",
     "make_optimizer",
     "make_schedule",
+    "best_step",
     "load_best",
     "load_last",
     "as_record",

@@ -283,22 +283,39 @@ def load_best[Model: nnx.Module](folder: str | os.PathLike[str], model: Model) -
     return _load(Path(folder).absolute() / CHECKPOINTS / "best", model)
 
 
+def best_step(folder: str | os.PathLike[str]) -> int:
+    """Returns after how many steps a run's best model was saved.
+
+    Raises:
+        FileNotFoundError: the run has saved no best model.
+    """
+    return _newest(Path(folder).absolute() / CHECKPOINTS / "best")
+
+
+def _newest(folder: Path) -> int:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no checkpoint; train the run first")
+    saved = _Steps(folder, keep=None, read_only=True)
+    try:
+        if not (steps := saved.steps()):
+            raise FileNotFoundError(f"{folder}: no checkpoint; train the run first")
+        return max(steps)
+    finally:
+        saved.close()
+
+
 def load_last[Model: nnx.Module](folder: str | os.PathLike[str], model: Model) -> Model:
     """Returns the model of a run's newest checkpoint; see `load_best`."""
     return _load(Path(folder).absolute() / CHECKPOINTS / "last", model)
 
 
 def _load[Model: nnx.Module](folder: Path, model: Model) -> Model:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no checkpoint; train the run first")
+    step = _newest(folder)
     saved = _Steps(folder, keep=None, read_only=True)
     try:
-        steps = saved.steps()
-        if not steps:
-            raise FileNotFoundError(f"{folder}: no checkpoint; train the run first")
         graph, state = nnx.split(model)
-        wanted = saved.wanted(max(steps), "model", state)
-        restored = saved.restore(max(steps), model=ocp.args.StandardRestore(wanted))
+        wanted = saved.wanted(step, "model", state)
+        restored = saved.restore(step, model=ocp.args.StandardRestore(wanted))
         return nnx.merge(graph, from_arrays(state, restored["model"]), copy=True)
     finally:
         saved.close()

@@ -1,0 +1,231 @@
+"""What a run recommends: by each of its sources, and by all of them together ("the system").
+
+The sources are the search over SIDs ("model"), the model's item table ("item_head", where it has
+one) and the transition count. Their lists are fused with weights that the run's validation users
+choose; W/runs/NAME/fusion.json keeps the choice for as long as it is of the same checkpoint and
+settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
+
+from launch import wiring
+from launch.program import Job
+from minirec import files
+from minirec.decoding.ranking import RankedUsers, rank_users
+from minirec.evaluation import (
+    FusionWeights,
+    ItemTransition,
+    RankedLists,
+    choose_weights,
+    fuse,
+    shared_probability,
+    without,
+)
+from minirec.training import best_step
+from minirec.training.processes import is_first
+
+FUSION = "fusion.json"
+MODEL, ITEM_HEAD, ITEM_TRANSITION, SYSTEM = "model", "item_head", "item_transition", "system"
+_WEIGHTS, _MADE_OF = "fusion", "made_of"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rankings:
+    """What each source recommends to the same users.
+
+    Attributes:
+        ranked: the beams.
+        lists: by source, the items and how probable each is.
+    """
+
+    ranked: RankedUsers
+    lists: Mapping[str, RankedLists]
+
+
+class Ranker:
+    """A run's sources, made once and asked for many users.
+
+    Attributes:
+        catalogue: the items.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        catalogue: wiring.Catalogue,
+        model: wiring.Model,
+        mesh: Mesh | None = None,
+        *,
+        length: int = 1,
+        at_least: int = 1,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+            config: the experiment.
+            catalogue: the items.
+            model: the run's best model.
+            mesh: devices that share the users.
+            length: so many items a list, where that is more than the search's beams.
+            at_least: so many beams, where that is more than the config's.
+        """
+        self.catalogue = catalogue
+        self._config, self._model = config, model
+        self._searcher = wiring.make_searcher(config, mesh, at_least=at_least)
+        self._length = max(config.search.num_beams, length)
+        self._item_ranker = None
+        if wiring.reads_items(config) and config.loss.item_weight > 0:
+            self._item_ranker = wiring.make_searcher(
+                config, mesh, at_least=self._length, rank_by="items"
+            )
+        prepared = catalogue.prepared
+        self._transition = ItemTransition(*prepared.training_items(), prepared.num_items)
+
+    def rank(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        histories: Callable[[Int[np.ndarray, " n"]], Sequence[Int[np.ndarray, " H"]]],
+        *,
+        allowed: Bool[np.ndarray, " N"] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Rankings:
+        """Returns every source's lists for the users of some batches.
+
+        Args:
+            batches: prompts; gone through once a source that needs them.
+            histories: the whole histories of the users that batches call `row`.
+            allowed: items that may be recommended at all; None means every item.
+            on_batch: called after each batch of the search with its number of users.
+        """
+        exclude_seen = self._config.search.exclude_seen
+        filters = {"exclude_seen": exclude_seen, "allowed": allowed}
+        trie, catalogue = self.catalogue.trie, self.catalogue
+        ranked = rank_users(
+            self._model, batches, self._searcher, trie, on_batch=on_batch, **filters
+        )
+        counts = np.zeros(len(catalogue.item_tokens))
+        counts[: catalogue.prepared.num_items] = catalogue.prepared.train_count
+        lists = {
+            MODEL: shared_probability(
+                RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64))),
+                catalogue.item_tokens,
+                counts,
+            )
+        }
+        if self._item_ranker is not None:
+            head = rank_users(self._model, batches, self._item_ranker, trie, **filters)
+            lists[ITEM_HEAD] = RankedLists(head.item, np.exp(head.item_score.astype(np.float64)))
+        known = [
+            history[history < catalogue.prepared.num_items] for history in histories(ranked.row)
+        ]
+        counted = self._transition.rank(known, self._length, exclude_seen=exclude_seen)
+        # What popularity fills a list up with is not the count's word.
+        left_out = counted.probability == 0
+        if allowed is not None:
+            left_out |= ~allowed[counted.item]
+        lists[ITEM_TRANSITION] = without(counted, left_out)
+        return Rankings(ranked, lists)
+
+    def rank_split(
+        self, split: str, max_users: int, on_batch: Callable[[int], None] | None = None
+    ) -> Rankings:
+        """Returns every source's lists for the users of a split; `max_users` 0 takes all."""
+        batches = wiring.split_batches(self.catalogue, self._config, split, max_users)
+        prepared = self.catalogue.prepared
+        return self.rank(batches, lambda rows: prepared.histories(split, rows), on_batch=on_batch)
+
+
+def kept_weights(job: Job) -> FusionWeights | None:
+    """Returns the weights that the run has chosen for its best model, if it has.
+
+    Raises:
+        ValueError: a damaged file.
+        FileNotFoundError: the run has saved no model yet.
+    """
+    path = job.run / FUSION
+    kept = files.read_json(path) if path.is_file() else None
+    if not isinstance(kept, dict) or kept.get(_MADE_OF) != _made_of(job):
+        return None
+    return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))
+
+
+def run_weights(job: Job, ranker: Ranker) -> FusionWeights:
+    """Returns the run's weights, chosen on its validation users where that is not done yet.
+
+    Of several processes all must call this, and the first writes.
+
+    Args:
+        job: whose run.
+        ranker: of the run, with the catalogue that it was trained with.
+    """
+    if (kept := kept_weights(job)) is not None:
+        return kept
+    rankings = ranker.rank_split("valid", job.config.evaluate.valid_users)
+    target = ranker.catalogue.prepared.targets("valid")[rankings.ranked.row]
+    chosen = choose_weights(rankings.lists, target)
+    if is_first():
+        files.write_json(job.run / FUSION, {_MADE_OF: _made_of(job), _WEIGHTS: chosen.to_json()})
+    return chosen
+
+
+def _made_of(job: Job) -> dict[str, Any]:
+    """Returns what the choice depends on, but for what a run keeps for itself."""
+    config = job.config
+    return {
+        "checkpoint": best_step(job.run),
+        "search": config.search.to_dict(),
+        "valid_users": config.evaluate.valid_users,
+        "seed": config.seed,
+    }
+
+
+def recommend(
+    job: Job,
+    catalogue: wiring.Catalogue,
+    model: wiring.Model,
+    prompts: Sequence[Mapping[str, np.ndarray]],
+    histories: Sequence[Int[np.ndarray, " H"]],
+    *,
+    top: int,
+    allowed: Bool[np.ndarray, " N"],
+    mesh: Mesh | None = None,
+) -> tuple[Int[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
+    """Returns the system's items for some histories, and the logarithms of their probabilities.
+
+    Args:
+        job: whose run recommends.
+        catalogue: the items, perhaps with some that came after training.
+        model: the run's best model.
+        prompts: the histories as batches.
+        histories: the histories that the batches call `row`.
+        top: items a user.
+        allowed: items that may be recommended at all.
+        mesh: devices that share the users.
+    """
+    weights = kept_weights(job)
+    if weights is None:  # Items that came later have no part in the choice.
+        weights = run_weights(job, Ranker(job.config, *wiring.load_run(job, mesh=mesh), mesh))
+    ranker = Ranker(job.config, catalogue, model, mesh, length=top, at_least=top)
+    rankings = ranker.rank(prompts, lambda rows: [histories[row] for row in rows], allowed=allowed)
+    lists = fused(rankings, weights, top)
+    with np.errstate(divide="ignore"):
+        return lists.item, np.log(lists.probability)
+
+
+def fused(rankings: Rankings, weights: FusionWeights, length: int) -> RankedLists:
+    """Returns the system's lists."""
+    return fuse(rankings.lists, weights.weights, length)
+
+
+def record(weights: FusionWeights | None) -> dict[str, Any]:
+    """Returns what a report says of the fusion."""
+    return {} if weights is None else {"fusion": weights.to_json()}

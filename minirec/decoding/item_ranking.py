@@ -1,0 +1,74 @@
+"""All items ranked by a model's item table: no search, one product with every item's row."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kernels.trie import DEAD_NODE, Trie
+from minirec.decoding.state import SearchResult
+
+
+class ItemModel(Protocol):
+    """What ranks all items; `minirec.models.ItemDecoder` has it."""
+
+    def read(self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
+        """Returns the state after each prompt."""
+        ...
+
+    def item_logits(self, state: Float[Array, "B D"]) -> Float[Array, "B N"]:
+        """Returns logits over all items."""
+        ...
+
+
+def rank_items(
+    model: ItemModel,
+    tokens: Int[Array, "B S"],
+    lengths: Int[Array, " B"],
+    trie: Trie,
+    *,
+    num_items: int,
+    excluded: Int[Array, "B E"] | None = None,
+    allowed: Bool[Array, "*B items"] | None = None,
+) -> SearchResult:
+    """Returns the best items of the catalogue for each user, as `beam_search` returns them.
+
+    An item's score is its log-probability among all items of the model's table; filters remove
+    items and do not change it. Ties go to the lower item. Items that the table lacks are not
+    ranked. What a SID says in a `SearchResult` is the item's leaf here: `sid` holds zeros.
+
+    Args:
+        model: what reads prompts and scores items.
+        tokens: right-padded prompts.
+        lengths: valid tokens of each prompt, at least 1.
+        trie: the catalogue; items that are not in it are not ranked.
+        num_items: how many to return.
+        excluded: item ids that a user shall not get, -1 pads.
+        allowed: which items may be returned at all, by item id, for the batch or each user.
+    """
+    score = jax.nn.log_softmax(model.item_logits(model.read(tokens, lengths)), axis=-1)
+    B, N = score.shape
+    leaf = jnp.full(N, DEAD_NODE, jnp.int32).at[: len(trie.item_leaf)].set(trie.item_leaf[:N])
+    wanted = jnp.broadcast_to(leaf != DEAD_NODE, (B, N))
+    if allowed is not None:
+        inside = min(N, allowed.shape[-1])
+        wanted &= jnp.zeros((B, N), bool).at[:, :inside].set(allowed[..., :inside])
+    if excluded is not None:
+        place = jnp.where(excluded < 0, N, excluded)
+        wanted = wanted.at[jnp.arange(B)[:, None], place].set(False, mode="drop")
+    best, item = jax.lax.top_k(jnp.where(wanted, score, -jnp.inf), min(num_items, N))
+    missing = ((0, 0), (0, num_items - best.shape[1]))
+    best = jnp.pad(best, missing, constant_values=-jnp.inf)
+    dead = best == -jnp.inf
+    item = jnp.where(dead, -1, jnp.pad(item.astype(jnp.int32), missing))
+    return SearchResult(
+        sid=jnp.zeros((B, num_items, trie.num_levels), jnp.int32),
+        score=best,
+        leaf=jnp.where(dead, DEAD_NODE, leaf[item]),
+        dead=dead,
+        item=item,
+        item_score=best,
+    )

@@ -1,0 +1,68 @@
+"""All items by the item table, with the filters of a search."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from kernels.trie import build_trie
+from minirec.decoding import BeamSearcher
+from minirec.models import ItemDecoder
+from tests.models.test_item_decoder import CONFIG, SIDS, L, N, V, prompts
+
+TRIE = build_trie(SIDS, codebook_sizes=[V] * L)
+HISTORIES = [[3, 1, 4], [5], [2, 6, 0, 7]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = ItemDecoder(CONFIG, rngs=nnx.Rngs(0))
+    model.items[...] = model.items[...] * 40
+    return model
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    return BeamSearcher(num_beams=N + 2, rank_by="items")
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """`[3, N]` log-probabilities."""
+    logits = np.asarray(model.item_logits(model.read(*prompts(HISTORIES))), np.float64)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def test_every_item_comes_once_with_its_log_probability(model, searcher, expected):
+    result = searcher(model, *prompts(HISTORIES), TRIE)
+    np.testing.assert_array_equal(np.argsort(-expected, kind="stable"), result.item[:, :N])
+    np.testing.assert_allclose(result.item_score[:, :N], -np.sort(-expected), atol=1e-4)
+    assert (result.item[:, N:] == -1).all()
+    assert result.dead[:, N:].all()
+    assert (result.item_score[:, N:] == -np.inf).all()
+    leaves = np.asarray(TRIE.item_leaf)[result.item[:, :N]]
+    np.testing.assert_array_equal(result.leaf[:, :N], leaves)
+
+
+def test_filters_remove_items_and_change_no_score(model, searcher, expected):
+    excluded = np.array([[1, 2, -1], [-1, -1, -1], [5, 6, 7]], np.int32)
+    allowed = np.arange(N) % 3 > 0
+    result = searcher(model, *prompts(HISTORIES), TRIE, excluded=excluded, allowed=allowed)
+    for user in range(3):
+        left = np.setdiff1d(np.flatnonzero(allowed), excluded[user])
+        order = left[np.argsort(-expected[user, left], kind="stable")]
+        np.testing.assert_array_equal(result.item[user, : len(left)], order)
+        assert (result.item[user, len(left) :] == -1).all()
+        found = result.item_score[user, : len(left)]
+        np.testing.assert_allclose(found, expected[user, order], atol=1e-4)
+
+
+def test_items_that_left_the_catalogue_are_not_ranked(model, searcher):
+    keep = np.delete(np.arange(N), [4, 9]).astype(np.int32)
+    smaller = build_trie(SIDS[keep], keep, codebook_sizes=[V] * L, capacities=TRIE.capacities)
+    result = searcher(model, *prompts(HISTORIES), smaller)
+    assert set(result.item[0]) == set(keep.tolist()) | {-1}
+
+
+def test_another_ranking_is_an_error():
+    with pytest.raises(ValueError, match="rank_by='beams'"):
+        BeamSearcher(num_beams=3, rank_by="beams")
