@@ -25,6 +25,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,8 @@ def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
 def _error(path: Path, code: int) -> str:
     """Returns in a line why a run failed."""
     if path.is_file():
-        return path.read_text(encoding="utf-8").strip().partition("\n")[0]
+        message = path.read_text(encoding="utf-8").strip().partition("\n\n")[0]
+        return textwrap.shorten(message, 400, placeholder=" …")
     if code < 0:
         return f"killed by signal {-code}; 9 is often a lack of memory"
     return f"exit code {code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from minirec.evaluation.canvas import SERIES, STAND_INS, new_figure, style_axes, to_svg
@@ -10,7 +11,7 @@ from minirec.evaluation.seeds import METRICS, Estimate, SettingRow, recommenders
 from minirec.evaluation.style import STYLE
 
 _DASHES = {"item_transition": (0, (5, 1.5)), "popularity": (0, (1, 1.5))}
-_MOST_TEXT = 34
+_MOST_TEXT = 34  # Characters a line beside the dots.
 
 
 def series_of(names: Sequence[str]) -> dict[str, str]:
@@ -93,4 +94,4 @@ def standalone(svg: str, legend: Sequence[tuple[str, str]]) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _MOST_TEXT else f"{name[: _MOST_TEXT - 1]}…"
+    return textwrap.fill(name, _MOST_TEXT, max_lines=2, placeholder=" …")

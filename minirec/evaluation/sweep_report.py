@@ -160,10 +160,19 @@ def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(texts)
 
 
-def row_name(row: SettingRow) -> str:
-    """Returns a setting in a few words."""
-    said = (f"{field.rpartition('.')[2]}={_text(value)}" for field, value in row.fields.items())
-    return row.name or ", ".join(said) or "the config as it is"
+def row_names(rows: Sequence[SettingRow]) -> list[str]:
+    """Returns each setting in a few words: its name, or the fields in which settings differ."""
+    fields = list(rows[0].fields)
+    told = [
+        field for field in fields if any(row.fields[field] != rows[0].fields[field] for row in rows)
+    ]
+    names = []
+    for row in rows:
+        said = (
+            f"{field.rpartition('.')[2]}={_text(row.fields[field])}" for field in told or fields
+        )
+        names.append(row.name or ", ".join(said) or "the config as it is")
+    return names
 
 
 def _page(sweep: Sweep, plot: str) -> str:
@@ -222,7 +231,7 @@ def _plot(sweep: Sweep) -> str:
     from minirec.evaluation import sweep_plots
 
     rows = [row for row in sweep.rows if row.num_seeds]
-    names = [row_name(row) for row in rows]
+    names = row_names(rows)
     spoken = "; ".join(
         f"{name}: "
         + ", ".join(

@@ -11,7 +11,7 @@ from minirec.evaluation.seeds import (
     seed_interval,
     setting_row,
 )
-from minirec.evaluation.sweep_report import Sweep, caption, markdown, write_sweep
+from minirec.evaluation.sweep_report import Sweep, caption, markdown, row_names, write_sweep
 
 
 def result(ndcg, *, users=100, count=0.3, **others):
@@ -123,3 +123,13 @@ def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path):
     assert "system" in svg
     write_sweep(tmp_path / "none", sweep_of(row(wanted=1)))
     assert not (tmp_path / "none" / "plot.svg").exists()
+
+
+def test_a_setting_is_named_by_what_tells_it_from_the_others():
+    def named(dropout, layers, name=""):
+        fields = {"model.dropout": dropout, "model.num_layers": layers}
+        return setting_row([result(0.1)], fields=fields, name=name, num_wanted=1)
+
+    assert row_names([named(0.1, 2), named(0.2, 2)]) == ["dropout=0.1", "dropout=0.2"]
+    assert row_names([named(0.1, 2)]) == ["dropout=0.1, num_layers=2"]
+    assert row_names([named(0.1, 2, "plain"), named(0.1, 3)]) == ["plain", "num_layers=3"]

@@ -37,7 +37,7 @@ class Played:
         self.names.append(path.parent.name)
         code = self.codes.get(len(self.names), sweep_run.FINISHED)
         if code == sweep_run.FAILED:
-            files.write_text(path.parent / sweep_run.ERROR, "loss nan at step 7\n\nTraceback …")
+            files.write_text(path.parent / sweep_run.ERROR, "loss nan\n  at step 7\n\nTraceback …")
         if code != sweep_run.FINISHED:
             return code
         value = 0.1 + job.config.model.dropout / 10 + job.config.seed / 1000
