@@ -336,7 +336,11 @@ def main(job: program.Job) -> None:
     print(markdown(sweep), end="")
     print(f"page={job.workdir / 'sweeps' / job.run.name / sweep.file_name('index.html')}")
     if sweep.num_finished + sweep.num_failed < sweep.num_wanted:
-        again = [argument for argument in sys.argv[1:] if argument.lstrip("-") != "overwrite"]
+        again = [
+            argument
+            for argument in sys.argv[1:]
+            if argument.lstrip("-").partition("=")[0] != "overwrite"
+        ]
         print(
             f"stopped with {sweep.num_finished} of {sweep.num_wanted} runs finished; go on with\n"
             f"  {shlex.join(['python', '-m', 'launch.sweep', *again])}",

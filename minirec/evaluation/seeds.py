@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 METRICS = ("hr@10", "ndcg@10")
 """What rows show, at item level; the last one sorts them."""
@@ -79,7 +79,7 @@ def seed_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float,
     if not 0 < level < 1:
         raise ValueError(f"level: {level}; must lie between 0 and 1")
     count = len(values)
-    t = float(stats.t.ppf((1 + level) / 2, count - 1))
+    t = float(special.stdtrit(count - 1, (1 + level) / 2))
     half = t * float(np.std(values, ddof=1)) / math.sqrt(count)
     mean = float(np.mean(values))
     return mean - half, mean + half
