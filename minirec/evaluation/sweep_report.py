@@ -1,0 +1,261 @@
+"""What a sweep leaves for people: `table.md`, `plot.svg` and `index.html`."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minirec import files
+from minirec.evaluation.html_parts import breakable, document, figure, section
+from minirec.evaluation.seeds import (
+    METRICS,
+    Estimate,
+    SettingRow,
+    distinct_baselines,
+    recommenders,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep as far as it has come.
+
+    Attributes:
+        name: its name.
+        dataset: name of the config that its settings change.
+        split: "valid" or "test".
+        by: the recommender whose NDCG@10 sorts the rows.
+        rows: a row a setting, best first.
+        config: the config that the settings change, as JSON knows it.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    by: str
+    rows: Sequence[SettingRow]
+    config: Any
+
+    @property
+    def num_wanted(self) -> int:
+        """Runs that were asked for."""
+        return sum(row.num_wanted for row in self.rows)
+
+    @property
+    def num_finished(self) -> int:
+        """Runs that are finished."""
+        return sum(row.num_seeds for row in self.rows)
+
+    @property
+    def num_failed(self) -> int:
+        """Runs whose last try failed."""
+        return sum(len(row.errors) for row in self.rows)
+
+    def file_name(self, name: str) -> str:
+        """Returns a file's name: what is of the test split stands beside what is of validation."""
+        return name if self.split == "valid" else f"{self.split}_{name}"
+
+
+def write_sweep(folder: str | os.PathLike[str], sweep: Sweep) -> Path:
+    """Writes `table.md`, `plot.svg` (once a run is finished) and `index.html`; returns its path.
+
+    Each file appears whole or not at all, the page last; it is one file that needs no network. The
+    test split's have `test_` before their names.
+    """
+    folder = Path(folder)
+    files.write_text(folder / sweep.file_name("table.md"), markdown(sweep))
+    plot = ""
+    if sweep.num_finished:
+        from minirec.evaluation import sweep_plots  # matplotlib is slow to import
+
+        plot = _plot(sweep)
+        files.write_text(
+            folder / sweep.file_name("plot.svg"),
+            sweep_plots.standalone(plot, _legend_entries(sweep)),
+        )
+    path = folder / sweep.file_name("index.html")
+    files.write_text(path, _page(sweep, plot))
+    return path
+
+
+def caption(sweep: Sweep) -> str:
+    """Returns what the table's figures are."""
+    users = sorted({row.users for row in sweep.rows if row.users})
+    if not users:
+        return f"{sweep.split} split, no run is finished yet."
+    counts = " or ".join(f"{count:,}" for count in users)
+    text = (
+        f"{sweep.split} split, {counts} users; item level; rows by {METRICS[-1].upper()} of "
+        f"{sweep.by}; "
+    )
+    numbers = {row.num_seeds for row in sweep.rows if row.num_seeds}
+    several = any(number > 1 for number in numbers)
+    over_seeds = "over seeds (mean ± t · s / √n, Student's t with n − 1 degrees of freedom)"
+    over_users = "over users (bootstrap)"
+    if several and 1 in numbers:
+        spread = f"{over_seeds}, of rows with one seed {over_users}"
+    else:
+        spread = over_seeds if several else over_users
+    return f"{text}in brackets the 95% interval {spread}."
+
+
+def table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of the table as text, a row a setting."""
+    trained = recommenders(sweep.rows)
+    named = any(row.name for row in sweep.rows)
+    failed = bool(sweep.num_failed)
+    fields = list(sweep.rows[0].fields)
+    many = len(trained) > 1 or trained not in ([], ["model"])
+    head = ["setting"] * named + fields + ["seeds"]
+    for name in trained:
+        head += [f"{name} {metric.upper()}" if many else metric.upper() for metric in METRICS]
+    head += ["failed"] * failed
+    lines = []
+    for row in sweep.rows:
+        line = [row.name or "–"] * named + [_text(row.fields[field]) for field in fields]
+        whole = row.num_seeds == row.num_wanted
+        line.append(str(row.num_seeds) if whole else f"{row.num_seeds} of {row.num_wanted}")
+        for name in trained:
+            estimates = row.estimates.get(name)
+            line += [_cell(estimates[metric]) if estimates else "–" for metric in METRICS]
+        if failed:
+            line.append("; ".join(row.errors) or "–")
+        lines.append(line)
+    return head, lines
+
+
+def baseline_table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of the baselines' table as text."""
+    lines = [
+        [name, *(_cell(metrics[metric]) for metric in METRICS)]
+        for name, metrics in distinct_baselines(sweep.rows)
+    ]
+    return ["baseline", *(metric.upper() for metric in METRICS)], lines
+
+
+def markdown(sweep: Sweep) -> str:
+    """Returns both tables in Markdown, aligned so that a terminal shows them as well."""
+    parts = [f"{sweep.name}: {caption(sweep)}", _markdown_table(*table(sweep))]
+    head, lines = baseline_table(sweep)
+    if lines:
+        parts += [_markdown_table(head, lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    escaped = [[text.replace("|", "\\|") for text in line] for line in (head, *lines)]
+    widths = [max(len(line[place]) for line in escaped) for place in range(len(head))]
+    # The errors come last and are long: nothing is gained by aligning them.
+    widths = [min(width, 60) for width in widths]
+    texts = [
+        "| " + " | ".join(map(str.ljust, line, widths)) + " |"
+        for line in (escaped[0], ["-" * width for width in widths], *escaped[1:])
+    ]
+    return "\n".join(texts)
+
+
+def row_names(rows: Sequence[SettingRow]) -> list[str]:
+    """Returns each setting in a few words: its name, or the fields in which settings differ."""
+    fields = list(rows[0].fields)
+    told = [
+        field for field in fields if any(row.fields[field] != rows[0].fields[field] for row in rows)
+    ]
+    names = []
+    for row in rows:
+        said = (
+            f"{field.rpartition('.')[2]}={_text(row.fields[field])}" for field in told or fields
+        )
+        names.append(row.name or ", ".join(said) or "the config as it is")
+    return names
+
+
+def _page(sweep: Sweep, plot: str) -> str:
+    title = html.escape(f"{sweep.name} · sweep")
+    failed = f" · {sweep.num_failed} failed" if sweep.num_failed else ""
+    header = (
+        f'<header><p class="kicker">minirec sweep</p><h1>{html.escape(sweep.name)}</h1>'
+        f'<p class="meta">{html.escape(sweep.dataset)} · {html.escape(sweep.split)} split · '
+        f"{len(sweep.rows)} settings · {sweep.num_finished} of {sweep.num_wanted} runs finished"
+        f"{failed}</p></header>"
+    )
+    sections = [header]
+    if plot:
+        legend = "".join(
+            f'<span><i class="swatch {colour}" aria-hidden="true"></i>{html.escape(name)}</span>'
+            for name, colour in _legend_entries(sweep)
+        )
+        shown = figure(plot, "Settings, best first", f'<span class="legend">{legend}</span>')
+        sections.append(section("Plot", "Vertical lines are the baselines.", shown))
+    tables = _html_table("Settings", *table(sweep), note=caption(sweep))
+    head, lines = baseline_table(sweep)
+    if lines:
+        tables += '<div class="plain">' + _html_table("Baselines", head, lines) + "</div>"
+    sections.append(section("Table", "", tables))
+    text = html.escape(json.dumps(sweep.config, indent=2, ensure_ascii=False))
+    sections.append(
+        "<section><details><summary>Configuration</summary>"
+        f'<p class="muted">What the settings change.</p><pre>{text}</pre></details></section>'
+    )
+    return document(title, sections)
+
+
+def _html_table(
+    title: str, head: Sequence[str], lines: Sequence[Sequence[str]], note: str = ""
+) -> str:
+    heads = "".join(f'<th scope="col">{breakable(text)}</th>' for text in head)
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(line[0])}</th>'
+        + "".join(f"<td>{_html_cell(text)}</td>" for text in line[1:])
+        + "</tr>"
+        for line in lines
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}, table">'
+        f'<table class="metrics"><caption><strong>{title}</strong> {html.escape(note)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _html_cell(text: str) -> str:
+    estimate = re.fullmatch(r"([\d.]+) (\[[-\d., ]+\])", text)
+    return f"{estimate[1]}<small>{estimate[2]}</small>" if estimate else html.escape(text)
+
+
+def _plot(sweep: Sweep) -> str:
+    from minirec.evaluation import sweep_plots
+
+    rows = [row for row in sweep.rows if row.num_seeds]
+    names = row_names(rows)
+    spoken = "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{recommender} {metric.upper()} {_cell(estimates[metric])}"
+            for recommender, estimates in row.estimates.items()
+            for metric in METRICS
+        )
+        for name, row in zip(names, rows, strict=True)
+    )
+    label = f"Settings of {sweep.name} with 95% intervals. {spoken}"
+    return sweep_plots.setting_dots(rows, names, distinct_baselines(rows), label=label)
+
+
+def _legend_entries(sweep: Sweep) -> list[tuple[str, str]]:
+    from minirec.evaluation.sweep_plots import series_of
+
+    trained = list(series_of(recommenders(sweep.rows)).items())
+    baselines = dict.fromkeys(name for name, _ in distinct_baselines(sweep.rows))
+    return trained + [(name, name) for name in baselines]
+
+
+def _cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+
+
+def _text(value: Any) -> str:
+    return str(value) if value != "" else "''"

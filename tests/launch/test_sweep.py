@@ -1,0 +1,238 @@
+"""A sweep: what it shares, leaves out, goes on with and refuses; the runs are mostly played."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from launch import make_sids, prepare, program, sweep, sweep_run
+from launch.grid import read_grid
+from minirec import files
+from minirec.training import RunFolderError
+from minirec.training.run_folder import locked
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def job_in(workdir, *, overwrite=False, **changes):
+    config = program.load_config_module("quickstart").get_config("smoke")
+    config.update_from_flattened_dict(changes)
+    return program.Job(config, workdir, workdir / "runs" / "try", overwrite)
+
+
+class Played:
+    """Leaves what a run leaves, without one; fails or stops where it is told to."""
+
+    def __init__(self, codes=()):
+        self.codes = dict(codes)
+        self.names = []
+
+    def __call__(self, path):
+        job, split = sweep_run.read_spec(path)
+        self.names.append(path.parent.name)
+        code = self.codes.get(len(self.names), sweep_run.FINISHED)
+        if code == sweep_run.FAILED:
+            files.write_text(path.parent / sweep_run.ERROR, "loss nan\n  at step 7\n\nTraceback …")
+        if code != sweep_run.FINISHED:
+            return code
+        value = 0.1 + job.config.model.dropout / 10 + job.config.seed / 1000
+        metrics = {"item": {"hr@10": 2 * value, "ndcg@10": value}, "sid": {}}
+        interval = {"item": {"hr@10": [0.1, 0.9], "ndcg@10": [0.0, 0.5]}, "sid": {}}
+        report = {"users": 9, "metrics": {"model": metrics}, "intervals": {"model": interval}}
+        folder = {"valid": "report_valid", "test": "report"}[split]
+        files.write_json(path.parent / folder / "report.json", report | {"seconds": 1.0})
+        final = {"kind": "final", "step": 30, "reason": "finished", "select_metric": "ndcg@10"}
+        final |= {"best_metric": value, "best_step": 15, "seconds": 2.0}
+        files.write_text(path.parent / "metrics.jsonl", json.dumps(final) + "\n")
+        return code
+
+
+def play(job, grid="model.dropout=0.1,0.2;seed=0,1", codes=(), **options):
+    """Returns the sweep and the names of the runs that it did."""
+    played = Played(codes)
+    done = sweep.run_sweep(job, read_grid(grid, job.config), execute=played, **options)
+    return done, played.names
+
+
+def lines_of(job, name="results.jsonl"):
+    text = (job.workdir / "sweeps" / "try" / name).read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(module, name):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda job: (calls.append(name), real(job)))
+
+    counted(prepare, "main")
+    counted(make_sids, "make")
+    # As few programs to compile as there can be: one batch of users, searched for by 10 beams.
+    quick = {"train.num_steps": 6, "train.eval_every": 6, "train.log_every": 6}
+    quick |= {"search.num_beams": 10, "evaluate.valid_users": 64, "evaluate.test_users": 64}
+    job = job_in(tmp_path, **quick, **{"loader.max_items": 4})
+    settings = read_grid("train.b2=0.98,0.99", job.config)
+    first = sweep.run_sweep(job, settings, execute=sweep_run.execute)
+    assert first.num_finished == 2
+    assert calls == ["main", "make"]
+    one, _ = lines_of(job)
+    assert one["fields"] == {"train.b2": 0.98}
+    assert (one["seed"], one["split"], one["steps"]) == (0, "valid", 6)
+    assert one["best_step"] == 6
+    assert {"model", "popularity", "item_transition"} <= set(one["metrics"])
+    assert set(one["metrics"]["model"]) == {"item", "sid"}
+    assert one["train_seconds"] > 0
+    folder = tmp_path / "sweeps" / "try"
+    assert "train.b2" in (folder / "table.md").read_text()
+    assert "<svg" in (folder / "index.html").read_text()
+    assert (folder / "plot.svg").is_file()
+    assert not list(folder.glob("runs/*/report/report.json"))
+
+
+def test_what_equal_runs_share(tmp_path):
+    job = job_in(tmp_path)
+
+    def planned(grid):
+        return sweep.plan(job, read_grid(grid, job.config), tmp_path)
+
+    a, b, c, d = planned("model.dropout=0.1,0.2;seed=0,1")
+    assert len({run.job.prepared for run in (a, b, c, d)}) == 1
+    assert a.job.sids == c.job.sids != b.job.sids == d.job.sids
+    assert len({run.name for run in (a, b, c, d)}) == 4
+    small, large = planned("sids.codebook_sizes=(8,8),(16,16)")
+    assert small.job.sids != large.job.sids
+    assert small.job.prepared == large.job.prepared
+    dense, sparse = planned("data.k_core=5,0")
+    assert dense.job.prepared != sparse.job.prepared
+    assert dense.job.sids != sparse.job.sids
+    # A larger grid finds the runs of a smaller one.
+    assert {a.name, c.name} < {run.name for run in planned("model.dropout=0.1,0.15,0.2")}
+
+
+def test_a_job_comes_back_as_it_was_written(tmp_path):
+    job = job_in(tmp_path)
+    run = sweep.plan(job, read_grid("sids.codebook_sizes=(8,8)", job.config), tmp_path)[0]
+    back, split = sweep_run.read_spec(sweep_run.write_spec(run.job, "test"))
+    assert back.config.to_dict() == run.job.config.to_dict()
+    assert back.config.sids.codebook_sizes == (8, 8)
+    assert (back.run, back.prepared, back.sids) == (run.job.run, run.job.prepared, run.job.sids)
+    assert split == "test"
+
+
+def test_seeds_are_one_row_and_finished_runs_are_left_out(tmp_path):
+    job = job_in(tmp_path)
+    done, names = play(job)
+    assert len(names) == 4
+    best, other = done.rows
+    assert (best.fields["model.dropout"], best.num_seeds) == (0.2, 2)
+    assert best.estimates["model"]["ndcg@10"].value == pytest.approx(0.1205)
+    assert other.estimates["model"]["ndcg@10"].over_seeds
+    assert play(job)[1] == []
+    # Lost, a run is done again.
+    shutil.rmtree(tmp_path / "sweeps" / "try" / "runs" / names[1])
+    assert play(job)[1] == names[1:2]
+    assert len(lines_of(job)) == 4
+    _, more = play(job, "model.dropout=0.1,0.2,0.3;seed=0,1")
+    assert [name.partition("-")[0] for name in more] == ["dropout=0.3"] * 2
+
+
+def test_a_failed_run_does_not_end_the_sweep_and_is_tried_again(tmp_path):
+    job = job_in(tmp_path)
+    done, names = play(job, codes={2: sweep_run.FAILED, 3: -signal.SIGKILL})
+    assert (done.num_finished, done.num_failed, len(names)) == (2, 2, 4)
+    table = (tmp_path / "sweeps" / "try" / "table.md").read_text()
+    assert "seed 1: loss nan at step 7" in table
+    assert "killed by signal 9" in table
+    assert [line["seed"] for line in lines_of(job, "failed.jsonl")] == [1, 0]
+    again, tried = play(job)
+    assert tried == names[1:3]
+    assert (again.num_finished, again.num_failed) == (4, 0)
+    assert lines_of(job, "failed.jsonl") == []
+
+
+def test_a_stopped_run_is_gone_on_with(tmp_path):
+    job = job_in(tmp_path)
+    done, names = play(job, codes={2: sweep_run.STOPPED})
+    assert (done.num_finished, done.num_failed, len(names)) == (1, 0, 2)
+    assert play(job, "model.dropout=0.1;seed=0,1")[1] == names[1:]
+    # A signal between two runs: the next does not begin.
+    other = job_in(tmp_path / "other")
+    assert play(other, stopped=lambda: True)[1] == []
+
+
+def test_the_test_split_is_asked_for_and_stands_beside_validation(tmp_path):
+    job = job_in(tmp_path)
+    play(job, "seed=0")
+    assert {line["split"] for line in lines_of(job)} == {"valid"}
+    assert len(play(job, "seed=0", split="test")[1]) == 1
+    assert len(lines_of(job)) == 2
+    folder = tmp_path / "sweeps" / "try"
+    assert "valid split" in (folder / "table.md").read_text()
+    assert "test split" in (folder / "test_table.md").read_text()
+
+
+def test_another_config_is_refused_by_field_unless_it_may_replace_the_sweep(tmp_path):
+    play(job_in(tmp_path), "seed=0")
+    changes = {"train.num_steps": 31, "loader.num_threads": 2}
+    with pytest.raises(program.UsageError, match=r"\.num_steps: 30 there, 31 now") as it:
+        play(job_in(tmp_path, **changes), "seed=0")
+    assert "num_threads" not in str(it.value)
+    assert play(job_in(tmp_path, **{"loader.num_threads": 2}), "seed=0")[1] == []
+    job = job_in(tmp_path, overwrite=True, **changes)
+    assert len(play(job, "seed=0")[1]) == 1
+    assert len(lines_of(job)) == 1
+
+
+def test_the_recommender_to_sort_by_must_be_there(tmp_path):
+    job = job_in(tmp_path)
+    with pytest.raises(program.UsageError, match=r"--sweep_by: 'system' .* \['model'\]"):
+        play(job, "seed=0,1", by="system")
+    assert len(lines_of(job)) == 1
+    assert len(play(job, "seed=0,1")[1]) == 1
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    with locked(tmp_path / "sweeps" / "try"), pytest.raises(RunFolderError, match="another"):
+        play(job_in(tmp_path))
+
+
+def test_a_signal_goes_to_the_run_at_hand(tmp_path, monkeypatch):
+    sent = []
+
+    class Child:
+        def __init__(self, command, **options):
+            assert options["start_new_session"]
+            assert command[-1] == f"--sweep_run={tmp_path}"
+
+        def send_signal(self, number):
+            sent.append(number)
+
+        def wait(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            return -signal.SIGTERM
+
+    monkeypatch.setattr(sweep_run.subprocess, "Popen", Child)
+    before = signal.getsignal(signal.SIGINT)
+    with sweep_run.ChildProcess() as execute:
+        assert execute(tmp_path) == sweep_run.STOPPED
+        assert execute.stop_requested
+    assert sent == [signal.SIGTERM, signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_the_program_runs_children_and_tells_what_failed(tmp_path):
+    command = [sys.executable, "-m", "launch.sweep", "--config=quickstart:smoke"]
+    command += ["--grid=data.source.num_users=0", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "num_users" in done.stderr
+    assert "seed 0: " in done.stdout
+    folder = tmp_path / "sweeps" / "quickstart_smoke"
+    assert "Traceback" in next(folder.glob("runs/*/error.txt")).read_text()
