@@ -59,12 +59,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sids.path = "index/*.index.json"
     config.loader.max_items = 10
     config.model.dtype = "bfloat16"
-    config.model.remat = True  # on CPU it is faster to compute activations twice than to keep them
+    config.model.num_layers = 2
     config.model.dropout = 0.3
-    config.train.num_steps = 1500
-    config.train.eval_every = 125
-    config.train.checkpoint_every = 125
-    config.train.label_smoothing = 0.1
+    config.train.num_steps = 600
+    config.train.eval_every = 100
+    config.train.checkpoint_every = 100
     config.search.exclude_seen = False  # its users do buy the same again
     if variant == "smoke":
         config.name = "amazon_industrial_smoke"

@@ -111,6 +111,7 @@ def make_task(
     Raises:
         ValueError: a field of `config.loss` is impossible.
     """
+    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
     if wiring.reads_items(config):
         return ItemTask(
             evaluator,
@@ -119,9 +120,9 @@ def make_task(
             select_metric=SELECT_METRIC,
             label_smoothing=label_smoothing,
             train_count=catalogue.prepared.train_count,
+            max_targets=1 if one_target_a_row else None,
             **config.loss.to_dict(),
         )
-    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
     return SidTask(
         evaluator,
         select_metric=SELECT_METRIC,

@@ -41,6 +41,8 @@ class ItemTask:
             each step by the root of their training count and corrected for it (sampled softmax;
             Bengio and Senécal, 2008). 0, or a catalogue no larger: all items.
         train_count: `[N]`, training interactions of each item; needed where negatives are drawn.
+        max_targets: the most items of a row that `loss_mask` asks for. Given, the losses are
+            computed at so many places a row only: 1 with examples "windows". None: at all places.
     """
 
     evaluator: Callable[[Any], dict[str, float]]
@@ -52,6 +54,7 @@ class ItemTask:
     label_smoothing: float = 0.0
     num_negatives: int = 0
     train_count: Int[np.ndarray, " N"] | None = None
+    max_targets: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -63,6 +66,10 @@ class ItemTask:
                 raise ValueError(f"ItemTask.{name}={value!r}: must be 0 or more")
         if self.sid_weight == self.item_weight == 0:
             raise ValueError("ItemTask: sid_weight and item_weight are both 0: nothing to learn")
+        if self.max_targets is not None and self.max_targets < 1:
+            raise ValueError(
+                f"ItemTask.max_targets={self.max_targets!r}: must be at least 1, or None"
+            )
         if self.draws_negatives and self.train_count is None:
             raise ValueError("ItemTask.num_negatives: needs train_count to draw them by")
 
@@ -72,13 +79,15 @@ class ItemTask:
         return 0 < self.num_negatives < self.prefixes.num_items
 
     def inputs(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns what the loss reads: the model's arguments, and an entry a place of an item.
+        """Returns what the loss reads: the model's arguments, and an entry a place with a loss.
 
-        These are `item` int32 `[B, P]`, the item to be predicted, `weight` float32 `[B, P]`, and
-        `allowed` uint32 `[B, P, W]`, which codes the catalogue has at each of its levels, as bits.
+        These are `place` int32 `[B, P]`, `item` int32 `[B, P]`, the item to be predicted there,
+        `weight` float32 `[B, P]`, `codes` int32 `[B, P, L]`, the item's SID, and `allowed` uint32
+        `[B, P, W]`, which codes the catalogue has at each of its levels, as bits.
 
         Raises:
-            ValueError: a field is missing, or a target is no item's.
+            ValueError: a field is missing, a target is no item's, or a row asks for more than
+                `max_targets`.
         """
         missing = [name for name in FIELDS if name not in batch]
         if missing:
@@ -86,8 +95,19 @@ class ItemTask:
         width = self.prefixes.num_levels + 1
         places = batch["targets"].shape[1] // width
         last = slice(width - 1, places * width, width)
-        weight = np.ascontiguousarray(batch["loss_mask"][:, last])
-        item = np.where(weight > 0, batch["targets"][:, last] - self.vocab_size, 0)
+        weight, target = batch["loss_mask"][:, last], batch["targets"][:, last]
+        place = np.broadcast_to(np.arange(places, dtype=np.int32), weight.shape)
+        if self.max_targets is not None:
+            asked = np.count_nonzero(weight, axis=1)
+            if asked.max(initial=0) > self.max_targets:
+                row = int(asked.argmax())
+                raise ValueError(
+                    f"batch row {row}: loss_mask asks for {asked[row]} items, "
+                    f"ItemTask.max_targets={self.max_targets} allows fewer"
+                )
+            place = np.argsort(weight == 0, axis=1, kind="stable")[:, : self.max_targets]
+            weight, target = (np.take_along_axis(x, place, axis=1) for x in (weight, target))
+        item = np.where(weight > 0, target - self.vocab_size, 0)
         if item.min(initial=0) < 0 or item.max(initial=0) >= self.prefixes.num_items:
             raise ValueError(
                 f"batch: targets name the items {item.min()} to {item.max()}; "
@@ -95,6 +115,7 @@ class ItemTask:
             )
         return {
             **{name: batch[name] for name in ("tokens", "positions", "segment_ids")},
+            "place": place.astype(np.int32),
             "item": item.astype(np.int32),
             "weight": weight.astype(np.float32),
             "codes": self.prefixes.codes[item],
@@ -113,6 +134,8 @@ class ItemTask:
         state = model(
             batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key=trunk_key
         )
+        if batch["place"].shape[1] < state.shape[1]:
+            state = jnp.take_along_axis(state, batch["place"][:, :, None], axis=1)
         state = state.reshape(-1, state.shape[-1])
         batch = {name: value.reshape(-1, *value.shape[2:]) for name, value in batch.items()}
         weight = batch["weight"]

@@ -68,7 +68,12 @@ def test_a_run_leaves_its_files(smoke):
     for name in ("config.json", "metrics.jsonl", "sids.json", "vocab.json"):
         assert (job.run / name).is_file(), name
     report = json.loads((job.run / "report" / "report.json").read_text())
-    assert set(report["metrics"]) == {"model", "popularity", "item_transition"}
+    assert list(report["metrics"]) == [
+        *("model", "item_head", "system", "popularity", "item_transition")
+    ]
+    fusion = json.loads((job.run / "fusion.json").read_text())["fusion"]
+    assert report["fusion"] == fusion
+    assert list(fusion["weights"]) == ["model", "item_head", "item_transition"]
     assert re.search(r"<html", (job.run / "report" / "index.html").read_text())
 
 

@@ -89,6 +89,19 @@ def test_an_items_loss_is_cross_entropy_over_the_catalogue(model):
     assert parts["item_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_losses_at_the_places_asked_for_alone_are_the_same(model):
+    weights = [[0, 1, 0], [0, 2], [0, 0, 0, 0.5]]
+    results = []
+    for most in (None, 1):
+        task = make_task(max_targets=most)
+        inputs = task.inputs(make_batch(HISTORIES, weights))
+        assert inputs["item"].shape == (3, most or 4)
+        results.append(fast_jit(lambda m, b, task=task: task.loss(m, b, key=KEY))(model, inputs))
+    np.testing.assert_allclose(*(result[0] for result in results), rtol=1e-5)
+    with pytest.raises(ValueError, match="row 0: loss_mask asks for 2 items"):
+        make_task(max_targets=1).inputs(make_batch(HISTORIES, WEIGHTS))
+
+
 def test_weights_and_smoothing_of_the_parts(model):
     plain, smooth = (
         losses(make_task(sid_weight=0.5, item_weight=3.0, label_smoothing=share), lambda: model)
