@@ -14,6 +14,8 @@ from minirec.evaluation import (
     fuse,
     item_ranks,
     metrics_at,
+    shared_probability,
+    without,
 )
 
 PARTS = 64  # probabilities are whole parts, so that fractions tell exactly which scores are equal
@@ -274,3 +276,20 @@ def test_a_field_that_is_missing_and_a_file_of_something_else_are_named(tmp_path
     path.write_text("{")
     with pytest.raises(ValueError, match=r"fusion.json: not a JSON file"):
         FusionWeights.load(path)
+
+
+def test_items_that_share_a_sid_share_its_probability_as_their_interactions():
+    sids = np.array([[1, 2], [1, 3], [1, 2], [4, 2], [1, 2]])
+    lists = RankedLists(np.array([[0, 2, 1, -1], [4, 3, -1, -1]], np.int32), np.full((2, 4), 0.5))
+    shared = shared_probability(lists, sids, np.array([3, 9, 0, 2, 0]))
+    np.testing.assert_array_equal(shared.item, lists.item)
+    # Items 0, 2 and 4 share one: 4, 1 and 1 of 6.
+    expected = [[0.5 * 4 / 6, 0.5 / 6, 0.5, 0], [0.5 / 6, 0.5, 0, 0]]
+    np.testing.assert_allclose(shared.probability, expected)
+
+
+def test_a_list_without_some_of_its_places():
+    lists = RankedLists(np.array([[3, 1, 2]], np.int32), np.array([[0.5, 0.3, 0.0]]))
+    left = without(lists, np.array([[False, True, False]]))
+    assert left.item.tolist() == [[3, -1, 2]]
+    assert left.probability.tolist() == [[0.5, 0.0, 0.0]]
