@@ -54,9 +54,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.num_layers = 2
     config.model.dropout = 0.3
     config.model.dtype = "bfloat16"
-    config.train.num_steps = 1200
+    config.train.num_epochs = 10
+    config.train.learning_rate = 3e-3
     config.train.eval_every = 300
     config.train.checkpoint_every = 300
+    config.loss.num_negatives = 4096
     config.sids.vectors = "cooccurrence"
     if variant == "letter":
         config.name = "amazon_beauty_letter"

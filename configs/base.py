@@ -88,6 +88,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "pack": True,
             "row_tokens": 0,  # 0: as long as the longest example
             "stride": 0,  # new items a window of a long history; 0: half a window
+            # Whether a history's first item is a target too, so that users without one are learnt.
+            "first_items": False,
             "num_workers": 0,
             "num_threads": 1,
             "prefetch": 4,
@@ -128,7 +130,8 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.train = ConfigDict(
         {
-            "num_steps": 1000,
+            "num_epochs": 0,  # passes over the training rows; 0: as many as num_steps makes
+            "num_steps": 1000,  # where num_epochs is 0
             "accumulate": 1,
             "learning_rate": 1e-3,
             "warmup_steps": 100,

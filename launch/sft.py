@@ -69,7 +69,7 @@ def run_training(job: program.Job) -> TrainResult:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    settings, stage_options, label_smoothing = train.train_settings(job)
+    settings, stage_options, label_smoothing = train.train_settings(job, batches.num_rows)
     stage = Stage("sft", lambda: batches, trainable=trainable, **stage_options)
     task = SidTask(
         _evaluator(job, catalogue, mesh),

@@ -9,6 +9,7 @@ Several devices: `--config.mesh.data=-1`. Several processes: besides, the same c
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import sys
@@ -84,7 +85,7 @@ def run_training(job: program.Job) -> TrainResult:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    settings, stage_options, label_smoothing = train_settings(job)
+    settings, stage_options, label_smoothing = train_settings(job, batches.num_rows)
     stages = [Stage("train", lambda: batches, **stage_options)]
     task = make_task(config, catalogue, make_evaluator(config, catalogue, mesh), label_smoothing)
     items = (catalogue.prepared.num_items, catalogue.table.num_levels)
@@ -158,11 +159,23 @@ def checked_mesh(config: ConfigDict) -> Mesh | None:
     return mesh
 
 
-def train_settings(job: program.Job) -> tuple[TrainConfig, dict[str, Any], float]:
-    """Returns what `config.train` says: of the run, of its stage, and the label smoothing."""
+def train_settings(job: program.Job, num_rows: int) -> tuple[TrainConfig, dict[str, Any], float]:
+    """Returns what `config.train` says: of the run, of its stage, and the label smoothing.
+
+    Args:
+        job: whose run.
+        num_rows: rows of an epoch, for a length in epochs.
+
+    Raises:
+        ValueError: a length that is none.
+    """
     config = job.config
     options = config.train.to_dict()
     stage_options = {name: options.pop(name) for name in ("num_steps", "accumulate")}
+    if (epochs := options.pop("num_epochs")) < 0:
+        raise ValueError(f"config.train.num_epochs={epochs}: must be 0 or more")
+    if epochs:
+        stage_options["num_steps"] = math.ceil(epochs * num_rows / config.loader.batch_size)
     label_smoothing = options.pop("label_smoothing")
     options["patience"] = (options["eval_every"] and options["patience"]) or None
     fields = ("eval_every", "checkpoint_every", "log_every", "patience")

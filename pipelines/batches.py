@@ -49,12 +49,14 @@ class BatchConfig:
         batch_size: rows a batch, over all processes together.
         max_items: history items that a target sees at most, the newest ones.
         examples: "windows" makes one example of each train view, with the loss on its target;
-            "histories" one of each training sequence, with the loss on every item but its first
-            (`pipelines.examples.history_examples` tells how long ones are cut).
+            "histories" one of each training sequence, with the loss on every item but its first,
+            or with `first_items` on all (`pipelines.examples.history_examples` tells how long ones
+            are cut).
         pack: several examples share a row, told apart by `segment_ids`.
         row_tokens: T, tokens a row. None: what the longest example needs, at most
             `(max_items + 1) * L`.
         stride: for "histories", new items a window of a long sequence. None: half a window.
+        first_items: for "histories", a sequence's first item is a target too, of an empty history.
         num_threads: threads that make batches ahead. 0: batches are made when asked for.
         prefetch: batches made ahead. Neither this nor the number of threads or workers changes
             the stream or its position.
@@ -68,6 +70,7 @@ class BatchConfig:
     pack: bool = False
     row_tokens: int | None = None
     stride: int | None = None
+    first_items: bool = False
     num_threads: int = 1
     prefetch: int = 4
     num_workers: int = 0
@@ -171,8 +174,8 @@ def _make_examples(
     else:
         name, ranges = "splits/train_sequences", prepared.train_sequences
         check_ranges(name, ranges, len(items))
-        examples = history_examples(ranges, config.max_items, config.stride)
-    reasons, needs = "without a history", "two items"
+        examples = history_examples(ranges, config.max_items, config.stride, config.first_items)
+    reasons, needs = "without a history", "one item" if config.first_items else "two items"
     if weights is not None:
         examples = weights.worth_learning(examples)
         reasons += " or a target of a weight above 0"
@@ -211,6 +214,7 @@ class TrainBatches(BatchStream):
             "examples": config.examples,
             "max_items": config.max_items,
             "stride": config.stride or 0,
+            "first_items": config.first_items,
             "pack": config.pack,
             "row_tokens": source.row_tokens,
         }

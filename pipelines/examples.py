@@ -119,7 +119,7 @@ class Examples:
     Attributes:
         start: int64 [n], position of the first item in the event columns.
         size: int32 [n], items in the example, history and targets together.
-        num_targets: int32 [n], how many of the last items are targets; at least 1, below size.
+        num_targets: int32 [n], how many of the last items are targets; at least 1, at most size.
         left_out: number of views or sequences that hold nothing to learn: no history, say.
     """
 
@@ -149,7 +149,10 @@ def window_examples(views: Int[np.ndarray, "n 3"], max_items: int) -> Examples:
 
 
 def history_examples(
-    sequences: Int[np.ndarray, "n 3"], max_items: int, stride: int | None = None
+    sequences: Int[np.ndarray, "n 3"],
+    max_items: int,
+    stride: int | None = None,
+    first_items: bool = False,
 ) -> Examples:
     """Returns examples in which every interaction but a sequence's first is a target once.
 
@@ -165,12 +168,13 @@ def history_examples(
         max_items: items of history that a target sees at most.
         stride: new items a window, from 1 (every target sees all it may) to `max_items`.
             None: half of `max_items + 1`.
+        first_items: a sequence's first item is a target too, of an empty history.
     """
     sequences = np.asarray(sequences)
     window = max_items + 1
     stride = window // 2 if stride is None else stride
     length = sequences[:, 2] - sequences[:, 1]
-    kept = length > 1
+    kept = length > (0 if first_items else 1)
     first, stop, length = sequences[kept, 1], sequences[kept, 2], length[kept]
     later = -(-np.maximum(length - window, 0) // stride)  # windows after the first
     count = later + 1
@@ -179,7 +183,8 @@ def history_examples(
     first, stop = first[of_sequence], stop[of_sequence]
     end = np.minimum(first + window + number * stride, stop)
     begin = np.maximum(first, end - window)
-    target_begin = np.where(number == 0, first + 1, first + window + (number - 1) * stride)
+    first_target = first if first_items else first + 1
+    target_begin = np.where(number == 0, first_target, first + window + (number - 1) * stride)
     return Examples(
         begin.astype(np.int64),
         (end - begin).astype(np.int32),

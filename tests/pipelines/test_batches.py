@@ -113,20 +113,22 @@ def test_arrays_have_the_promised_types_and_shapes(log, item_tokens, name):
     assert used / (8 * batches.num_rows * shape[1]) == pytest.approx(batches.efficiency)
 
 
-def test_every_training_interaction_but_the_first_is_a_target_exactly_once(log):
+@pytest.mark.parametrize("first_items", [False, True])
+def test_every_training_interaction_is_a_target_exactly_once(log, first_items):
+    least = 1 if first_items else 2
     for max_items in (1, 2, 5, 8):
         for stride in {None, 1, max_items}:
-            examples = history_examples(log.train_sequences, max_items, stride)
+            examples = history_examples(log.train_sequences, max_items, stride, first_items)
             hits = np.zeros(len(log.columns["item"]), int)
             for start, size, targets in zip(
                 examples.start, examples.size, examples.num_targets, strict=True
             ):
-                assert 2 <= size <= max_items + 1
-                assert 1 <= targets < size
+                assert least <= size <= max_items + 1
+                assert 1 <= targets <= size - least + 1
                 hits[start + size - targets : start + size] += 1
             expected = np.zeros_like(hits)
             for _, start, stop in log.train_sequences:
-                expected[start + 1 : stop] = 1
+                expected[start + least - 1 : stop] = 1
             np.testing.assert_array_equal(hits, expected)
 
 

@@ -121,6 +121,7 @@ def other_split(log):
         ("pack", {"config": {"pack": True}}),
         ("row_tokens", {"config": {"row_tokens": 100}}),
         ("stride", {"config": {"stride": 2}}),
+        ("first_items", {"config": {"first_items": True}}),
         ("data", {"log": other_log}),
         ("data", {"log": other_split}),
         ("item_tokens", {"item_tokens": lambda tokens: tokens + 1}),
