@@ -30,7 +30,7 @@ import minirec.sids.rq_kmeans_bench
 import pipelines.loader_bench
 import pipelines.prepare_bench
 import pipelines.spark.bench
-from launch import bench_plot, evaluate_bench, generate_bench, program, sft_bench
+from launch import bench_plot, evaluate_bench, generate_bench, program, sft_bench, train_bench
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
 _NUM_SIDS = flags.DEFINE_integer(
@@ -100,6 +100,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
         )
         for setting in generate_bench.SETTINGS
     ),
+    "training": train_bench.run,
     "sft_training": sft_bench.run,
 }
 

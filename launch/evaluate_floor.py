@@ -1,12 +1,13 @@
 """The matrix products that a constrained search cannot leave out, and how fast this machine is.
 
-What counts and what does not is said in `launch.evaluate_bench`.
+What counts and what does not is said in `launch.evaluate_bench`. `launch.train_floor` counts those
+of a training step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,12 @@ def matrix_products(
         ((trunk.mlp_width, trunk.width), whole),
         ((trunk.width, vocab_size), users * sum(beams)),
     ]
-    products: Products = {ATTENTION: 2 * 2.0 * heads * pairs}
+    return {ATTENTION: 2 * 2.0 * heads * pairs} | operations(shapes)
+
+
+def operations(shapes: Iterable[tuple[tuple[int, int], float]]) -> Products:
+    """Returns the operations of products, given by the weight's shape and the rows before it."""
+    products: Products = {}
     for shape, rows in shapes:
         products[shape] = products.get(shape, 0.0) + 2.0 * shape[0] * shape[1] * rows
     return products

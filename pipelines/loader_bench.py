@@ -43,6 +43,17 @@ class SyntheticLog:
     splits: dict[str, np.ndarray]
     event_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
+    @property
+    def train_count(self) -> np.ndarray:
+        """int64: training interactions of each item."""
+        item = self.columns["item"]
+        _, start, stop = self.train_sequences.T
+        edges = np.zeros(len(item) + 1, np.int64)
+        np.add.at(edges, start, 1)
+        np.add.at(edges, stop, -1)
+        in_training = np.cumsum(edges[:-1]) > 0
+        return np.bincount(item[in_training], minlength=self.num_items)
+
     def views(self, split: str) -> np.ndarray:
         """Returns the views of a split."""
         return self.splits[split]

@@ -116,12 +116,31 @@ class TrainStep:
             ValueError: `accumulate` does not divide the batch, or the task's metric has a name
                 that the loop uses itself.
         """
-        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+        with self._on_mesh():
             return self._jitted(state, inputs, np.uint32(number))
+
+    def lower(self, state: TrainState, inputs: Any, number: int) -> jax.stages.Lowered:
+        """Returns the program of a step without running it, to compile it or look into it.
+
+        Compiled here, it is not compiled again by a call with arguments of these shapes.
+
+        Args:
+            state: as for a call; it stays usable.
+            inputs: as for a call.
+            number: as for a call.
+
+        Raises:
+            ValueError: as a call.
+        """
+        with self._on_mesh():
+            return self._jitted.lower(state, inputs, np.uint32(number))
 
     def model(self, state: TrainState) -> nnx.Module:
         """Returns the model with the state's values, to read from until the next step."""
         return nnx.merge(self._model_graph, state.model, copy=True)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _step(
         self, state: TrainState, inputs: Any, number: UInt32[Array, ""]
