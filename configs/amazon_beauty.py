@@ -52,9 +52,9 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.loader.batch_size = 96
     config.model.num_layers = 2
-    config.model.dropout = 0.3
+    config.model.dropout = 0.4
     config.model.dtype = "bfloat16"
-    config.train.num_epochs = 10
+    config.train.num_epochs = 12
     config.train.learning_rate = 3e-3
     config.train.eval_every = 300
     config.train.checkpoint_every = 300
