@@ -34,6 +34,7 @@ from minirec.evaluation import (
     evaluate_lists,
     item_ranks,
     metric_lines,
+    pair_strata,
     read_curves,
     write_report,
 )
@@ -181,9 +182,10 @@ def make_report(
     codes = catalogue.table.codes
     ranked_sids = searched.codes
     item, offsets = prepared.training_items()
+    transition = ItemTransition(item, offsets, prepared.num_items)
     baselines = {
         "popularity": Popularity(item, prepared.num_items),
-        "item_transition": ItemTransition(item, offsets, prepared.num_items),
+        "item_transition": transition,
     }
     ks = [k for k in KS if k <= config.search.num_beams]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
@@ -212,6 +214,7 @@ def make_report(
         num_resamples=config.evaluate.resamples,
         seconds=time.monotonic() - searched.started,
         curves=read_curves(job.run / "metrics.jsonl"),
+        strata=pair_strata(transition, histories, target),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=first_losses or {},
         extra=ranking.record(searched.weights) | dict(extra or {}),

@@ -20,6 +20,7 @@ from minirec.evaluation.report import (
     report_json,
     write_report,
 )
+from minirec.evaluation.strata import pair_strata
 from minirec.evaluation.terminal import metric_lines, metric_table
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Popularity",
     "RankedLists",
     "shared_probability",
+    "pair_strata",
     "without",
     "Report",
     "bootstrap_intervals",

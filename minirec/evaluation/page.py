@@ -18,6 +18,7 @@ from minirec.evaluation.report import (
     codebook_use,
     common_ks,
 )
+from minirec.evaluation.strata import metrics_by_stratum
 
 _LEVEL_TITLES = {"item": "Item level", "sid": "SID level"}
 _LEVEL_NOTES = {
@@ -39,6 +40,7 @@ def render_page(report: Report) -> str:
         _training(report),
         _first_losses(report),
         _ranks(report),
+        _strata(report),
         _catalogue(report),
         _examples(report),
         _configuration(report),
@@ -231,6 +233,34 @@ def _ranks(report: Report) -> str:
         f"Item level; a target beyond place {longest} is not shown. Found at all: {found}.",
         f'<div class="columns">{figure(hits, "Hit rate by length of the list", legend)}'
         f"{figure(bars, 'Place of the target', legend)}</div>",
+    )
+
+
+def _strata(report: Report) -> str:
+    """Returns how each recommender fares among users of each stratum."""
+    strata = metrics_by_stratum(report.evaluations, report.strata)
+    if not strata:
+        return ""
+    names = list(report.evaluations)
+    head = "".join(f'<th scope="col">{_swatch(name)}{breakable(name)}</th>' for name in names)
+    rows = []
+    for stratum, content in strata.items():
+        for metric in (f"hr@{SHOWN}", f"ndcg@{SHOWN}"):
+            values = [content.metrics.get(name, {}).get(metric) for name in names]
+            cells = "".join(
+                "<td>–</td>" if value is None else f"<td>{value:.4f}</td>" for value in values
+            )
+            share = content.users / report.num_users
+            label = f"{breakable(stratum)} ({share:.1%}) {metric.upper()}"
+            rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+    return section(
+        "Known and new pairs",
+        "",
+        '<div class="scroll" tabindex="0" role="region" aria-label="Strata, table">'
+        '<table class="metrics"><caption>Users whose target followed their newest item in '
+        "training, at most three places behind, and all others; item level.</caption>"
+        f'<thead><tr><th scope="col">Users, metric</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
     )
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from minirec import files
 from minirec.evaluation import intervals
 from minirec.evaluation.curves import Curves
 from minirec.evaluation.evaluate import LEVELS, Evaluation
 from minirec.evaluation.predictions import write_predictions
+from minirec.evaluation.strata import metrics_by_stratum
 
 MODEL = "model"
 """The name of the recommender that the report is about."""
@@ -77,6 +78,7 @@ class Report:
         seconds: how long the evaluation took.
         curves: training curves, if the run has them.
         examples: a few users.
+        strata: by name, `[n]`, which users belong to it; see `minirec.evaluation.strata`.
         first_losses: by start of new tokens' rows, the losses of a fine-tuning's first steps.
         extra: more entries for `report.json`; they may not replace its own.
         num_resamples: resamples of the bootstrap of the differences to the baselines.
@@ -95,6 +97,7 @@ class Report:
     seconds: float
     curves: Curves = dataclasses.field(default_factory=Curves)
     examples: Sequence[Example] = ()
+    strata: Mapping[str, Bool[np.ndarray, " n"]] = dataclasses.field(default_factory=dict)
     first_losses: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_resamples: int = 1000
@@ -164,8 +167,9 @@ def report_json(report: Report) -> dict[str, Any]:
 
     The shape is fixed: `split`, `users`, `invalid`, `metrics` and `intervals` (by recommender, then
     level, then `"hr@10"`), `config`, `seed`, `seconds`. Beside these: `differences` (95 % interval
-    of the model's metric minus each baseline's, users paired), `coverage`, `dead_beams`, `codebook`
-    a level, `first_losses` where there are any, and what `report.extra` holds.
+    of the model's metric minus each other's, users paired), `strata` (users and metrics of each),
+    `coverage`, `dead_beams`, `codebook` a level, `first_losses` where there are any, and what
+    `report.extra` holds.
 
     Raises:
         ValueError: `report.extra` names an entry that the report has itself.
@@ -183,6 +187,10 @@ def report_json(report: Report) -> dict[str, Any]:
         "metrics": {name: evaluation.metrics for name, evaluation in evaluations.items()},
         "intervals": {name: evaluation.intervals for name, evaluation in evaluations.items()},
         "differences": report.differences,
+        "strata": {
+            name: dataclasses.asdict(stratum)
+            for name, stratum in metrics_by_stratum(evaluations, report.strata).items()
+        },
         "coverage": {name: evaluation.coverage for name, evaluation in evaluations.items()},
         "codebook": codebook_use(report),
         "config": report.config,

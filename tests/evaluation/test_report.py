@@ -22,6 +22,7 @@ from minirec.evaluation import (
     item_sids,
     metric_lines,
     metric_table,
+    pair_strata,
     read_curves,
     report_json,
     write_report,
@@ -66,6 +67,7 @@ def make_report(**changes):
         config={"note": f"</pre></script>{HOSTILE}"},
         seed=7,
         seconds=1.25,
+        strata=pair_strata(transition, histories, target),
         curves=curves_of(rows),
         examples=[
             Example(f"u{HOSTILE}", [f"h{HOSTILE}"] * 12, f"t{HOSTILE}", [f"r{HOSTILE}"] * 3, 1),
@@ -242,7 +244,7 @@ def test_the_page_speaks_to_those_who_cannot_see_its_plots(page):
     plots = [attributes for tag, attributes in tags if tag == "svg"]
     assert len(plots) == 6
     assert all(plot["role"] == "img" and len(plot["aria-label"]) > 20 for plot in plots)
-    assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags) == 3
+    assert sum(tag == "caption" for tag, _ in tags) == sum(tag == "table" for tag, _ in tags) == 4
     assert ("html", {"lang": "en"}) in tags
     assert all("scope" in attributes for tag, attributes in tags if tag == "th")
 
@@ -359,3 +361,26 @@ def test_curves_are_read_by_step_and_a_torn_last_line_is_passed_over(tmp_path):
     with pytest.raises(ValueError, match="line 1 is not JSON"):
         read_curves(path)
     assert read_curves(tmp_path / "none.jsonl") == Curves()
+
+
+def test_strata_tell_known_pairs_from_new_ones():
+    sequences, offsets = np.array([0, 1, 2, 3, 4, 1, 5]), np.array([0, 5, 7])
+    transition = ItemTransition(sequences, offsets, 6)
+    histories = [[3, 0], [0], [4, 1], [], [5]]
+    strata = pair_strata(transition, [np.array(h) for h in histories], np.array([3, 4, 5, 1, 1]))
+    # 0 leads to 1, 2 and 3; 1 to 2, 3, 4 and 5; no pair goes backwards.
+    assert strata["pair_seen"].tolist() == [True, False, True, False, False]
+    assert (strata["pair_new"] == ~strata["pair_seen"]).all()
+
+
+def test_the_report_has_every_recommender_in_every_stratum(report, folder):
+    content = json.loads((folder / "report.json").read_text())["strata"]
+    assert sum(stratum["users"] for stratum in content.values()) == report.num_users
+    for name, evaluation in report.evaluations.items():
+        total = sum(
+            stratum["users"] * stratum["metrics"][name]["ndcg@10"] for stratum in content.values()
+        )
+        expected = report.num_users * evaluation.metrics["item"]["ndcg@10"]
+        assert total == pytest.approx(expected)
+    nobody = dataclasses.replace(report, strata={"none": np.zeros(report.num_users, bool)})
+    assert report_json(nobody)["strata"] == {"none": {"users": 0, "metrics": {}}}
