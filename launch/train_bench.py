@@ -168,13 +168,14 @@ class Variant:
         self.name = name
         levels, num_items = catalogue.table.num_levels, catalogue.prepared.num_items
         model = wiring.make_model(config, catalogue.vocab.size, (num_items, levels))
-        _, stage, label_smoothing = train.train_settings(program.Job(config, Path(), Path()))
-        self._task = cast(
-            ItemTask | SidTask, train.make_task(config, catalogue, lambda _: {}, label_smoothing)
-        )
         tokens = wiring.model_tokens(config, catalogue)
         batches = train_batches(
             catalogue.prepared, tokens, wiring.batch_config(config), seed=config.seed
+        )
+        job = program.Job(config, Path(), Path())
+        _, stage, label_smoothing = train.train_settings(job, batches.num_rows)
+        self._task = cast(
+            ItemTask | SidTask, train.make_task(config, catalogue, lambda _: {}, label_smoothing)
         )
         self._inputs, self._inputs_seconds, self._examples = [], [], []
         for batch in map(batches.batch_at, range(num_batches)):
