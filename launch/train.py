@@ -88,9 +88,8 @@ def run_training(job: program.Job) -> TrainResult:
     settings, stage_options, label_smoothing = train_settings(job, batches.num_rows)
     stages = [Stage("train", lambda: batches, **stage_options)]
     task = make_task(config, catalogue, make_evaluator(config, catalogue, mesh), label_smoothing)
-    items = (catalogue.prepared.num_items, catalogue.table.num_levels)
     return train(
-        wiring.make_model(config, catalogue.vocab.size, items),
+        wiring.new_model(config, catalogue),
         task,
         stages,
         settings,

@@ -166,8 +166,8 @@ class Variant:
         config.model.positions = "items" if name == ITEMS else "tokens"
         config.loss.update(loss)
         self.name = name
-        levels, num_items = catalogue.table.num_levels, catalogue.prepared.num_items
-        model = wiring.make_model(config, catalogue.vocab.size, (num_items, levels))
+        levels = catalogue.table.num_levels
+        model = wiring.new_model(config, catalogue)
         tokens = wiring.model_tokens(config, catalogue)
         batches = train_batches(
             catalogue.prepared, tokens, wiring.batch_config(config), seed=config.seed

@@ -211,9 +211,7 @@ def load_run(
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")
-    prepared = catalogue.prepared
-    items = (prepared.num_items, catalogue.table.num_levels)
-    model = abstract_model(job.config, catalogue.vocab.size, items)
+    model = nnx.eval_shape(lambda: new_model(job.config, catalogue))
     sharding.place(model, mesh)
     return catalogue, load_best(job.run, model)
 
@@ -277,9 +275,10 @@ def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> M
     return ItemDecoder(decoder, rngs=rngs)
 
 
-def abstract_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> Model:
-    """Returns the decoder's structure without weights, to restore a checkpoint into."""
-    return nnx.eval_shape(lambda: make_model(config, vocab_size, items))
+def new_model(config: ConfigDict, catalogue: Catalogue) -> Model:
+    """Returns the decoder that `config.model` describes for a catalogue; see `make_model`."""
+    items = (catalogue.prepared.num_items, catalogue.table.num_levels)
+    return make_model(config, catalogue.vocab.size, items)
 
 
 def model_tokens(config: ConfigDict, catalogue: Catalogue) -> Int[np.ndarray, "N W"]:

@@ -51,11 +51,10 @@ def rank_items(
     """
     score = jax.nn.log_softmax(model.item_logits(model.read(tokens, lengths)), axis=-1)
     B, N = score.shape
-    leaf = jnp.full(N, DEAD_NODE, jnp.int32).at[: len(trie.item_leaf)].set(trie.item_leaf[:N])
+    leaf = _fitted(trie.item_leaf, N, DEAD_NODE)
     wanted = jnp.broadcast_to(leaf != DEAD_NODE, (B, N))
     if allowed is not None:
-        inside = min(N, allowed.shape[-1])
-        wanted &= jnp.zeros((B, N), bool).at[:, :inside].set(allowed[..., :inside])
+        wanted &= _fitted(allowed, N, False)
     if excluded is not None:
         place = jnp.where(excluded < 0, N, excluded)
         wanted = wanted.at[jnp.arange(B)[:, None], place].set(False, mode="drop")
@@ -72,3 +71,11 @@ def rank_items(
         item=item,
         item_score=best,
     )
+
+
+def _fitted(values: Array, size: int, fill: int | bool) -> Array:
+    """Returns the array with a last axis of `size`, cut off or filled up."""
+    missing = size - values.shape[-1]
+    if missing <= 0:
+        return values[..., :size]
+    return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)], constant_values=fill)

@@ -61,7 +61,8 @@ def wait_for_checkpoint(process, run_folder, step):
 def outcome(workdir, run):
     this = job(workdir, run)
     catalogue = wiring.load_catalogue(wiring.load_prepared(this), this.run)
-    model = load_last(this.run, wiring.abstract_model(this.config, catalogue.vocab.size))
+    empty = nnx.eval_shape(lambda: wiring.new_model(this.config, catalogue))
+    model = load_last(this.run, empty)
     metrics = [without_wall_clock(row) for row in read_metrics(this.run)]
     return metrics, jax.tree.leaves(nnx.state(model))
 

@@ -15,7 +15,8 @@ class Signalling:
     """A loader whose third batch comes with a signal."""
 
     def __init__(self, batches):
-        self.describe, self._batches, self._given = batches.describe, iter(batches), 0
+        self.describe, self.num_rows = batches.describe, batches.num_rows
+        self._batches, self._given = iter(batches), 0
 
     def __iter__(self):
         return self
