@@ -50,16 +50,11 @@ def get_config(variant: str = "") -> ConfigDict:
             "index_offset": 1,  # Beauty.txt counts items from 1, Beauty.index.json from 0
         }
     )
-    config.loader.batch_size = 96
-    config.model.num_layers = 2
-    config.model.dropout = 0.4
     config.model.dtype = "bfloat16"
-    config.train.num_epochs = 12
     config.train.learning_rate = 3e-3
     config.train.eval_every = 300
     config.train.checkpoint_every = 300
     config.loss.num_negatives = 4096
-    config.sids.vectors = "cooccurrence"
     if variant == "letter":
         config.name = "amazon_beauty_letter"
         config.sids.source = "given"

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-VARIANTS = ("", "smoke")
+VARIANTS = ("", "given", "smoke")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -54,17 +54,19 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.data.k_core = 0
     config.data.split = ConfigDict({"name": "as_given"})
-    config.sids.source = "given"
-    config.sids.collisions = "keep"
     config.sids.path = "index/*.index.json"
     config.loader.max_items = 10
     config.model.dtype = "bfloat16"
-    config.model.num_layers = 2
-    config.model.dropout = 0.3
-    config.train.num_steps = 600
+    config.model.dropout = 0.5
+    config.train.num_epochs = 40
+    config.train.learning_rate = 1e-3
     config.train.eval_every = 100
     config.train.checkpoint_every = 100
     config.search.exclude_seen = False  # its users do buy the same again
+    if variant == "given":
+        config.name = "amazon_industrial_given"
+        config.sids.source = "given"
+        config.sids.collisions = "keep"
     if variant == "smoke":
         config.name = "amazon_industrial_smoke"
         base.make_smoke(config, num_steps=400)

@@ -82,7 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # How records become batches.
     config.loader = ConfigDict(
         {
-            "batch_size": 64,
+            "batch_size": 96,
             "max_items": 20,  # items of history, the newest
             "examples": "histories",  # or "windows"
             "pack": True,
@@ -102,7 +102,7 @@ def get_config(variant: str = "") -> ConfigDict:
             # SIDs behind it. "tokens": a position a token of a SID, and nothing of the items.
             "positions": "items",
             "level_width": 256,  # inner width of that small decoder
-            "num_layers": 3,
+            "num_layers": 2,
             "width": 128,
             "num_heads": 4,
             "num_kv_heads": 4,
@@ -112,7 +112,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "norm_eps": 1e-6,
             "qk_norm": True,
             "qkv_bias": False,
-            "dropout": 0.2,
+            "dropout": 0.4,
             "remat": False,
             "dtype": "float32",
             "tie_embeddings": False,
@@ -130,10 +130,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.train = ConfigDict(
         {
-            "num_epochs": 0,  # passes over the training rows; 0: as many as num_steps makes
+            "num_epochs": 20,  # passes over the training rows; 0: as many as num_steps makes
             "num_steps": 1000,  # where num_epochs is 0
             "accumulate": 1,
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "warmup_steps": 100,
             "schedule": "cosine",
             "end_fraction": 0.05,
@@ -191,6 +191,7 @@ def make_smoke(config: ConfigDict, num_steps: int = 30) -> None:
     config.model.mlp_width = 64
     config.model.dropout = 0.0
     config.loader.batch_size = 16
+    config.train.num_epochs = 0
     config.train.num_steps = num_steps
     config.train.learning_rate = 5e-3
     config.train.warmup_steps = 5

@@ -119,6 +119,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "prefetch": 4,
         }
     )
+    config.train.num_epochs = 0
     config.train.num_steps = 3000
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 20

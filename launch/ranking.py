@@ -147,13 +147,15 @@ class Ranker:
 def kept_weights(job: Job) -> FusionWeights | None:
     """Returns the weights that the run has chosen for its best model, if it has.
 
+    Of several processes all must call this.
+
     Raises:
         ValueError: a damaged file.
         FileNotFoundError: the run has saved no model yet.
     """
-    path = job.run / FUSION
+    path, made_of = job.run / FUSION, _made_of(job)
     kept = files.read_json(path) if path.is_file() else None
-    if not isinstance(kept, dict) or kept.get(_MADE_OF) != _made_of(job):
+    if not isinstance(kept, dict) or kept.get(_MADE_OF) != made_of:
         return None
     return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))
 
@@ -172,8 +174,9 @@ def run_weights(job: Job, ranker: Ranker) -> FusionWeights:
     rankings = ranker.rank_split("valid", job.config.evaluate.valid_users)
     target = ranker.catalogue.prepared.targets("valid")[rankings.ranked.row]
     chosen = choose_weights(rankings.lists, target)
+    made_of = _made_of(job)  # Reads checkpoints, which processes do together.
     if is_first():
-        files.write_json(job.run / FUSION, {_MADE_OF: _made_of(job), _WEIGHTS: chosen.to_json()})
+        files.write_json(job.run / FUSION, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
     return chosen
 
 
