@@ -89,7 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "row_tokens": 0,  # 0: as long as the longest example
             "stride": 0,  # new items a window of a long history; 0: half a window
             # Whether a history's first item is a target too, so that users without one are learnt.
-            "first_items": False,
+            "first_items": True,
             "num_workers": 0,
             "num_threads": 1,
             "prefetch": 4,
