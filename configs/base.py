@@ -162,7 +162,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate = ConfigDict(
         {
             "batch_size": 16,  # users; on CPU more of them leave the cache, a GPU or TPU wants more
-            "valid_users": 2000,
+            "valid_users": 2000,  # that select a checkpoint; 0: all, here and below
+            "fusion_users": 5000,  # of validation, that choose how the system weights its sources
             "test_users": 0,
             "resamples": 1000,
         }
@@ -201,5 +202,6 @@ def make_smoke(config: ConfigDict, num_steps: int = 30) -> None:
     config.search.num_beams = 20
     config.evaluate.batch_size = 64
     config.evaluate.valid_users = 128
+    config.evaluate.fusion_users = 128
     config.evaluate.test_users = 512
     config.evaluate.resamples = 100

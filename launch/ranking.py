@@ -171,7 +171,7 @@ def run_weights(job: Job, ranker: Ranker) -> FusionWeights:
     """
     if (kept := kept_weights(job)) is not None:
         return kept
-    rankings = ranker.rank_split("valid", job.config.evaluate.valid_users)
+    rankings = ranker.rank_split("valid", job.config.evaluate.fusion_users)
     target = ranker.catalogue.prepared.targets("valid")[rankings.ranked.row]
     chosen = choose_weights(rankings.lists, target)
     made_of = _made_of(job)  # Reads checkpoints, which processes do together.
@@ -186,7 +186,7 @@ def _made_of(job: Job) -> dict[str, Any]:
     return {
         "checkpoint": best_step(job.run),
         "search": config.search.to_dict(),
-        "valid_users": config.evaluate.valid_users,
+        "fusion_users": config.evaluate.fusion_users,
         "seed": config.seed,
     }
 
