@@ -51,6 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.model.dtype = "bfloat16"
+    config.train.num_epochs = 12
     config.train.learning_rate = 3e-3
     config.train.eval_every = 300
     config.train.checkpoint_every = 300

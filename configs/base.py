@@ -130,7 +130,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.train = ConfigDict(
         {
-            "num_epochs": 20,  # passes over the training rows; 0: as many as num_steps makes
+            "num_epochs": 15,  # passes over the training rows; 0: as many as num_steps makes
             "num_steps": 1000,  # where num_epochs is 0
             "accumulate": 1,
             "learning_rate": 2e-3,
