@@ -23,7 +23,7 @@ is different for other formats, `--config.data.source.` before each:
     own_log:retailrocket  folder=/data/retailrocket
 
 For more than a try, copy this file and write the fields down. Preparing reads a million rows a
-second; training takes as long as `config.train.num_steps` asks for, and its score depends on the
+second; training takes as long as `config.train.num_epochs` asks for, and its score depends on the
 log: `launch.evaluate` puts popularity and a transition count beside the model.
 """
 
