@@ -19,7 +19,7 @@ SEARCH = {"train.eval_every": 0, "search.num_beams": 20}
 
 
 def test_a_world_with_signal_is_learnt_far_beyond_both_baselines(run_chain):
-    steps = {"train.num_steps": 500, "evaluate.test_users": 1000}
+    steps = {"train.num_steps": 700, "evaluate.test_users": 1000}
     _, report = run_chain("", **steps, **SEARCH)
     scores = {name: values.metrics["item"][HR] for name, values in report.evaluations.items()}
     assert scores["model"] > 1.4 * scores["item_transition"] > 1.4 * scores["popularity"]
