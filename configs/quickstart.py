@@ -2,8 +2,8 @@
 
     python -m launch.quickstart --workdir=quickstart     # make quickstart does the same
 
-On 2 CPU cores (AMD EPYC) two and a half minutes, the installation included. Test split, 4,000 users,
-item level, seed 0, invalid 0, seen items excluded:
+On 2 CPU cores (AMD EPYC) two and a half minutes, the installation included. Test split, 4,000
+users, item level, seed 0, invalid 0, seen items excluded:
 
                       HR@5    NDCG@5   HR@10   NDCG@10
     system            .4120   .2809    .5952   .3401

@@ -73,7 +73,7 @@ class Searched:
         started: when the work began, by `time.monotonic`.
         lists: what each source of the run recommends, the system and its sources but for the
             search and the baselines; empty where there is the search alone.
-        weights: how the system weights its sources.
+        weights: how the system weights its sources; None where there is no system.
     """
 
     split: str
@@ -113,9 +113,11 @@ def search(job: program.Job, split: str) -> Searched:
     num_users = len(catalogue.prepared.views(split))
     with search_progress(min(num_users, max_users or num_users)) as advance:
         rankings = ranker.rank_split(split, max_users, advance)
-    lists = {ranking.SYSTEM: ranking.fused(rankings, weights, length)}
+    lists = {}
     if ranking.ITEM_HEAD in rankings.lists:
-        lists = {ranking.ITEM_HEAD: rankings.lists[ranking.ITEM_HEAD], **lists}
+        lists[ranking.ITEM_HEAD] = rankings.lists[ranking.ITEM_HEAD]
+    if weights is not None:
+        lists[ranking.SYSTEM] = ranking.fused(rankings, weights, length)
     codes = beam_codes(rankings.ranked, catalogue)
     return Searched(split, catalogue, rankings.ranked, codes, started, lists, weights)
 

@@ -160,10 +160,11 @@ def kept_weights(job: Job) -> FusionWeights | None:
     return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))
 
 
-def run_weights(job: Job, ranker: Ranker) -> FusionWeights:
+def run_weights(job: Job, ranker: Ranker) -> FusionWeights | None:
     """Returns the run's weights, chosen on its validation users where that is not done yet.
 
-    Of several processes all must call this, and the first writes.
+    None where there are no such users to choose on. Of several processes all must call this, and
+    the first writes.
 
     Args:
         job: whose run.
@@ -171,6 +172,8 @@ def run_weights(job: Job, ranker: Ranker) -> FusionWeights:
     """
     if (kept := kept_weights(job)) is not None:
         return kept
+    if not len(ranker.catalogue.prepared.views("valid")):
+        return None
     rankings = ranker.rank_split("valid", job.config.evaluate.fusion_users)
     target = ranker.catalogue.prepared.targets("valid")[rankings.ranked.row]
     chosen = choose_weights(rankings.lists, target)
@@ -204,6 +207,8 @@ def recommend(
 ) -> tuple[Int[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
     """Returns the system's items for some histories, and the logarithms of their probabilities.
 
+    Where no validation users could choose its weights, the search's items take their place.
+
     Args:
         job: whose run recommends.
         catalogue: the items, perhaps with some that came after training.
@@ -219,6 +224,8 @@ def recommend(
         weights = run_weights(job, Ranker(job.config, *wiring.load_run(job, mesh=mesh), mesh))
     ranker = Ranker(job.config, catalogue, model, mesh, length=top, at_least=top)
     rankings = ranker.rank(prompts, lambda rows: [histories[row] for row in rows], allowed=allowed)
+    if weights is None:
+        return rankings.ranked.item, rankings.ranked.item_score
     lists = fused(rankings, weights, top)
     with np.errstate(divide="ignore"):
         return lists.item, np.log(lists.probability)

@@ -206,6 +206,24 @@ def test_a_valid_report_stands_beside_the_test_report(smoke):
     assert valid["split"] == "valid"
 
 
+def test_without_validation_users_there_is_no_system_and_the_search_recommends(smoke, tmp_path):
+    job, report = smoke
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir)
+    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
+    (copy.run / "fusion.json").unlink()
+    np.save(copy.prepared / "splits" / "valid.npy", np.zeros((0, 3), np.int64))
+    again = evaluate.run_evaluation(copy)
+    assert list(again.evaluations) == ["model", "item_head", "popularity", "item_transition"]
+    assert again.model.metrics == report.model.metrics
+    history = [[Prepared.load(copy.prepared).raw_item_ids[3]]]
+    ranked = [
+        [row["item_id"] for row in recommend.recommend(copy, history, top=5, rank_by=rank_by)]
+        for rank_by in ("system", "model")
+    ]
+    assert ranked[0] == ranked[1]
+
+
 def test_steps_out_of_order_say_what_comes_first(tmp_path, smoke):
     job, _ = smoke
     empty = program.Job(job.config, tmp_path, tmp_path / "runs" / "x")
