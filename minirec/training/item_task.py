@@ -176,12 +176,9 @@ class ItemTask:
         drawn, log_expected = self._draw(key)
         rows = model.item_rows().astype(state.dtype)
         others = unembed(state, rows[drawn]) - log_expected
-        # The target is in the sum already, by itself.
-        others = jnp.where(drawn[None] == item[:, None], _NEVER, others)
         own = jnp.sum(state.astype(jnp.float32) * rows[item].astype(jnp.float32), axis=-1)
-        logits = jnp.concatenate([own[:, None], others], axis=1)
-        target = jnp.zeros_like(item)
-        return cross_entropy(logits, target, weight, label_smoothing=self.label_smoothing)[0]
+        is_other = drawn[None] != item[:, None]
+        return _sampled_cross_entropy(own, others, weight, is_other, self.label_smoothing)
 
     def _draw(self, key: Array) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
         """Returns drawn items and the logarithm of how often each is to be expected among them."""
@@ -194,6 +191,26 @@ class ItemTask:
         drawn = jnp.searchsorted(jnp.asarray(edges), spots, side="right")
         drawn = jnp.minimum(drawn, len(edges) - 1)
         return drawn, jnp.log(self.num_negatives * jnp.asarray(shares)[drawn])
+
+
+def _sampled_cross_entropy(
+    own: Float[Array, " n"],
+    others: Float[Array, "n K"],
+    weight: Float[Array, " n"],
+    is_other: Bool[Array, "n K"],
+    label_smoothing: float,
+) -> Float[Array, ""]:
+    """Returns the weighted sum of cross-entropies of targets among drawn items that are others.
+
+    The target's logit stays apart: beside the drawn ones it would cost a copy of all of them.
+    """
+    others_sum = jax.nn.logsumexp(jnp.where(is_other, others, _NEVER), axis=-1)
+    picked = own
+    if label_smoothing:
+        mean = own + jnp.sum(jnp.where(is_other, others, 0.0), axis=-1)
+        mean /= 1 + jnp.sum(is_other, axis=-1)
+        picked = (1.0 - label_smoothing) * own + label_smoothing * mean
+    return jnp.sum((jnp.logaddexp(own, others_sum) - picked) * weight)
 
 
 def _masked_cross_entropy(

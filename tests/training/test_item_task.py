@@ -13,6 +13,7 @@ from minirec.decoding import beam_search
 from minirec.models import ItemDecoder
 from minirec.sids import SidVocab
 from minirec.training import ItemTask, SidPrefixes
+from minirec.training.item_task import _masked_cross_entropy, _sampled_cross_entropy
 from tests.models.test_item_decoder import CONFIG, SIDS, TABLE, L, N, V, W, prompts
 
 KEY = jax.random.key(0)
@@ -114,8 +115,6 @@ def test_weights_and_smoothing_of_the_parts(model):
 
 def test_smoothing_spreads_over_the_codes_behind_a_prefix():
     rng = np.random.default_rng(3)
-    from minirec.training.item_task import _masked_cross_entropy
-
     logits, allowed = rng.normal(size=(5, 6)), rng.random((5, 6)) < 0.6
     code = np.arange(5)
     allowed[code, code] = True
@@ -128,6 +127,21 @@ def test_smoothing_spreads_over_the_codes_behind_a_prefix():
         expected -= weight[n] * spread
     arrays = [jnp.asarray(array) for array in (logits, code, weight, allowed)]
     assert float(_masked_cross_entropy(*arrays, 0.2)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_target_that_was_drawn_counts_once(smoothing):
+    rng = np.random.default_rng(6)
+    own, others, weight = rng.normal(size=4) * 5, rng.normal(size=(4, 7)) * 5, rng.random(4)
+    is_other = rng.random((4, 7)) < 0.7
+    is_other[0] = False  # Nothing but the target was drawn.
+    expected = 0.0
+    for n in range(4):
+        logits = np.append(others[n, is_other[n]], own[n])
+        logs = logits - np.log(np.exp(logits).sum())
+        expected -= weight[n] * ((1 - smoothing) * logs[-1] + smoothing * logs.mean())
+    arrays = [jnp.asarray(array) for array in (own, others, weight, is_other)]
+    assert float(_sampled_cross_entropy(*arrays, smoothing)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_drawn_negatives_keep_the_normaliser_unbiased(model):
