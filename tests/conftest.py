@@ -15,7 +15,8 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 _CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Small programs too: they are many, and come again with every worker and process.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
@@ -37,6 +38,6 @@ def _few_mappings():
     """
     yield
     jax, maps = sys.modules.get("jax"), pathlib.Path("/proc/self/maps")
-    if jax is not None and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    if jax is not None and maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
         gc.collect()
