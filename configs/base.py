@@ -141,6 +141,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "b1": 0.9,
             "b2": 0.98,
             "eps": 1e-8,
+            "average_decay": 0.0,  # of the weights' average, which is what is evaluated; 0: none
             "clip_norm": 1.0,
             "label_smoothing": 0.0,
             "eval_every": 200,

@@ -119,7 +119,7 @@ def train(
         step, evaluated_step = position.step, position.evaluated_step
         # 2. the best model, if the kill came between the last and the best of one step;
         if restored is not None and early_stop.best_step == step != checkpoints.best_step():
-            checkpoints.save_best(nnx.state(model), step)
+            checkpoints.save_best(TrainState(restored[1], restored[2]).evaluated, step)
         # 3. metrics.jsonl and TensorBoard, cut back to the checkpoint;
         log = MetricsLog(
             folder,
@@ -243,7 +243,7 @@ def train(
                         )
                         checkpoints.save_last(state.model, state.optimizer, position_now)
                         if is_best:
-                            checkpoints.save_best(state.model, step)
+                            checkpoints.save_best(state.evaluated, step)
 
                 if ended and not owes_evaluation:
                     break
@@ -272,7 +272,7 @@ def train(
             nnx.update(model, state.model)
 
         if not config.eval_every:
-            checkpoints.save_best(nnx.state(model), step)
+            checkpoints.save_best(state.evaluated, step)
         reason = "early_stop" if early_stop.exhausted(config.patience) else "finished"
         final = result(reason)
         log.write({"kind": "final", "stage": stages[-1].name, **final.as_record()})

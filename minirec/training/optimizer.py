@@ -12,6 +12,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from minirec.training.weight_average import with_weight_average
+
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -31,6 +33,8 @@ class OptimizerConfig:
         b2: decay rate of the mean of squared gradients.
         eps: keeps the division finite.
         clip_norm: gradients with a larger global norm are scaled down to it. None: never.
+        average_decay: how much of the weights' average a step keeps (`with_weight_average`); that
+            average is what is evaluated and kept as best. 0: the weights themselves.
         no_decay: a parameter is not decayed if any part of its path contains one of these words,
             or if it has less than two axes. Words, not the number of axes alone: the layers are
             scanned, so that their norms and biases have an axis more.
@@ -45,6 +49,7 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float | None = 1.0
+    average_decay: float = 0.0
     no_decay: tuple[str, ...] = ("norm", "bias", "scale", "embed")
 
     def __post_init__(self) -> None:
@@ -60,6 +65,7 @@ class OptimizerConfig:
             ("b1", 0.0, 1.0),
             ("b2", 0.0, 1.0),
             ("eps", 0.0, math.inf),
+            ("average_decay", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if not low <= value <= high or math.isinf(value):
@@ -124,6 +130,8 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     )
     if config.clip_norm is not None:
         adamw = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    if config.average_decay:
+        adamw = with_weight_average(adamw, config.average_decay)
     return _in_float32(adamw)
 
 

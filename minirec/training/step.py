@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, UInt32
 
 from minirec.models.sharding import AXES, replicated
 from minirec.training.task import Ratios, Task, check_metric_names
+from minirec.training.weight_average import averaged
 
 
 class TrainState(NamedTuple):
@@ -27,6 +28,11 @@ class TrainState(NamedTuple):
 
     model: nnx.State
     optimizer: nnx.State
+
+    @property
+    def evaluated(self) -> nnx.State:
+        """The model's state that is evaluated: with averaged weights where they are kept."""
+        return averaged(self.model, self.optimizer)
 
 
 class StepMetrics(NamedTuple):
@@ -136,8 +142,8 @@ class TrainStep:
             return self._jitted.lower(state, inputs, np.uint32(number))
 
     def model(self, state: TrainState) -> nnx.Module:
-        """Returns the model with the state's values, to read from until the next step."""
-        return nnx.merge(self._model_graph, state.model, copy=True)
+        """Returns the model that the state evaluates, to read from until the next step."""
+        return nnx.merge(self._model_graph, state.evaluated, copy=True)
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)

@@ -71,6 +71,7 @@ def test_only_decayed_parameters_shrink_without_gradient():
         ({"schedule": "step"}, r"OptimizerConfig\.schedule='step': must be one of cosine"),
         ({"learning_rate": -1.0}, r"learning_rate=-1\.0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"average_decay": -0.1}, r"average_decay=-0\.1"),
         ({"b2": 1.5}, r"b2=1\.5.*\[0\.0, 1\.0\]"),
         ({"clip_norm": 0.0}, r"clip_norm=0\.0: must be above 0, or None"),
     ],
