@@ -56,6 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.k_core = 0
     config.data.split = ConfigDict({"name": "as_given"})
     config.sids.path = "index/*.index.json"
+    config.sids.vectors = "text"  # better on validation than with co-occurrence, unlike Beauty
     config.loader.max_items = 10
     config.model.dtype = "bfloat16"
     config.model.dropout = 0.3
