@@ -60,6 +60,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loader.max_items = 10
     config.model.dtype = "bfloat16"
     config.model.dropout = 0.3
+    config.model.tie_embeddings = True  # few rows to learn from; with Beauty's it is no help
     config.train.num_epochs = 30
     config.train.learning_rate = 1e-3
     config.train.eval_every = 100
