@@ -47,11 +47,8 @@ def with_weight_average(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, WeightAverage]:
         updates, inner_state = inner.update(updates, state.inner, params)
         kept = jnp.minimum(decay, state.count / (state.count + 10.0))
-        average = jax.tree.map(
-            lambda old, new: old + (1.0 - kept) * (new - old),
-            state.average,
-            optax.apply_updates(params, updates),
-        )
+        moved = optax.apply_updates(params, updates)
+        average = optax.incremental_update(moved, state.average, 1.0 - kept)
         return updates, WeightAverage(inner_state, state.count + 1, average)
 
     return optax.GradientTransformation(init, update)

@@ -101,7 +101,7 @@ def small_steps(draw, layouts):
 LAYOUTS_OF = {"triton_gpu": ["lists", "mask_row_run"], "pallas_tpu": ["mask_row_run"]}
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", sorted(IMPLEMENTATIONS))
 @given(data=st.data(), filtered=st.booleans())
 def test_any_small_step_equals_brute_force(name, data, filtered):
