@@ -13,6 +13,8 @@ from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.html_parts import breakable, code, document, figure, section
 from minirec.evaluation.report import (
     BASELINES,
+    MODEL,
+    SYSTEM,
     Example,
     Report,
     codebook_use,
@@ -80,7 +82,7 @@ def _headline_k(report: Report) -> int:
 
 
 def _verdict(report: Report, k: int) -> str:
-    """Returns one sentence on the model beside its strongest baseline."""
+    """Returns a sentence on the model, and one on the system, beside the strongest baseline."""
     metric = f"ndcg@{k}"
     rivals = {
         name: evaluation.metrics["item"][metric]
@@ -90,8 +92,23 @@ def _verdict(report: Report, k: int) -> str:
     if not rivals:
         return "No baseline stands beside the model."
     rival = max(rivals, key=lambda name: rivals[name])
-    gap = report.model.metrics["item"][metric] - rivals[rival]
-    low, high = report.differences[rival]["item"][metric]
+    model = _judgement(report, MODEL, rival, report.differences, metric)
+    sentences = f"In NDCG@{k} at item level the model is {model}."
+    if SYSTEM in report.evaluations:
+        system = _judgement(report, SYSTEM, rival, report.system_differences, metric)
+        sentences += f" The system is {system}."
+    return sentences
+
+
+def _judgement(
+    report: Report,
+    name: str,
+    rival: str,
+    differences: Mapping[str, Mapping[str, Mapping[str, list[float]]]],
+    metric: str,
+) -> str:
+    values = [report.evaluations[row].metrics["item"][metric] for row in (name, rival)]
+    low, high = differences[rival]["item"][metric]
     if low > 0:
         judgement = "above"
     elif high < 0:
@@ -99,9 +116,9 @@ def _verdict(report: Report, k: int) -> str:
     else:
         judgement = "not clearly apart from"
     return (
-        f"In NDCG@{k} at item level the model is <strong>{judgement}</strong> "
-        f"{code(rival)}, its strongest baseline: {_signed(gap)} "
-        f"(95% interval {_signed(low)} to {_signed(high)}, same users)."
+        f"<strong>{judgement}</strong> {code(rival)}, the strongest baseline: "
+        f"{_signed(values[0] - values[1])} (95% interval {_signed(low)} to {_signed(high)}, "
+        "same users)"
     )
 
 

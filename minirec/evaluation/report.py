@@ -20,6 +20,7 @@ from minirec.evaluation.predictions import write_predictions
 from minirec.evaluation.strata import metrics_by_stratum
 
 MODEL = "model"
+SYSTEM = "system"
 """The name of the recommender that the report is about."""
 
 BASELINES = ("item_transition", "popularity")
@@ -136,14 +137,22 @@ class Report:
 
     @functools.cached_property
     def differences(self) -> dict[str, dict[str, dict[str, list[float]]]]:
-        """By baseline, level and metric: the interval of the model's metric minus the baseline's.
+        """By recommender, level and metric: the interval of the model's metric minus the other's.
 
         Users are paired. Computed once, when first asked for.
         """
+        return self._differences(MODEL)
+
+    @functools.cached_property
+    def system_differences(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """The same of the system, where there is one, minus each other's; else empty."""
+        return self._differences(SYSTEM) if SYSTEM in self.evaluations else {}
+
+    def _differences(self, of: str) -> dict[str, dict[str, dict[str, list[float]]]]:
         return {
             name: {
                 level: intervals.difference_intervals(
-                    self.model.ranks[level],
+                    self.evaluations[of].ranks[level],
                     evaluation.ranks[level],
                     common_ks(self, level),
                     seed=self.seed,
@@ -152,7 +161,7 @@ class Report:
                 for level in LEVELS
             }
             for name, evaluation in self.evaluations.items()
-            if name != MODEL
+            if name != of
         }
 
     @functools.cached_property
@@ -167,9 +176,9 @@ def report_json(report: Report) -> dict[str, Any]:
 
     The shape is fixed: `split`, `users`, `invalid`, `metrics` and `intervals` (by recommender, then
     level, then `"hr@10"`), `config`, `seed`, `seconds`. Beside these: `differences` (95 % interval
-    of the model's metric minus each other's, users paired), `strata` (users and metrics of each),
-    `coverage`, `dead_beams`, `codebook` a level, `first_losses` where there are any, and what
-    `report.extra` holds.
+    of the model's metric minus each other's, users paired), `system_differences` (the same of the
+    system, where there is one), `strata` (users and metrics of each), `coverage`, `dead_beams`,
+    `codebook` a level, `first_losses` where there are any, and what `report.extra` holds.
 
     Raises:
         ValueError: `report.extra` names an entry that the report has itself.
@@ -187,6 +196,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "metrics": {name: evaluation.metrics for name, evaluation in evaluations.items()},
         "intervals": {name: evaluation.intervals for name, evaluation in evaluations.items()},
         "differences": report.differences,
+        "system_differences": report.system_differences,
         "strata": {
             name: dataclasses.asdict(stratum)
             for name, stratum in metrics_by_stratum(evaluations, report.strata).items()

@@ -35,7 +35,8 @@ def pair_strata(
     newest = np.array([history[-1] if len(history) else -1 for history in histories], np.int64)
     seen = np.zeros(len(target), bool)
     has = newest >= 0
-    seen[has] = np.asarray(transition.transitions[newest[has], target[has]]).reshape(-1) > 0
+    if has.any():
+        seen[has] = np.asarray(transition.transitions[newest[has], target[has]]).reshape(-1) > 0
     return {PAIR_SEEN: seen, PAIR_NEW: ~seen}
 
 

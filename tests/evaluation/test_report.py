@@ -272,6 +272,23 @@ def test_the_verdict_follows_the_paired_interval(report):
     assert "<strong>above</strong>" in render_page(make_report(evaluations=best))
 
 
+def test_the_system_is_held_against_the_others_too(report):
+    from minirec.evaluation.page import render_page
+
+    assert report_json(report)["system_differences"] == {}
+    assert "The system is" not in render_page(report)
+    perfect = evaluate_lists(
+        np.repeat(report.target[:, None], 50, axis=1), report.target, report.catalogue.codes
+    )
+    with_system = make_report(evaluations=dict(report.evaluations) | {"system": perfect})
+    content = report_json(with_system)["system_differences"]
+    assert list(content) == list(report.evaluations)
+    rival = report.evaluations["item_transition"].ranks["item"]
+    expected = difference_intervals(perfect.ranks["item"], rival, seed=7)
+    assert content["item_transition"]["item"] == expected
+    assert "The system is <strong>above</strong>" in render_page(with_system)
+
+
 def test_a_page_without_curves_and_examples_stands(tmp_path):
     write_report(tmp_path, make_report(curves=Curves(), examples=()))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -371,6 +388,12 @@ def test_strata_tell_known_pairs_from_new_ones():
     # 0 leads to 1, 2 and 3; 1 to 2, 3, 4 and 5; no pair goes backwards.
     assert strata["pair_seen"].tolist() == [True, False, True, False, False]
     assert (strata["pair_new"] == ~strata["pair_seen"]).all()
+    strangers = pair_strata(transition, [np.zeros(0, int)] * 2, np.array([3, 4]))
+    assert strata_list(strangers) == [[False, False], [True, True]]
+
+
+def strata_list(strata):
+    return [strata[name].tolist() for name in ("pair_seen", "pair_new")]
 
 
 def test_the_report_has_every_recommender_in_every_stratum(report, folder):
