@@ -134,7 +134,7 @@ class ItemTask:
         state = model(
             batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key=trunk_key
         )
-        if batch["place"].shape[1] < state.shape[1]:
+        if self.max_targets is not None:
             state = jnp.take_along_axis(state, batch["place"][:, :, None], axis=1)
         state = state.reshape(-1, state.shape[-1])
         batch = {name: value.reshape(-1, *value.shape[2:]) for name, value in batch.items()}

@@ -93,12 +93,13 @@ def test_an_items_loss_is_cross_entropy_over_the_catalogue(model):
 def test_losses_at_the_places_asked_for_alone_are_the_same(model):
     weights = [[0, 1, 0], [0, 2], [0, 0, 0, 0.5]]
     results = []
-    for most in (None, 1):
+    for most in (None, 1, 4):  # 4: as many as there are places, in another order.
         task = make_task(max_targets=most)
         inputs = task.inputs(make_batch(HISTORIES, weights))
         assert inputs["item"].shape == (3, most or 4)
         results.append(fast_jit(lambda m, b, task=task: task.loss(m, b, key=KEY))(model, inputs))
-    np.testing.assert_allclose(*(result[0] for result in results), rtol=1e-5)
+    totals = [result[0] for result in results]
+    np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
     with pytest.raises(ValueError, match="row 0: loss_mask asks for 2 items"):
         make_task(max_targets=1).inputs(make_batch(HISTORIES, WEIGHTS))
 
