@@ -33,10 +33,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import program, sweep_run, wiring
+from launch import program, ranking, sweep_run, wiring
 from launch.grid import Setting, read_grid
 from launch.sweep_run import SweepJob
 from minirec import files
+from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.evaluation.seeds import best_first, setting_row
 from minirec.evaluation.sweep_report import Sweep, markdown, write_sweep
 from minirec.training import TrainResult, compare, read_metrics
@@ -49,7 +50,12 @@ _GRID = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_enum(
     "sweep_split", "valid", ["valid", "test"], "Users that the runs of a sweep are compared on."
 )
-_BY = flags.DEFINE_string("sweep_by", "model", "Recommender whose NDCG@10 sorts the table.")
+_BY = flags.DEFINE_enum(
+    "sweep_by",
+    MODEL,
+    [MODEL, ranking.ITEM_HEAD, SYSTEM],
+    "Recommender whose NDCG@10 sorts the table.",
+)
 # They change neither a batch nor a result.
 _HOW_FAST = ("num_threads", "num_workers", "prefetch")
 

@@ -83,6 +83,8 @@ def execute(path: Path) -> int:
         # A killed run leaves neither file: they come last, and whole.
         if not (job.prepared / "manifest.json").is_file():
             prepare.main(job)
+        else:  # An error where the log has changed since; else nothing is done again.
+            prepare.prepare(job.config.data.to_dict(), job.prepared)
         if not (job.sids / wiring.SIDS_REPORT).is_file():
             make_sids.make(job)
         if train.run_training(job).interrupted:

@@ -51,6 +51,7 @@ class SettingRow:
         estimates: of the recommenders that were trained.
         baselines: of the others.
         errors: of runs that failed, one each.
+        commits: of the code that the runs were made with, where it is known.
     """
 
     fields: Mapping[str, Any]
@@ -61,6 +62,7 @@ class SettingRow:
     estimates: Estimates
     baselines: Estimates
     errors: Sequence[str] = ()
+    commits: Sequence[str] = ()
 
 
 def seed_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -99,7 +101,8 @@ def setting_row(
     run's bootstrap interval over users, as a baseline's is whose values do not depend on the seed.
 
     Args:
-        results: of each run `users`, and `metrics` and `intervals` as in `report.json`.
+        results: of each run `users`, `metrics` and `intervals` as in `report.json`, and `commit`
+            where it is known.
         fields: the settings.
         name: what the table calls it.
         num_wanted: how many runs were asked for.
@@ -119,6 +122,7 @@ def setting_row(
         estimates={name: estimates[name] for name in names if name not in BASELINES},
         baselines={name: estimates[name] for name in names if name in BASELINES},
         errors=tuple(errors),
+        commits=tuple(sorted({result["commit"] for result in results if result.get("commit")})),
     )
 
 

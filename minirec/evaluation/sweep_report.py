@@ -102,7 +102,12 @@ def caption(sweep: Sweep) -> str:
         spread = f"{over_seeds}, of rows with one seed {over_users}"
     else:
         spread = over_seeds if several else over_users
-    return f"{text}in brackets the 95% interval {spread}."
+    text = f"{text}in brackets the 95% interval {spread}."
+    commits = sorted({commit for row in sweep.rows for commit in row.commits})
+    if len(commits) > 1:
+        names = ", ".join(commit[:7] for commit in commits)
+        text += f" Runs of different commits of the code stand here: {names}."
+    return text
 
 
 def table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:

@@ -94,6 +94,23 @@ def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
     assert (folder / "plot.svg").is_file()
     assert not list(folder.glob("runs/*/report/report.json"))
 
+    (manifest_path,) = folder.glob("data/*/prepared/manifest.json")
+    manifest = json.loads(manifest_path.read_text())
+    manifest_path.write_text(json.dumps(manifest | {"fingerprint": "of another log"}))
+    (spec, *_) = sorted(folder.glob("runs/*/sweep_run.json"))
+    assert sweep_run.execute(spec) == sweep_run.FAILED
+    assert "prepared" in (spec.parent / "error.txt").read_text().partition("\n")[0]
+
+
+def test_a_table_of_several_commits_says_so(tmp_path, monkeypatch):
+    job, commits = job_in(tmp_path), iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr(sweep, "_commit", lambda: (next(commits), False))
+    play(job, "seed=0")
+    assert "commits" not in (tmp_path / "sweeps" / "try" / "table.md").read_text()
+    play(job, "seed=0,1")
+    table = (tmp_path / "sweeps" / "try" / "table.md").read_text()
+    assert "different commits of the code stand here: aaaaaaa, bbbbbbb." in table
+
 
 def test_what_equal_runs_share(tmp_path):
     job = job_in(tmp_path)
