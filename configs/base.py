@@ -130,8 +130,13 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.train = ConfigDict(
         {
-            "num_epochs": 15,  # passes over the training rows; 0: as many as num_steps makes
-            "num_steps": 1000,  # where num_epochs is 0
+            # Passes over the training rows, but no fewer steps than `min_steps`, and no more than
+            # `max_steps` (half an hour on 2 CPU cores; 0: no limit). A warm-up is at most a
+            # quarter of them. 0: as many passes as `num_steps` steps make.
+            "num_epochs": 15,
+            "min_steps": 400,
+            "max_steps": 8000,
+            "num_steps": 1000,
             "accumulate": 1,
             "learning_rate": 2e-3,
             "warmup_steps": 100,
@@ -141,7 +146,9 @@ def get_config(variant: str = "") -> ConfigDict:
             "b1": 0.9,
             "b2": 0.98,
             "eps": 1e-8,
-            "average_decay": 0.0,  # of the weights' average, which is what is evaluated; 0: none
+            # Of the weights' average, which is what is evaluated; 0: none. A warm-up holds it to
+            # (t - 1) / (t + 9) after t steps: .9 after 91, .99 after 991.
+            "average_decay": 0.0,
             "clip_norm": 1.0,
             "label_smoothing": 0.0,
             "eval_every": 200,

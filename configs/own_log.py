@@ -24,7 +24,8 @@ is different for other formats, `--config.data.source.` before each:
 
 For more than a try, copy this file and write the fields down. Preparing reads a million rows a
 second; training takes as long as `config.train.num_epochs` asks for, and its score depends on the
-log: `launch.evaluate` puts popularity and a transition count beside the model.
+log: `launch.evaluate` puts popularity and a transition count beside the model. Where people take
+the same item again, set `--config.search.exclude_seen=False`; `launch.evaluate` says if they do.
 """
 
 from __future__ import annotations

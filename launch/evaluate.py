@@ -1,14 +1,16 @@
 """Evaluation: `python -m launch.evaluate --config=amazon_beauty --workdir=W`.
 
-Searches for every user of the split with the run's best checkpoint, sets the two baselines beside
-it, writes W/runs/NAME/report (report_valid for `--split=valid`) and prints `hr@10=…`, `ndcg@10=…`,
-…, `invalid=0`.
+Searches for every user of the split with the run's best checkpoint. Beside the model stand its item
+table, the system (whose weights validation users choose first; W/runs/NAME/fusion.json keeps them)
+and the two baselines. Writes W/runs/NAME/report (report_valid for `--split=valid`) and prints
+`hr@10=…`, `ndcg@10=…`, …, `invalid=0`, which are the model's, then `system_hr@10=…` and so on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -28,7 +30,6 @@ from minirec.evaluation import (
     Example,
     FusionWeights,
     ItemTransition,
-    Popularity,
     RankedLists,
     Report,
     evaluate_lists,
@@ -38,13 +39,16 @@ from minirec.evaluation import (
     read_curves,
     write_report,
 )
+from minirec.evaluation.report import SYSTEM
 from minirec.sids import SidTable
 from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
 from pipelines.prepared import Prepared
 
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
+REPEATED = "targets_in_history"
 _NUM_EXAMPLES = 8
+_MANY_REPEATED = 0.01
 
 
 class Shown(Protocol):
@@ -74,6 +78,7 @@ class Searched:
         lists: what each source of the run recommends, the system and its sources but for the
             search and the baselines; empty where there is the search alone.
         weights: how the system weights its sources; None where there is no system.
+        transition: the transition count, where it has been fitted already.
     """
 
     split: str
@@ -83,6 +88,7 @@ class Searched:
     started: float
     lists: Mapping[str, RankedLists] = dataclasses.field(default_factory=dict)
     weights: FusionWeights | None = None
+    transition: ItemTransition | None = None
 
 
 def run_evaluation(job: program.Job, split: str = "test") -> Report:
@@ -106,8 +112,7 @@ def search(job: program.Job, split: str) -> Searched:
     config = job.config
     mesh = wiring.make_mesh(config)
     catalogue, model = wiring.load_run(job, mesh=mesh)
-    length = list_length(config, catalogue.prepared)
-    ranker = ranking.Ranker(config, catalogue, model, mesh, length=length)
+    ranker = ranking.Ranker(config, catalogue, model, mesh)
     weights = ranking.run_weights(job, ranker)
     max_users = config.evaluate.test_users
     num_users = len(catalogue.prepared.views(split))
@@ -117,17 +122,11 @@ def search(job: program.Job, split: str) -> Searched:
     if ranking.ITEM_HEAD in rankings.lists:
         lists[ranking.ITEM_HEAD] = rankings.lists[ranking.ITEM_HEAD]
     if weights is not None:
-        lists[ranking.SYSTEM] = ranking.fused(rankings, weights, length)
+        lists[SYSTEM] = ranking.fused(rankings, weights, ranker.length)
     codes = beam_codes(rankings.ranked, catalogue)
-    return Searched(split, catalogue, rankings.ranked, codes, started, lists, weights)
-
-
-def list_length(config: ConfigDict, prepared: Prepared) -> int:
-    """Returns how long the lists are that stand beside the beams.
-
-    Longer than those: a list has as many distinct SIDs then where items share theirs.
-    """
-    return min(4 * config.search.num_beams, prepared.num_items)
+    return Searched(
+        split, catalogue, rankings.ranked, codes, started, lists, weights, ranker.transition
+    )
 
 
 @contextlib.contextmanager
@@ -181,14 +180,14 @@ def make_report(
     prepared = catalogue.prepared
     target = prepared.targets(split)[ranked.row]
     histories = prepared.histories(split, ranked.row)
+    # Nobody can find these where items of the history are left out.
+    repeated = float(np.mean([item in seen for item, seen in zip(target, histories, strict=True)]))
     codes = catalogue.table.codes
     ranked_sids = searched.codes
-    item, offsets = prepared.training_items()
-    transition = ItemTransition(item, offsets, prepared.num_items)
-    baselines = {
-        "popularity": Popularity(item, prepared.num_items),
-        "item_transition": transition,
-    }
+    transition = searched.transition or ItemTransition(
+        *prepared.training_items(), prepared.num_items
+    )
+    baselines = {"popularity": transition.popularity, "item_transition": transition}
     ks = [k for k in KS if k <= config.search.num_beams]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
     evaluations = {
@@ -198,7 +197,7 @@ def make_report(
     }
     for name, lists in searched.lists.items():
         evaluations[name] = evaluate_lists(lists.item, target, codes, ks=ks, **bootstrap)
-    length = list_length(config, prepared)
+    length = ranking.list_length(config, prepared)
     for name, baseline in baselines.items():
         lists = baseline.recommend(histories, length, exclude_seen=exclude_seen)
         evaluations[name] = evaluate_lists(lists, target, codes, ks=ks, **bootstrap)
@@ -219,7 +218,7 @@ def make_report(
         strata=pair_strata(transition, histories, target),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=first_losses or {},
-        extra=ranking.record(searched.weights) | dict(extra or {}),
+        extra=ranking.record(searched.weights) | {REPEATED: repeated} | dict(extra or {}),
     )
     write_report(job.run / wiring.REPORTS[split], report)
     return report
@@ -265,6 +264,13 @@ def main(job: program.Job) -> None:
     report = make_report(job, searched)
     for line in metric_lines(report):
         print(line)
+    if job.config.search.exclude_seen and report.extra[REPEATED] > _MANY_REPEATED:
+        print(
+            f"note: {report.extra[REPEATED]:.1%} of the targets are items of their user's history, "
+            "which config.search.exclude_seen=True leaves out of every list; set it to False if "
+            "items are to be recommended again",
+            file=sys.stderr,
+        )
     print(f"report={job.run / wiring.REPORTS[SPLIT.value] / 'index.html'}")
 
 

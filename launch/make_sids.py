@@ -109,9 +109,23 @@ def item_vectors(
                 window=config.window,
             )
         )
+    if not any(part.any() for part in parts):
+        raise ValueError(f"config.sids.vectors={kind!r}: {_nothing_known(prepared, kind)}")
     if len(parts) == 1:
         return parts[0], text
     return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight]), text
+
+
+def _nothing_known(prepared: Prepared, kind: str) -> str:
+    """Returns why no item has a vector, and what to do."""
+    text = (
+        f"none of the {prepared.num_items} items in {prepared.folder / 'items.parquet'} has words "
+        "or attributes that another one shares"
+    )
+    near = f"no two items follow one another in the training sequences of {prepared.folder}"
+    if kind == "both":
+        return f"{text}, and {near}"
+    return f"{text}; use 'cooccurrence'" if kind == "text" else f"{near}; use 'text'"
 
 
 def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = "") -> MadeSids:
@@ -145,6 +159,7 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
             "source": f"{config.source} on {config.vectors}",
             "reconstruction_error": errors,
             "variance": result.variance,
+            "items_without_vector": int((~vectors.any(axis=1)).sum()),
         }
     codes, sizes = resolve_collisions(
         codes,
@@ -188,6 +203,12 @@ def make(job: program.Job) -> None:
             f"note: level 0 has a code for each of the {len(table.codes)} items, so that SIDs do "
             "not tell what is alike and none are left for new items; set smaller "
             "config.sids.codebook_sizes",
+            file=sys.stderr,
+        )
+    if report.get("items_without_vector"):
+        print(
+            f"note: nothing tells {report['items_without_vector']} of {len(table.codes)} items "
+            f"apart (config.sids.vectors={job.config.sids.vectors!r}): their SIDs begin alike",
             file=sys.stderr,
         )
     if report.get("ignored_items"):

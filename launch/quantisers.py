@@ -48,6 +48,11 @@ def check(config: ConfigDict, folder: str = "") -> None:
             check_sizes(len(sizes), sizes)
         except ValueError as error:
             raise ValueError(f"config.sids.codebook_sizes={sizes}: {error}") from error
+        if config.vectors == "both" and not 0 < config.text_weight < 1:
+            raise ValueError(
+                f"config.sids.text_weight={config.text_weight}: must lie between 0 and 1; for one "
+                "kind of vectors alone set config.sids.vectors to 'text' or 'cooccurrence'"
+            )
     if config.source == "rq_vae":
         rq_vae_start(config)
         if config.balance:

@@ -2,8 +2,8 @@
 
 The sources are the search over SIDs ("model"), the model's item table ("item_head", where it has
 one) and the transition count. Their lists are fused with weights that the run's validation users
-choose; W/runs/NAME/fusion.json keeps the choice for as long as it is of the same checkpoint and
-settings.
+choose; W/runs/NAME/fusion.json keeps the choice for as long as it is of the same run, checkpoint
+and settings. Whoever asks first, evaluation or recommendation, the choice is the same.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from minirec.evaluation import (
     choose_weights,
     fuse,
     shared_probability,
-    without,
+    with_unknown,
 )
+from minirec.evaluation.report import MODEL
 from minirec.training import best_step
 from minirec.training.processes import is_first
+from minirec.training.run_folder import CONFIG_FILE
+from pipelines.prepared import Prepared
 
 FUSION = "fusion.json"
-MODEL, ITEM_HEAD, ITEM_TRANSITION, SYSTEM = "model", "item_head", "item_transition", "system"
+ITEM_HEAD, ITEM_TRANSITION = "item_head", "item_transition"
 _WEIGHTS, _MADE_OF = "fusion", "made_of"
 
 
@@ -56,6 +59,9 @@ class Ranker:
 
     Attributes:
         catalogue: the items.
+        transition: the transition count.
+        length: items of a list, beside the search's, which are as many as it has beams. Longer
+            than those: a list has as many distinct SIDs then where items share theirs.
     """
 
     def __init__(
@@ -65,7 +71,6 @@ class Ranker:
         model: wiring.Model,
         mesh: Mesh | None = None,
         *,
-        length: int = 1,
         at_least: int = 1,
     ):
         """Compiles nothing yet.
@@ -75,20 +80,20 @@ class Ranker:
             catalogue: the items.
             model: the run's best model.
             mesh: devices that share the users.
-            length: so many items a list, where that is more than the search's beams.
-            at_least: so many beams, where that is more than the config's.
+            at_least: so many beams, where that is more than the config's, and items a list.
         """
         self.catalogue = catalogue
         self._config, self._model = config, model
         self._searcher = wiring.make_searcher(config, mesh, at_least=at_least)
-        self._length = max(config.search.num_beams, length)
+        num_beams = max(config.search.num_beams, at_least)
+        self.length = max(num_beams, list_length(config, catalogue.prepared))
         self._item_ranker = None
         if wiring.reads_items(config) and config.loss.item_weight > 0:
             self._item_ranker = wiring.make_searcher(
-                config, mesh, at_least=self._length, rank_by="items"
+                config, mesh, at_least=self.length, rank_by="items"
             )
         prepared = catalogue.prepared
-        self._transition = ItemTransition(*prepared.training_items(), prepared.num_items)
+        self.transition = ItemTransition(*prepared.training_items(), prepared.num_items)
 
     def rank(
         self,
@@ -127,12 +132,14 @@ class Ranker:
         known = [
             history[history < catalogue.prepared.num_items] for history in histories(ranked.row)
         ]
-        counted = self._transition.rank(known, self._length, exclude_seen=exclude_seen)
-        # What popularity fills a list up with is not the count's word.
-        left_out = counted.probability == 0
-        if allowed is not None:
-            left_out |= ~allowed[counted.item]
-        lists[ITEM_TRANSITION] = without(counted, left_out)
+        # What popularity would fill a list up with is not the count's word.
+        lists[ITEM_TRANSITION] = self.transition.rank_followers(
+            known, self.length, exclude_seen=exclude_seen, allowed=allowed
+        )
+        num_known = catalogue.prepared.num_items
+        if len(catalogue.item_tokens) > num_known:  # Appended: the search alone knows these.
+            for name in lists.keys() - {MODEL}:
+                lists[name] = with_unknown(lists[name], lists[MODEL], num_known)
         return Rankings(ranked, lists)
 
     def rank_split(
@@ -142,6 +149,11 @@ class Ranker:
         batches = wiring.split_batches(self.catalogue, self._config, split, max_users)
         prepared = self.catalogue.prepared
         return self.rank(batches, lambda rows: prepared.histories(split, rows), on_batch=on_batch)
+
+
+def list_length(config: ConfigDict, prepared: Prepared) -> int:
+    """Returns how long the lists are that stand beside the beams."""
+    return min(4 * config.search.num_beams, prepared.num_items)
 
 
 def kept_weights(job: Job) -> FusionWeights | None:
@@ -187,6 +199,7 @@ def _made_of(job: Job) -> dict[str, Any]:
     """Returns what the choice depends on, but for what a run keeps for itself."""
     config = job.config
     return {
+        "run": files.sha256(job.run / CONFIG_FILE),
         "checkpoint": best_step(job.run),
         "search": config.search.to_dict(),
         "fusion_users": config.evaluate.fusion_users,
@@ -222,7 +235,7 @@ def recommend(
     weights = kept_weights(job)
     if weights is None:  # Items that came later have no part in the choice.
         weights = run_weights(job, Ranker(job.config, *wiring.load_run(job, mesh=mesh), mesh))
-    ranker = Ranker(job.config, catalogue, model, mesh, length=top, at_least=top)
+    ranker = Ranker(job.config, catalogue, model, mesh, at_least=top)
     rankings = ranker.rank(prompts, lambda rows: [histories[row] for row in rows], allowed=allowed)
     if weights is None:
         return rankings.ranked.item, rankings.ranked.item_score

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from launch import program, ranking, wiring
 from minirec.decoding.ranking import rank_users
+from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.sids import sid_string
 from minirec.training.processes import is_first
 from pipelines.batches import prompt_batch
@@ -31,9 +32,7 @@ _HISTORY = flags.DEFINE_string(
     "history", None, "Item ids as the log names them, oldest first, with commas; or a file."
 )
 _TOP = flags.DEFINE_integer("top", 10, "Items to recommend a user.", lower_bound=1)
-_RANK_BY = flags.DEFINE_enum(
-    "rank_by", ranking.SYSTEM, [ranking.SYSTEM, ranking.MODEL], "What ranks the items."
-)
+_RANK_BY = flags.DEFINE_enum("rank_by", SYSTEM, [SYSTEM, MODEL], "What ranks the items.")
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Item ids that must not be recommended (no stock).")
 
 
@@ -70,7 +69,7 @@ def recommend(
     *,
     top: int,
     exclude: Sequence[str] = (),
-    rank_by: str = ranking.SYSTEM,
+    rank_by: str = SYSTEM,
 ) -> Iterator[dict[str, Any]]:
     """Yields a row a recommended item: user, rank, item_id, title, sid, score.
 
@@ -95,7 +94,7 @@ def recommend(
     allowed = np.ones(len(raw_item_ids), bool)
     allowed[_item_ids(exclude, index, "--exclude")] = False
     prompts = list(_prompts(items, wiring.model_tokens(job.config, catalogue), job.config))
-    if rank_by == ranking.MODEL:
+    if rank_by == MODEL:
         ranked = rank_users(
             model,
             prompts,

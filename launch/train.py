@@ -23,7 +23,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie
-from launch import program, wiring
+from launch import program, ranking, wiring
 from minirec import files
 from minirec.decoding.ranking import rank_users
 from minirec.evaluation import KS, item_ranks, metrics_at, sid_ranks
@@ -173,8 +173,17 @@ def train_settings(job: program.Job, num_rows: int) -> tuple[TrainConfig, dict[s
     stage_options = {name: options.pop(name) for name in ("num_steps", "accumulate")}
     if (epochs := options.pop("num_epochs")) < 0:
         raise ValueError(f"config.train.num_epochs={epochs}: must be 0 or more")
+    least, most = options.pop("min_steps"), options.pop("max_steps")
     if epochs:
-        stage_options["num_steps"] = math.ceil(epochs * num_rows / config.loader.batch_size)
+        if least < 0 or most < 0 or 0 < most < least:
+            raise ValueError(
+                f"config.train.min_steps={least}, config.train.max_steps={most}: must be 0 or "
+                "more, and max_steps no less than min_steps where it is not 0"
+            )
+        num_steps = max(least, math.ceil(epochs * num_rows / config.loader.batch_size))
+        stage_options["num_steps"] = min(num_steps, most or num_steps)
+        # A short run must come out of its warm-up too.
+        options["warmup_steps"] = min(options["warmup_steps"], stage_options["num_steps"] // 4)
     label_smoothing = options.pop("label_smoothing")
     options["patience"] = (options["eval_every"] and options["patience"]) or None
     fields = ("eval_every", "checkpoint_every", "log_every", "patience")
@@ -190,7 +199,18 @@ def train_settings(job: program.Job, num_rows: int) -> tuple[TrainConfig, dict[s
 def make_evaluator(
     config: ConfigDict, catalogue: wiring.Catalogue, mesh: Mesh | None = None
 ) -> Callable[[Any], dict[str, float]]:
-    """Returns a function from a model to its validation metrics, by real beam search."""
+    """Returns a function from a model to its validation metrics, by real beam search.
+
+    Raises:
+        ValueError: there are no users to validate on, but evaluations are asked for.
+    """
+    if not config.train.eval_every:
+        return lambda model: {}  # Nobody will ask.
+    if not len(catalogue.prepared.views("valid")):
+        raise ValueError(
+            f"{catalogue.prepared.folder / 'splits' / 'valid.npy'}: no users to validate on; set "
+            "config.train.eval_every=0 to train without, or another config.data.split"
+        )
     batches = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
     return evaluator_of(config, catalogue, batches, mesh)
 
@@ -225,6 +245,7 @@ def keep_catalogue(job: program.Job, catalogue: wiring.Catalogue) -> None:
     if job.overwrite:
         for report in wiring.REPORTS.values():
             shutil.rmtree(job.run / report, ignore_errors=True)
+        (job.run / ranking.FUSION).unlink(missing_ok=True)
 
 
 def print_result(result: TrainResult) -> None:

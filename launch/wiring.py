@@ -205,9 +205,11 @@ def load_run(
         "vocabulary": catalogue.vocab.size,
         "model": config["model"],
         "loader": {"max_items": config["loader"]["max_items"]},
+        "loss": {"item_weight": config["loss"]["item_weight"]},
     }
     there = {name: trained.get(name) for name in here}
-    there["loader"] = {"max_items": (there["loader"] or {}).get("max_items")}
+    for part in ("loader", "loss"):
+        there[part] = {name: (there[part] or {}).get(name) for name in here[part]}
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")

@@ -11,7 +11,11 @@ from minirec.evaluation.fusion import choose_weights, fuse
 from minirec.evaluation.fusion_weights import FusionWeights
 from minirec.evaluation.intervals import bootstrap_intervals, difference_intervals
 from minirec.evaluation.metrics import KS, hit_rate, metrics_at, ndcg
-from minirec.evaluation.ranked_lists import RankedLists, shared_probability, without
+from minirec.evaluation.ranked_lists import (
+    RankedLists,
+    shared_probability,
+    with_unknown,
+)
 from minirec.evaluation.ranks import count_invalid, item_ranks, item_sids, sid_ranks
 from minirec.evaluation.report import (
     Catalogue,
@@ -35,7 +39,7 @@ __all__ = [
     "RankedLists",
     "shared_probability",
     "pair_strata",
-    "without",
+    "with_unknown",
     "Report",
     "bootstrap_intervals",
     "choose_weights",

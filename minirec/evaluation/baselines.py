@@ -133,15 +133,43 @@ class ItemTransition:
         Raises:
             ValueError: as `recommend`.
         """
+        ranked = self.rank_followers(histories, k, exclude_seen=exclude_seen)
+        for rows, block in _blocks(histories, self.num_items):
+            seen = _pairs(block) if exclude_seen else _no_pairs()
+            fill_by_popularity(ranked.item[rows], self.popularity, seen)
+        return ranked
+
+    def rank_followers(
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude_seen: bool,
+        allowed: Bool[np.ndarray, " N"] | None = None,
+    ) -> RankedLists:
+        """Returns `rank`'s lists without what popularity fills them up with: -1 stands there.
+
+        Args:
+            histories: item ids a user, oldest first.
+            k: length of the lists.
+            exclude_seen: leave out every item of the user's history.
+            allowed: items that may be listed at all; None means every item. What is left out takes
+                its probability with it.
+
+        Raises:
+            ValueError: as `recommend`.
+        """
         lists = _empty_lists(histories, k)
         probability = np.zeros(lists.shape)
         for rows, block in _blocks(histories, self.num_items):
-            seen = _pairs(block) if exclude_seen else _no_pairs()
             user, item, score, mass = self._scores(block)
             kept = score > 0
             if exclude_seen:
+                seen = _pairs(block)
                 seen_keys = seen[0] * self.num_items + seen[1]
                 kept &= ~np.isin(user * self.num_items + item, seen_keys)
+            if allowed is not None:
+                kept &= allowed[item]
             user, item, score = user[kept], item[kept], score[kept]
             order = np.lexsort((self.popularity.place[item], -score, user))
             user, item, score = user[order], item[order], score[order]
@@ -151,7 +179,6 @@ class ItemTransition:
             user, item, score, place = user[top], item[top], score[top], place[top]
             lists[rows][user, place] = item
             probability[rows][user, place] = score / mass[user]
-            fill_by_popularity(lists[rows], self.popularity, seen)
         return RankedLists(lists, probability)
 
     def _scores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Float, Int, Int32
 
 from minirec.evaluation.ranks import number_sids
 
@@ -46,9 +46,24 @@ def shared_probability(
     )
 
 
-def without(lists: RankedLists, left_out: Bool[np.ndarray, "n K"]) -> RankedLists:
-    """Returns the lists with nothing at the places that are left out."""
+def with_unknown(lists: RankedLists, other: RankedLists, num_known: int) -> RankedLists:
+    """Returns the lists with another's word for the items that their recommender cannot know.
+
+    Items from `num_known` on came after it was made. They get the probability that `other` gives
+    them, and the recommender's own items share what that leaves: its lists add up to 1 at most as
+    before, and in a pool of both the new items are as probable as `other` says, whatever its
+    weight.
+
+    Args:
+        lists: of items below `num_known`.
+        other: lists of the same users.
+        num_known: how many items the recommender knows.
+    """
+    new = other.item >= num_known
+    probability = np.where(new, other.probability, 0.0)
+    rest = np.maximum(0.0, 1.0 - probability.sum(axis=1, keepdims=True))
+    item = np.where(new, other.item, -1).astype(np.int32)
     return RankedLists(
-        np.where(left_out, -1, lists.item).astype(np.int32),
-        np.where(left_out, 0.0, lists.probability),
+        np.concatenate([lists.item, item], axis=1),
+        np.concatenate([lists.probability * rest, probability], axis=1),
     )

@@ -127,6 +127,25 @@ def test_what_is_excluded_takes_its_probability_with_it():
     np.testing.assert_allclose(popular.probability, [[1 / 3, 1 / 6], [0, 0]], atol=1e-12)
 
 
+def test_followers_are_the_lists_without_what_fills_them_up_and_without_what_is_not_allowed():
+    generator = np.random.default_rng(5)
+    sequences = [generator.integers(0, 30, generator.integers(2, 6)).tolist() for _ in range(25)]
+    baseline = ItemTransition(*concatenate(sequences), 30)
+    histories = [generator.integers(0, 30, generator.integers(0, 8)) for _ in range(40)]
+    whole = baseline.rank(histories, 30, exclude_seen=True)
+    allowed = generator.random(32) < 0.5  # Two more than the baseline knows.
+    for mask in (None, allowed):
+        got = baseline.rank_followers(histories, 4, exclude_seen=True, allowed=mask)
+        for row, items in enumerate(whole.item):
+            kept = [
+                (item, probability)
+                for item, probability in zip(items, whole.probability[row], strict=True)
+                if probability > 0 and (mask is None or mask[item])
+            ][:4]
+            kept += [(-1, 0.0)] * (4 - len(kept))
+            assert list(zip(got.item[row], got.probability[row], strict=True)) == kept
+
+
 def test_padded_histories_give_what_ragged_ones_give_over_several_blocks():
     generator = np.random.default_rng(0)
     sequences = [generator.integers(0, 50, generator.integers(2, 20)).tolist() for _ in range(80)]

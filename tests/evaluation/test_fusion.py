@@ -15,7 +15,7 @@ from minirec.evaluation import (
     item_ranks,
     metrics_at,
     shared_probability,
-    without,
+    with_unknown,
 )
 
 PARTS = 64  # probabilities are whole parts, so that fractions tell exactly which scores are equal
@@ -288,8 +288,14 @@ def test_items_that_share_a_sid_share_its_probability_as_their_interactions():
     np.testing.assert_allclose(shared.probability, expected)
 
 
-def test_a_list_without_some_of_its_places():
-    lists = RankedLists(np.array([[3, 1, 2]], np.int32), np.array([[0.5, 0.3, 0.0]]))
-    left = without(lists, np.array([[False, True, False]]))
-    assert left.item.tolist() == [[3, -1, 2]]
-    assert left.probability.tolist() == [[0.5, 0.0, 0.0]]
+def test_items_that_a_source_cannot_know_are_as_probable_as_who_knows_them_says():
+    search = RankedLists(np.array([[5, 1, 4, -1], [0, 1, 2, -1]], np.int32), np.zeros((2, 4)))
+    search.probability[:, :3] = [0.3, 0.4, 0.1], [0.5, 0.2, 0.1]
+    count = RankedLists(np.array([[1, 0], [2, -1]], np.int32), np.array([[0.75, 0.25], [0.5, 0]]))
+    knowing = with_unknown(count, search, 4)
+    fused = fuse({"search": search, "count": knowing}, {"search": 0.1, "count": 0.9}, 4)
+    assert fused.item.tolist() == [[1, 5, 0, 4], [2, 0, 1, -1]]
+    of_one = 0.1 * 0.4 + 0.9 * 0.75 * 0.6
+    np.testing.assert_allclose(fused.probability[0], [of_one, 0.3, 0.9 * 0.25 * 0.6, 0.1])
+    # Whose lists hold nothing new is left as it is.
+    np.testing.assert_allclose(fused.probability[1], [0.1 * 0.1 + 0.9 * 0.5, 0.05, 0.02, 0])

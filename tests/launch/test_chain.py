@@ -6,9 +6,20 @@ import re
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 
-from launch import append, evaluate, make_sids, metrics, prepare, program, recommend, train
+from launch import (
+    append,
+    evaluate,
+    make_sids,
+    metrics,
+    prepare,
+    program,
+    ranking,
+    recommend,
+    train,
+)
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics
 from pipelines.prepared import Prepared
@@ -173,6 +184,8 @@ def test_a_run_is_not_evaluated_with_other_settings_data_or_sids(smoke, tmp_path
         evaluate.run_evaluation(changed(job, **{"model.rope_theta": 5.0}))
     with pytest.raises(ValueError, match="max_items"):
         evaluate.run_evaluation(changed(job, **{"loader.max_items": 3}))
+    with pytest.raises(ValueError, match=r"config\.json.*loss\.item_weight=1\.0, now 0\.0"):
+        evaluate.run_evaluation(changed(job, **{"loss.item_weight": 0.0}))
 
     workdir = tmp_path / "copy"
     shutil.copytree(job.workdir, workdir)
@@ -231,6 +244,81 @@ def test_without_validation_users_there_is_no_system_and_the_search_recommends(s
         for rank_by in ("system", "model")
     ]
     assert ranked[0] == ranked[1]
+
+
+def test_the_systems_weights_are_the_same_whoever_asks_first_and_go_with_their_run(smoke, tmp_path):
+    job, _ = smoke
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir)
+    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
+    chosen = json.loads((copy.run / "fusion.json").read_text())
+    (copy.run / "fusion.json").unlink()
+    list(recommend.recommend(copy, [[Prepared.load(copy.prepared).raw_item_ids[3]]], top=5))
+    assert json.loads((copy.run / "fusion.json").read_text()) == chosen
+
+    record = json.loads((copy.run / "config.json").read_text())
+    (copy.run / "config.json").write_text(json.dumps(record | {"seed": 7}))
+    assert ranking.kept_weights(copy) is None
+    few = {"train.num_steps": 4, "train.eval_every": 0, "model.dropout": 0.5}
+    train.run_training(dataclasses.replace(changed(copy, **few), overwrite=True))
+    assert not (copy.run / "fusion.json").exists()
+
+
+def test_without_validation_users_training_says_so_or_does_without(smoke, tmp_path):
+    job, _ = smoke
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir, ignore=shutil.ignore_patterns("runs"))
+    copy = program.Job(job.config, workdir, workdir / "runs" / "new")
+    np.save(copy.prepared / "splits" / "valid.npy", np.zeros((0, 3), np.int64))
+    with pytest.raises(ValueError, match=r"splits/valid\.npy: .*config\.train\.eval_every=0"):
+        train.run_training(copy)
+    assert not copy.run.exists()
+    without = changed(copy, **{"train.eval_every": 0, "train.num_steps": 4})
+    assert train.run_training(without).step == 4
+
+
+def test_a_length_in_epochs_has_bounds_and_comes_out_of_its_warm_up(smoke):
+    job, _ = smoke
+
+    def planned(num_rows, **fields):
+        fields = {"num_epochs": 10, "warmup_steps": 100, **fields}
+        config = changed(job, **{f"train.{name}": value for name, value in fields.items()})
+        _, stage, _ = train.train_settings(config, num_rows)
+        return stage["num_steps"], stage["optimizer"].warmup_steps
+
+    batch_size = job.config.loader.batch_size
+    assert planned(100 * batch_size) == (1000, 100)
+    assert planned(50) == (400, 100)
+    assert planned(50, min_steps=40) == (40, 10)
+    assert planned(5000 * batch_size) == (8000, 100)
+    assert planned(5000 * batch_size, max_steps=0) == (50_000, 100)
+    assert planned(50, num_epochs=0, num_steps=20) == (20, 100)
+    with pytest.raises(ValueError, match=r"min_steps=400, config\.train\.max_steps=300"):
+        planned(50, max_steps=300)
+
+
+def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke, tmp_path):
+    job, _ = smoke
+    copy = program.Job(job.config, tmp_path / "W", tmp_path / "W" / "runs" / "x")
+    shutil.copytree(job.prepared, copy.prepared)
+    items = copy.prepared / "items.parquet"
+    table = pl.read_parquet(items)
+    nothing = table.with_columns(pl.lit("").alias("text"), attributes=pl.lit([]).cast(pl.List(str)))
+    nothing.cast(table.schema).write_parquet(items)
+    with pytest.raises(ValueError, match=r"sids\.vectors='text': none of the \d+ items in .*parq"):
+        make_sids.make(copy)
+    assert not (copy.sids / "sids.json").exists()
+    make_sids.make(changed(copy, **{"sids.vectors": "both"}))
+    with pytest.raises(ValueError, match=r"config\.sids\.text_weight=1\.0: .* 'text'"):
+        make_sids.make(changed(copy, **{"sids.vectors": "both", "sids.text_weight": 1.0}))
+
+
+def test_a_report_counts_the_targets_that_their_users_know(smoke):
+    job, report = smoke
+    prepared = Prepared.load(job.prepared)
+    histories = prepared.histories("test", np.arange(len(prepared.views("test"))))
+    pairs = zip(prepared.targets("test"), histories, strict=True)
+    assert report.extra["targets_in_history"] == np.mean([item in seen for item, seen in pairs])
 
 
 def test_steps_out_of_order_say_what_comes_first(tmp_path, smoke):
@@ -297,6 +385,11 @@ def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(sm
     assert {"new", "other"} <= set(found)
     assert (found["new"]["title"], found["other"]["title"]) == ("A new one", "other")
     assert len(found) == prepared.num_items + 1, "every item but the seen one"
+    # Only the search can know the new ones: the system takes its word whole.
+    alone = recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=2000, rank_by="model")
+    of_model = {row["item_id"]: row["score"] for row in alone}
+    for name in ("new", "other"):
+        assert found[name]["score"] == pytest.approx(of_model[name], abs=1e-5)
     seen = {row["item_id"] for row in recommend.recommend(copy, [["new"]], top=2000)}
     assert "new" not in seen
     with pytest.raises(ValueError, match="item 'new' has a SID already"):
