@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the experiment.
 
     Args:
-        variant: "" for the project's own SIDs, "letter" for LETTER's, "smoke" for a minute's run.
+        variant: "" for the project's own SIDs, "letter" for LETTER's, "smoke" for a short run.
 
     Raises:
         ValueError: an unknown variant.

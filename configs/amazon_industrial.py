@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """Returns the experiment.
 
     Args:
-        variant: "" for the whole run, "given" for MiniOneRec's SIDs, "smoke" for a minute's run.
+        variant: "" for the whole run, "given" for MiniOneRec's SIDs, "smoke" for a short one.
 
     Raises:
         ValueError: an unknown variant.
@@ -48,15 +48,15 @@ def get_config(variant: str = "") -> ConfigDict:
             "name": "minionerec",
             "folder": folder,
             # 660 users have no training row, only one history item before their first validation
-            # or test target. None of these interactions is a target. Counted in, they change
-            # popularity a little (and make the baselines stronger); they fill no training batch.
+            # or test target. None of these interactions is such a target. Counted in, they make
+            # the baselines a little stronger; the model learns each as a first item.
             "train_on_context": True,
         }
     )
     config.data.k_core = 0
     config.data.split = ConfigDict({"name": "as_given"})
     config.sids.path = "index/*.index.json"
-    config.sids.vectors = "text"  # better on validation than with co-occurrence, unlike Beauty
+    config.sids.vectors = "text"  # better on validation than with co-occurrence (docs/results.md)
     config.loader.max_items = 10
     config.model.dtype = "bfloat16"
     config.model.dropout = 0.3

@@ -3,7 +3,8 @@
 Counted are the products of the model as it is defined, for what a step asks for and nothing else:
 
 - the trunk at places that are no padding. In the last layer a place without a target gives keys
-  and values alone; there are such places, since the first item of an example is no target;
+  and values alone: context of a long history's later windows, and without `loader.first_items` an
+  example's first item;
 - attention over what a place really sees, `p + 1` places for place `p` of its example;
 - heads and level decoder at places with a target alone: all rows of the head of tokens, a level's
   codes of the level decoder's, all items or the drawn ones of the item table.

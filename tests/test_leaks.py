@@ -6,6 +6,7 @@ control, logs that differ in a training interaction must not.
 """
 
 import csv
+import itertools
 import json
 
 import numpy as np
@@ -127,16 +128,22 @@ def all_that_is_learnt_from(data_config, folder) -> dict[str, np.ndarray]:
         "popularity": Popularity(item, prepared.num_items).counts,
         "transition": transition.recommend(histories, 20, exclude_seen=False),
     }
-    for examples in ("windows", "histories"):
+    for examples, first_items in itertools.product(("windows", "histories"), (False, True)):
         batches = train_batches(
             prepared,
             vocab.encode(table.codes),
-            BatchConfig(batch_size=8, max_items=6, examples=examples, pack=examples == "histories"),
+            BatchConfig(
+                batch_size=8,
+                max_items=6,
+                examples=examples,
+                pack=examples == "histories",
+                first_items=first_items,
+            ),
             seed=0,
         )
         for index in range(batches.batches_per_epoch):
             for name, value in batches.batch_at(index).items():
-                learnt[f"{examples}, batch {index}, {name}"] = value
+                learnt[f"{examples}, {first_items}, batch {index}, {name}"] = value
     titled = bool(prepared.items["title"].to_list()[0])
     tasks = {name: 1.0 for name in TASKS if titled or name == "sids_to_sid"}
     batches = sft_batches(
