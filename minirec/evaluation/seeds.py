@@ -51,7 +51,8 @@ class SettingRow:
         estimates: of the recommenders that were trained.
         baselines: of the others.
         errors: of runs that failed, one each.
-        commits: of the code that the runs were made with, where it is known.
+        commits: what the runs were made with, where it is known: commits of the code, short, and
+            whether files differed from them.
     """
 
     fields: Mapping[str, Any]
@@ -101,8 +102,8 @@ def setting_row(
     run's bootstrap interval over users, as a baseline's is whose values do not depend on the seed.
 
     Args:
-        results: of each run `users`, `metrics` and `intervals` as in `report.json`, and `commit`
-            where it is known.
+        results: of each run `users`, `metrics` and `intervals` as in `report.json`; `commit` and
+            `uncommitted_changes` where they are known.
         fields: the settings.
         name: what the table calls it.
         num_wanted: how many runs were asked for.
@@ -122,8 +123,12 @@ def setting_row(
         estimates={name: estimates[name] for name in names if name not in BASELINES},
         baselines={name: estimates[name] for name in names if name in BASELINES},
         errors=tuple(errors),
-        commits=tuple(sorted({result["commit"] for result in results if result.get("commit")})),
+        commits=tuple(sorted({_code(result) for result in results if result.get("commit")})),
     )
+
+
+def _code(result: Mapping[str, Any]) -> str:
+    return result["commit"][:7] + " with changes" * bool(result.get("uncommitted_changes"))
 
 
 def best_first(rows: Sequence[SettingRow], by: str = "model") -> list[SettingRow]:

@@ -105,8 +105,7 @@ def caption(sweep: Sweep) -> str:
     text = f"{text}in brackets the 95% interval {spread}."
     commits = sorted({commit for row in sweep.rows for commit in row.commits})
     if len(commits) > 1:
-        names = ", ".join(commit[:7] for commit in commits)
-        text += f" Runs of different commits of the code stand here: {names}."
+        text += f" Runs of different code stand here: {', '.join(commits)}."
     return text
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -99,17 +100,18 @@ def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
     manifest_path.write_text(json.dumps(manifest | {"fingerprint": "of another log"}))
     (spec, *_) = sorted(folder.glob("runs/*/sweep_run.json"))
     assert sweep_run.execute(spec) == sweep_run.FAILED
-    assert "prepared" in (spec.parent / "error.txt").read_text().partition("\n")[0]
+    error = (spec.parent / "error.txt").read_text()
+    assert re.match(r".*holds another prepared data set .*'of another log'", error)
 
 
 def test_a_table_of_several_commits_says_so(tmp_path, monkeypatch):
-    job, commits = job_in(tmp_path), iter(["a" * 40, "b" * 40])
-    monkeypatch.setattr(sweep, "_commit", lambda: (next(commits), False))
+    code = iter([("a" * 40, False), ("b" * 40, False), ("b" * 40, True)])
+    monkeypatch.setattr(sweep, "_commit", lambda: next(code))
+    job, table = job_in(tmp_path), tmp_path / "sweeps" / "try" / "table.md"
     play(job, "seed=0")
-    assert "commits" not in (tmp_path / "sweeps" / "try" / "table.md").read_text()
-    play(job, "seed=0,1")
-    table = (tmp_path / "sweeps" / "try" / "table.md").read_text()
-    assert "different commits of the code stand here: aaaaaaa, bbbbbbb." in table
+    assert "different code" not in table.read_text()
+    play(job, "seed=0,1,2")
+    assert "different code stand here: aaaaaaa, bbbbbbb, bbbbbbb with changes." in table.read_text()
 
 
 def test_what_equal_runs_share(tmp_path):
