@@ -23,9 +23,10 @@ is different for other formats, `--config.data.source.` before each:
     own_log:retailrocket  folder=/data/retailrocket
 
 For more than a try, copy this file and write the fields down. Preparing reads a million rows a
-second; training takes as long as `config.train.num_epochs` asks for, and its score depends on the
-log: `launch.evaluate` puts popularity and a transition count beside the model. Where people take
-the same item again, set `--config.search.exclude_seen=False`; `launch.evaluate` says if they do.
+second; training takes as long as `config.train.num_epochs` asks for, within `min_steps` and
+`max_steps` (8,000: half an hour on 2 CPU cores). Its score depends on the log: `launch.evaluate`
+puts popularity and a transition count beside the model. Where people take the same item again, set
+`--config.search.exclude_seen=False`; `launch.evaluate` says if they do.
 """
 
 from __future__ import annotations

@@ -256,6 +256,18 @@ def examples(
     ]
 
 
+def repeated_note(report: Report) -> str:
+    """Returns what to say of targets that `exclude_seen` hides from all rows; "" if few."""
+    share = report.extra[REPEATED]
+    if not report.exclude_seen or share <= _MANY_REPEATED:
+        return ""
+    return (
+        f"note: {share:.1%} of the targets are items of their user's history, which "
+        "config.search.exclude_seen=True leaves out of every list; set it to False if items are to "
+        "be recommended again"
+    )
+
+
 def main(job: program.Job) -> None:
     """Prints the metrics, a line each."""
     searched = search(job, SPLIT.value)
@@ -264,13 +276,8 @@ def main(job: program.Job) -> None:
     report = make_report(job, searched)
     for line in metric_lines(report):
         print(line)
-    if job.config.search.exclude_seen and report.extra[REPEATED] > _MANY_REPEATED:
-        print(
-            f"note: {report.extra[REPEATED]:.1%} of the targets are items of their user's history, "
-            "which config.search.exclude_seen=True leaves out of every list; set it to False if "
-            "items are to be recommended again",
-            file=sys.stderr,
-        )
+    if note := repeated_note(report):
+        print(note, file=sys.stderr)
     print(f"report={job.run / wiring.REPORTS[SPLIT.value] / 'index.html'}")
 
 

@@ -76,7 +76,8 @@ def item_vectors(
             training sequences.
 
     Raises:
-        ValueError: an unknown kind, or an `.npy` that does not fit the catalogue.
+        ValueError: an unknown kind, an `.npy` that does not fit the catalogue, or nothing known of
+            any item.
     """
     kind = config.vectors
     if kind.endswith(".npy"):
@@ -205,7 +206,7 @@ def make(job: program.Job) -> None:
             "config.sids.codebook_sizes",
             file=sys.stderr,
         )
-    if report.get("items_without_vector"):
+    if report.get("items_without_vector", 0) > 1:
         print(
             f"note: nothing tells {report['items_without_vector']} of {len(table.codes)} items "
             f"apart (config.sids.vectors={job.config.sids.vectors!r}): their SIDs begin alike",

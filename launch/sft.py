@@ -116,6 +116,8 @@ def run_training(job: program.Job) -> TrainResult:
 
 def _evaluator(job: program.Job, catalogue: language.LanguageCatalogue, mesh: Mesh | None) -> Any:
     config = job.config
+    if not train.validates(config, catalogue.prepared):
+        return lambda model: {}  # Nobody will ask.
     prompts = language.split_prompts(catalogue, config, "valid", config.evaluate.valid_users)
     evaluate_plain = train.evaluator_of(config, catalogue, prompts, mesh)
 

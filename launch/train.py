@@ -163,10 +163,11 @@ def train_settings(job: program.Job, num_rows: int) -> tuple[TrainConfig, dict[s
 
     Args:
         job: whose run.
-        num_rows: rows of an epoch, for a length in epochs.
+        num_rows: rows of an epoch, for a length in epochs. Where `min_steps` or `max_steps` makes
+            another of it, a note says so.
 
     Raises:
-        ValueError: a length that is none.
+        ValueError: a length or a bound that is none.
     """
     config = job.config
     options = config.train.to_dict()
@@ -180,8 +181,17 @@ def train_settings(job: program.Job, num_rows: int) -> tuple[TrainConfig, dict[s
                 f"config.train.min_steps={least}, config.train.max_steps={most}: must be 0 or "
                 "more, and max_steps no less than min_steps where it is not 0"
             )
-        num_steps = max(least, math.ceil(epochs * num_rows / config.loader.batch_size))
-        stage_options["num_steps"] = min(num_steps, most or num_steps)
+        asked = math.ceil(epochs * num_rows / config.loader.batch_size)
+        num_steps = min(max(least, asked), most or max(least, asked))
+        if num_steps != asked and is_first():
+            bound = f"min_steps={least}" if num_steps > asked else f"max_steps={most}"
+            print(
+                f"note: config.train.num_epochs={epochs} would be {asked:,} steps; "
+                f"config.train.{bound} makes it {num_steps:,}, "
+                f"{num_steps * config.loader.batch_size / num_rows:.2g} epochs",
+                file=sys.stderr,
+            )
+        stage_options["num_steps"] = num_steps
         # A short run must come out of its warm-up too.
         options["warmup_steps"] = min(options["warmup_steps"], stage_options["num_steps"] // 4)
     label_smoothing = options.pop("label_smoothing")
@@ -196,6 +206,22 @@ def train_settings(job: program.Job, num_rows: int) -> tuple[TrainConfig, dict[s
     return settings, stage_options | {"optimizer": OptimizerConfig(**options)}, label_smoothing
 
 
+def validates(config: ConfigDict, prepared: Prepared) -> bool:
+    """Returns whether training evaluates the model.
+
+    Raises:
+        ValueError: it is to, and there are no users to do so on.
+    """
+    if not config.train.eval_every:
+        return False
+    if not len(prepared.views("valid")):
+        raise ValueError(
+            f"{prepared.folder / 'splits' / 'valid.npy'}: no users to validate on; set "
+            "config.train.eval_every=0 to train without, or another config.data.split"
+        )
+    return True
+
+
 def make_evaluator(
     config: ConfigDict, catalogue: wiring.Catalogue, mesh: Mesh | None = None
 ) -> Callable[[Any], dict[str, float]]:
@@ -204,13 +230,8 @@ def make_evaluator(
     Raises:
         ValueError: there are no users to validate on, but evaluations are asked for.
     """
-    if not config.train.eval_every:
+    if not validates(config, catalogue.prepared):
         return lambda model: {}  # Nobody will ask.
-    if not len(catalogue.prepared.views("valid")):
-        raise ValueError(
-            f"{catalogue.prepared.folder / 'splits' / 'valid.npy'}: no users to validate on; set "
-            "config.train.eval_every=0 to train without, or another config.data.split"
-        )
     batches = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
     return evaluator_of(config, catalogue, batches, mesh)
 

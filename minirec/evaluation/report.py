@@ -20,8 +20,10 @@ from minirec.evaluation.predictions import write_predictions
 from minirec.evaluation.strata import metrics_by_stratum
 
 MODEL = "model"
-SYSTEM = "system"
 """The name of the recommender that the report is about."""
+
+SYSTEM = "system"
+"""The name of the one that fuses the model with others, where there is one."""
 
 BASELINES = ("item_transition", "popularity")
 """The names of those that it must beat. Others are made with the model's help."""
@@ -177,8 +179,9 @@ def report_json(report: Report) -> dict[str, Any]:
     The shape is fixed: `split`, `users`, `invalid`, `metrics` and `intervals` (by recommender, then
     level, then `"hr@10"`), `config`, `seed`, `seconds`. Beside these: `differences` (95 % interval
     of the model's metric minus each other's, users paired), `system_differences` (the same of the
-    system, where there is one), `strata` (users and metrics of each), `coverage`, `dead_beams`,
-    `codebook` a level, `first_losses` where there are any, and what `report.extra` holds.
+    system; empty where there is none), `strata` (users and metrics of each), `coverage`,
+    `dead_beams`, `codebook` a level, `first_losses` where there are any, and what `report.extra`
+    holds.
 
     Raises:
         ValueError: `report.extra` names an entry that the report has itself.

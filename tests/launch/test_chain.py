@@ -297,7 +297,7 @@ def test_a_length_in_epochs_has_bounds_and_comes_out_of_its_warm_up(smoke):
         planned(50, max_steps=300)
 
 
-def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke, tmp_path):
+def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke, tmp_path, capsys):
     job, _ = smoke
     copy = program.Job(job.config, tmp_path / "W", tmp_path / "W" / "runs" / "x")
     shutil.copytree(job.prepared, copy.prepared)
@@ -309,16 +309,40 @@ def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke,
         make_sids.make(copy)
     assert not (copy.sids / "sids.json").exists()
     make_sids.make(changed(copy, **{"sids.vectors": "both"}))
+    assert "note: nothing tells" not in capsys.readouterr().err
+    some = pl.concat([table[:200], nothing.cast(table.schema)[200:]])
+    some.write_parquet(items)
+    make_sids.make(copy)
+    report = json.loads((copy.sids / "sids_report.json").read_text())
+    assert report["items_without_vector"] == len(table) - 200
+    note = f"note: nothing tells {len(table) - 200} of {len(table)} items apart"
+    assert note in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"config\.sids\.text_weight=1\.0: .* 'text'"):
         make_sids.make(changed(copy, **{"sids.vectors": "both", "sids.text_weight": 1.0}))
 
 
-def test_a_report_counts_the_targets_that_their_users_know(smoke):
+def test_a_report_counts_the_targets_that_their_users_know(smoke, tmp_path, monkeypatch):
     job, report = smoke
-    prepared = Prepared.load(job.prepared)
-    histories = prepared.histories("test", np.arange(len(prepared.views("test"))))
-    pairs = zip(prepared.targets("test"), histories, strict=True)
-    assert report.extra["targets_in_history"] == np.mean([item in seen for item, seen in pairs])
+    assert report.extra["targets_in_history"] == 0  # The generated world repeats nothing.
+    assert evaluate.repeated_note(report) == ""
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir)
+    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
+    real = Prepared.targets
+
+    def repeating(prepared, split):
+        targets = real(prepared, split).copy()
+        if split == "test":
+            rows = np.arange(0, len(targets), 5)
+            targets[rows] = [history[0] for history in prepared.histories(split, rows)]
+        return targets
+
+    monkeypatch.setattr(Prepared, "targets", repeating)
+    again = evaluate.run_evaluation(copy)
+    share = -(-report.num_users // 5) / report.num_users
+    assert again.extra["targets_in_history"] == pytest.approx(share)
+    assert re.match(r"note: 20\.\d% of the targets .*exclude_seen", evaluate.repeated_note(again))
+    assert evaluate.repeated_note(dataclasses.replace(again, exclude_seen=False)) == ""
 
 
 def test_steps_out_of_order_say_what_comes_first(tmp_path, smoke):
