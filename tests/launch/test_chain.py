@@ -35,6 +35,7 @@ WORLD = {
     "train.warmup_steps": 20,
     "train.eval_every": 0,
     "search.num_beams": 20,
+    "evaluate.fusion_users": 100,  # The system is not what these tests look at.
 }
 
 
