@@ -130,13 +130,12 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.train = ConfigDict(
         {
-            # Passes over the training rows, but no fewer steps than `min_steps`, and no more than
-            # `max_steps` (half an hour on 2 CPU cores; 0: no limit). A warm-up is at most a
-            # quarter of them. 0: as many passes as `num_steps` steps make.
+            # Passes over the training rows, of which a warm-up is at most a quarter. 0: as many as
+            # `num_steps` makes.
             "num_epochs": 15,
-            "min_steps": 400,
-            "max_steps": 8000,
-            "num_steps": 1000,
+            "min_steps": 400,  # where `num_epochs` makes fewer: a small log
+            "max_steps": 8000,  # where it makes more: half an hour on 2 CPU cores; 0: no limit
+            "num_steps": 1000,  # where `num_epochs` is 0
             "accumulate": 1,
             "learning_rate": 2e-3,
             "warmup_steps": 100,
