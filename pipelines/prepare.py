@@ -28,7 +28,6 @@ import polars as pl
 from minirec import files
 from pipelines import sources
 from pipelines.bad_rows import BadRows
-from pipelines.folders import atomic_folder
 from pipelines.interactions import RawDataset
 from pipelines.kcore import count
 from pipelines.ordered_log import Engine, OrderedLog, Progress, order_in_memory, writing
@@ -94,7 +93,7 @@ def prepare(
                 f"that of this config and its input files (source {plain['source']['name']!r}, "
                 f"fingerprint {fingerprint!r}); choose another folder or --overwrite it"
             )
-    with atomic_folder(folder) as temporary:
+    with files.atomic_folder(folder) as temporary:
         log = engine(raw, bad_rows, plain["k_core"], temporary, progress)
         return _write(temporary, raw, log, bad_rows, plain, inputs, fingerprint)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -54,21 +53,3 @@ def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None =
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Returns the JSON value in `path`.
-
-    Raises:
-        ValueError: the file is not JSON; the message names the file and the place.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
