@@ -1,8 +1,24 @@
 """Files and folders that appear whole or not at all, and how they are read back."""
 
+from minirec.files.arrays import check_array, read_npy, read_npz
 from minirec.files.atomic import atomic_path, write_json, write_text
 from minirec.files.digest import sha256
 from minirec.files.folders import atomic_folder
-from minirec.files.json_file import read_json
+from minirec.files.json_file import parse_json, read_json, read_json_lines
+from minirec.files.shown import json_line, shown
 
-__all__ = ["atomic_folder", "atomic_path", "read_json", "sha256", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "check_array",
+    "json_line",
+    "parse_json",
+    "read_json",
+    "read_json_lines",
+    "read_npy",
+    "read_npz",
+    "sha256",
+    "shown",
+    "write_json",
+    "write_text",
+]
