@@ -20,7 +20,7 @@ from launch.program import Job
 from minirec import files
 from minirec.decoding.ranking import RankedUsers
 from minirec.models import SidDecoder, sharding
-from minirec.models.hf import load_checkpoint
+from minirec.models.hf import load_checkpoint, read_config
 from minirec.models.layers import AddedParam
 from minirec.models.lora import LoraConfig, add_adapters
 from minirec.models.vocabulary import grow, new_rows, split_rows
@@ -32,7 +32,7 @@ from pipelines.text.answers import answer_tokens, sid_names, sid_tuples
 from pipelines.text.prompt_batches import PromptBatches, prompt_batches
 from pipelines.text.prompts import Template, parse_templates
 from pipelines.text.sft_batches import SftConfig
-from pipelines.text.tokenizer import TextTokenizer
+from pipelines.text.tokenizer import FILES, TextTokenizer
 
 TRAINABLE = ("all", "sid_rows", "lora")
 MODEL = "model"
@@ -113,12 +113,20 @@ def load_catalogue(
         mesh: each of its devices gets the trie.
 
     Raises:
-        ValueError: a step before this one has not run, the SIDs do not fit the records, or a
-            template or a tokenizer that is none.
+        ValueError: a step before this one has not run, the SIDs do not fit the records, a
+            template or a tokenizer that is none, or a token beyond the checkpoint's rows.
     """
     config = job.config
     table = wiring.load_table(prepared, sids_folder)
-    tokenizer = TextTokenizer.load(folder).with_sid_tokens(sid_names(table))
+    tokenizer = TextTokenizer.load(folder)
+    rows = read_config(folder).vocab_size
+    if tokenizer.size > rows:
+        raise ValueError(
+            f"{folder}: config.json has vocab_size={rows}, but token "
+            f"{tokenizer.spelling(tokenizer.size - 1)!r} has the id {tokenizer.size - 1}: every "
+            "token must have a row of its own; model and tokenizer do not belong together"
+        )
+    tokenizer = tokenizer.with_sid_tokens(sid_names(table))
     templates = parse_templates(config.prompts.to_dict())
     name = config.evaluate.prompt
     if name not in templates or templates[name].task.asks != "sid":
@@ -285,10 +293,10 @@ def split_prompts(
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """Returns the hashes of what a checkpoint's folder says of the model."""
+    """Returns the hashes of what a checkpoint's folder says of the model and its tokens."""
     names = [path.name for path in folder.glob("*.safetensors")]
     return {
         name: files.sha256(folder / name)
-        for name in sorted([*names, "config.json", "tokenizer.json"])
+        for name in sorted({*names, *FILES})
         if (folder / name).is_file()
     }

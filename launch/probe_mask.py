@@ -32,6 +32,7 @@ from minirec.decoding.answer_mask import (
 )
 from minirec.decoding.toy_tokens import ToyTokens
 from minirec.evaluation.offline import read_info_sids
+from pipelines.text.tokenizer import read_tokenizer
 
 _BASE_MODEL = flags.DEFINE_string("base_model", None, "Folder or name of the checkpoint.")
 _END = flags.DEFINE_integer("eos_token_id", None, "Token that ends an answer.", lower_bound=0)
@@ -60,23 +61,13 @@ def make_tokenizer(
     """Returns where tokens come from, from text to tokens, and from a token to its text.
 
     Raises:
-        ValueError: `tokenizer.json` cannot be read.
+        ValueError: the folder's tokenizer cannot be read.
     """
     file = Path(base_model) / "tokenizer.json"
     if not file.is_file():
         toy = ToyTokens(family, end)
         return f"built-in; {file} is not there", toy, lambda token: toy.pieces[token]
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ValueError(f"{file}: pip install 'minirec[lm]' to read it") from error
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # The library raises nothing narrower.
-        raise ValueError(f"{file}: not a tokeniser: {error}") from error
-    # transformers writes down the last ones that were asked for.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer, _ = read_tokenizer(file.parent)
     return (
         str(file),
         lambda text: tokenizer.encode(text).ids,

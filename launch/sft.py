@@ -59,6 +59,9 @@ def run_training(job: program.Job) -> TrainResult:
     prepared = wiring.load_prepared(job)
     folder = language.base_folder(job, prepared)
     catalogue = language.load_catalogue(job, prepared, job.sids, folder, mesh)
+    if is_first():
+        known = len(catalogue.sid_token_ids) - len(catalogue.tokenizer.added)
+        print(f"sid_tokens={len(catalogue.sid_token_ids)} in_the_checkpoint={known}")
     batches = sft_batches(
         prepared,
         catalogue.table,
@@ -207,11 +210,6 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
     if trained:
         _check_run(job, catalogue)
     model = language.load_model(config, folder, mesh)
-    if model.config.vocab_size < catalogue.tokenizer.size:
-        raise ValueError(
-            f"{folder}: the model has {model.config.vocab_size} rows, its tokenizer "
-            f"{catalogue.tokenizer.size} tokens: they do not belong together"
-        )
     prompts = language.split_prompts(catalogue, config, split, config.evaluate.test_users)
     ranked = evaluate.search_batches(config, model, prompts, catalogue.trie, mesh)
     if not is_first():

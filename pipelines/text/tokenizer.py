@@ -16,12 +16,23 @@ from jaxtyping import Int32, Int64
 
 from minirec import files
 from minirec.sids.table import parse_token
+from pipelines.text.added_tokens import (
+    ADDED,
+    CONFIG,
+    SPECIAL,
+    TOKENIZER,
+    add_special,
+    add_stated,
+    naming_files,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_TOKENIZER = "tokenizer.json"
-_CONFIG = "tokenizer_config.json"
+# In which files ends and padding are looked for, where the two before say nothing.
+_DEFAULTS = ("generation_config.json", "config.json")
+FILES = (TOKENIZER, CONFIG, SPECIAL, ADDED, *_DEFAULTS)
+"""What a folder's tokenizer is read from."""
 _TEXTS_A_CALL = 16_384  # as many encodings are held at once
 
 
@@ -52,38 +63,32 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """Reads `tokenizer.json` and which tokens begin, end and pad.
+        """Reads a folder's tokens, as transformers does, and which of them begin, end and pad.
 
-        Those three come from `tokenizer_config.json`, then `special_tokens_map.json`; end and
-        padding, where neither names them, from `generation_config.json`, then `config.json` (of a
-        list of ends, its first).
+        Tokens come from `tokenizer.json`, the `added_tokens_decoder` of `tokenizer_config.json`,
+        and `added_tokens.json`, with the ids that are stated there; special tokens that have no
+        id in any of them get the next ones. What begins, ends and pads is named by
+        `tokenizer_config.json`, then `special_tokens_map.json` (the other way round in folders
+        without an `added_tokens_decoder`); end and padding, where neither names them, by
+        `generation_config.json`, then `config.json` (of a list of ends, its first).
 
         Raises:
             ValueError: a file is missing or broken, `tokenizers` is not installed, or no end token
-                is named, or one that the tokenizer lacks; the message names file and field.
+                is named, or one that the tokenizer lacks, or the files disagree on an id; the
+                message names file and field.
         """
         folder = Path(folder)
-        path = folder / _TOKENIZER
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: needs a Hugging Face folder that holds a fast tokenizer's "
-                "tokenizer.json"
-            )
-        try:
-            tokenizer = require_tokenizers().Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"{path}: not a tokenizer: {error}") from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        found = _special_tokens(folder, tokenizer)
+        tokenizer, values = read_tokenizer(folder)
+        found = _special_tokens(folder, values, tokenizer)
+        add_special(tokenizer, folder, values, require_tokenizers().AddedToken)
         eos = found["eos"]
         if eos is None:
             raise ValueError(
-                f"{folder}: no end token: {_CONFIG} must name an eos_token, or "
+                f"{folder}: no end token: {CONFIG} must name an eos_token, or "
                 "generation_config.json or config.json an eos_token_id"
             )
         pad = eos if found["pad"] is None else found["pad"]
-        return cls(tokenizer, eos, pad, found["bos"], (), _object(folder / _CONFIG))
+        return cls(tokenizer, eos, pad, found["bos"], (), values[CONFIG])
 
     @functools.cached_property
     def size(self) -> int:
@@ -149,6 +154,10 @@ class TextTokenizer:
                 raise ValueError(f"{name!r} is no token of the tokenizer ({self.size} tokens)")
         return np.array(found, np.int32)
 
+    def spelling(self, token: int) -> str | None:
+        """Returns how a token is spelled; None where none has this id."""
+        return self._tokenizer.id_to_token(token)
+
     def plain(self, text: str) -> str:
         """Returns the text in one line, in which nothing reads as an added token.
 
@@ -191,6 +200,10 @@ class TextTokenizer:
         tokenizer.add_tokens(
             [library.AddedToken(name, normalized=False, special=False) for name in names]
         )
+        before = self._tokenizer.get_added_tokens_decoder().values()
+        if {token.content for token in before if token.special}.intersection(names):
+            # The library goes on leaving them out until it has read its own words again.
+            tokenizer = library.Tokenizer.from_str(tokenizer.to_str())
         made = dataclasses.replace(self, _tokenizer=tokenizer, added=(*self.added, *new))
         got = made.ids(new).tolist()
         if got != list(range(self.size, self.size + len(new))):
@@ -230,8 +243,36 @@ class TextTokenizer:
             )
         }
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", **self.settings, **spelled}
-        files.write_text(folder / _TOKENIZER, self._tokenizer.to_str(pretty=True) + "\n")
-        files.write_json(folder / _CONFIG, settings | {"added_tokens_decoder": added})
+        files.write_text(folder / TOKENIZER, self._tokenizer.to_str(pretty=True) + "\n")
+        files.write_json(folder / CONFIG, settings | {"added_tokens_decoder": added})
+
+
+def read_tokenizer(folder: Path) -> tuple[Tokenizer, dict[str, dict[str, Any]]]:
+    """Returns the tokenizer of a folder, and the objects in the `FILES` that describe it.
+
+    It has all tokens that a file gives an id to, and neither pads nor cuts.
+
+    Raises:
+        ValueError: a file is missing or broken, `tokenizers` is not installed, or the files
+            disagree on an id.
+    """
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: needs a Hugging Face folder that holds a fast tokenizer's "
+            "tokenizer.json"
+        )
+    library = require_tokenizers()
+    try:
+        tokenizer = library.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exceptions
+        raise ValueError(f"{path}: not a tokenizer: {error}") from error
+    # transformers writes down the last ones that were asked for.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    values = {file: _object(folder / file) for file in FILES}
+    add_stated(tokenizer, folder, values, library.AddedToken)
+    return tokenizer, values
 
 
 def require_tokenizers() -> Any:
@@ -259,11 +300,13 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _special_tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, int | None]:
+def _special_tokens(
+    folder: Path, values: Mapping[str, Mapping[str, Any]], tokenizer: Tokenizer
+) -> dict[str, int | None]:
     """Returns the ids of bos, eos and pad; None for one that no file names."""
     found: dict[str, int | None] = dict.fromkeys(("bos", "eos", "pad"))
-    for file in (_CONFIG, "special_tokens_map.json"):
-        settings = _object(folder / file)
+    for file in naming_files(values):
+        settings = values[file]
         for name, before in found.items():
             value = settings.get(f"{name}_token")
             if before is not None or value is None:
@@ -273,11 +316,11 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, int | None]
             if token is None:
                 raise ValueError(
                     f"{folder / file}: {name}_token is {value!r}: it must be a token of "
-                    f"{_TOKENIZER}"
+                    f"{TOKENIZER}, or {CONFIG} must state its id in added_tokens_decoder"
                 )
             found[name] = token
-    for file in ("generation_config.json", "config.json"):
-        settings = _object(folder / file)
+    for file in _DEFAULTS:
+        settings = values[file]
         for name in ("eos", "pad"):
             value = settings.get(f"{name}_token_id")
             if isinstance(value, list):
@@ -287,7 +330,7 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, int | None]
             if not isinstance(value, int) or tokenizer.id_to_token(value) is None:
                 raise ValueError(
                     f"{folder / file}: {name}_token_id is {value!r}: it must be the id of a token "
-                    f"of {_TOKENIZER}"
+                    f"of {TOKENIZER}"
                 )
             found[name] = value
     return found

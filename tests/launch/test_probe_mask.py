@@ -48,7 +48,7 @@ def test_a_folders_tokeniser_is_read_and_a_marker_of_another_length_is_told(tmp_
     short = lines_of(str(tmp_path), ("1", "12", "3"))
     assert short[-1].startswith("kernels.trie: 15 levels, allows the same tokens")
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokeniser"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer"):
         lines_of(str(tmp_path))
 
 

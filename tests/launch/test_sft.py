@@ -1,6 +1,7 @@
 """A language model from nothing to metrics by one command, and what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +167,31 @@ def test_a_checkpoint_that_lacks_sid_tokens_is_not_evaluated_untrained(done, tmp
     )
     summary = json.loads((done.run / "run_summary.json").read_text())
     assert report.model.metrics == summary["evaluation"]["test"]["metrics"]["model"]
+
+
+def test_rows_of_tokens_that_the_config_alone_states_are_not_made_anew(done, tmp_path):
+    folder = tmp_path / "tuned"
+    shutil.copytree(done.run / language.MODEL, folder)
+    path = folder / "tokenizer.json"
+    value = json.loads(path.read_text())
+    kept = [entry for entry in value["added_tokens"] if not entry["content"].startswith("<a_")]
+    missing = len(value["added_tokens"]) - len(kept)
+    # The library numbers the tokens behind them anew; the ids are those of tokenizer_config.json.
+    value["added_tokens"] = [entry for entry in kept if not entry["content"].startswith("<")]
+    path.write_text(json.dumps(value))
+    job = make_job(done.workdir, **{"model.checkpoint": str(folder), "sft.trainable": "all"})
+    prepared = Prepared.load(job.prepared)
+    catalogue = language.load_catalogue(job, prepared, job.sids, folder)
+    assert missing > 0
+    assert catalogue.tokenizer.added == ()
+    model, saved = language.make_model(job, folder, catalogue), load_checkpoint(folder)
+    for name in ("embedding", "head"):
+        np.testing.assert_array_equal(getattr(model, name)[...], getattr(saved, name)[...])
+    config = json.loads((folder / "config.json").read_text())
+    config["vocab_size"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"vocab_size=\d+, but token '<.*>' has the id"):
+        language.load_catalogue(job, prepared, job.sids, folder)
 
 
 def test_a_run_is_evaluated_with_the_prompts_that_it_was_trained_with(done):

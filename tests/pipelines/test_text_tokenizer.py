@@ -87,6 +87,145 @@ def test_a_sid_token_among_the_models_own_words_keeps_its_id_and_becomes_one(che
     assert made.encode("<c_7>") == loaded.ids(["<c_7>"]).tolist() != loaded.encode("<c_7>")
 
 
+SIDS = {"<a_0>": 303, "<b_0>": 304, "<b_1>": 305}
+
+
+def as_decoder(tokens, special=False):
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    flags["special"] = special
+    return {str(token): {"content": name} | flags for name, token in tokens.items()}
+
+
+def change(folder, file, **fields):
+    path = folder / file
+    value = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(value | fields))
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": as_decoder(SIDS)}),
+        # The order of a file's entries says nothing.
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": as_decoder(dict(reversed(SIDS.items())))},
+        ),
+        ("tokenizer_config.json", {"added_tokens_decoder": as_decoder(SIDS, special=True)}),
+        ("added_tokens.json", SIDS | {"<|im_end|>": 302}),
+        # Without an id in any file they follow in their order, as in transformers.
+        ("special_tokens_map.json", {"additional_special_tokens": [*SPECIALS, *SIDS]}),
+        ("tokenizer_config.json", {"extra_special_tokens": dict(zip("xyz", SIDS, strict=True))}),
+    ],
+)
+def test_tokens_that_stand_in_another_file_alone_keep_their_ids(checkpoint, file, fields, tmp_path):
+    change(checkpoint, file, **fields)
+    loaded = TextTokenizer.load(checkpoint)
+    assert loaded.size == 306
+    made = loaded.with_sid_tokens([*SIDS, "<a_1>"])
+    assert made.added == ("<a_1>",)
+    assert made.ids([*SIDS, "<a_1>"]).tolist() == [303, 304, 305, 306]
+    assert made.encode("<b_1><a_0>") == [305, 303]
+    assert made.decode([305, 306]) == "<b_1><a_1>"
+    assert made.eos_token_id == 302
+    # As a fine-tuned folder has it: what the base's says, and the new tokenizer's files.
+    made.save(checkpoint)
+    again = TextTokenizer.load(checkpoint)
+    assert again.with_sid_tokens([*SIDS, "<a_1>"]).added == ()
+    assert again.encode("x<b_1><a_1>\n") == made.encode("x<b_1><a_1>\n")
+
+
+def test_how_a_token_is_matched_is_what_the_newer_file_says(checkpoint):
+    decoder = as_decoder({"<b_0>": 303})
+    decoder["303"]["lstrip"] = True
+    change(checkpoint, "added_tokens.json", **{"<b_0>": 303})
+    change(checkpoint, "tokenizer_config.json", added_tokens_decoder=decoder)
+    loaded = TextTokenizer.load(checkpoint)
+    assert loaded.encode("  <b_0>") == [303]
+
+
+def test_special_tokens_are_named_by_the_older_map_where_the_config_has_no_decoder(checkpoint):
+    change(checkpoint, "special_tokens_map.json", eos_token="<|im_start|>")
+    assert TextTokenizer.load(checkpoint).eos_token_id == 301
+    change(checkpoint, "tokenizer_config.json", added_tokens_decoder={})
+    assert TextTokenizer.load(checkpoint).eos_token_id == 302
+
+
+@pytest.mark.parametrize(
+    ("decoder", "added", "message"),
+    [
+        (
+            {"<a_0>": 303},
+            {"<a_0>": 304, "<b_0>": 303},
+            r"added_tokens.json: '<a_0>': token '<a_0>' has the id 304, but 303 in "
+            r".*tokenizer_config.json: added_tokens_decoder\['303'\]",
+        ),
+        (
+            {"<a_0>": 303},
+            {"<b_0>": 303},
+            r"added_tokens.json.*the id 303 is that of '<b_0>', but of '<a_0>' in .*config.json",
+        ),
+        ({"<|im_end|>": 305}, {}, r"'<\|im_end\|>' has the id 305, but 302 in .*tokenizer.json"),
+        ({"<a_0>": 301}, {}, r"id 301 is that of '<a_0>', but of '<\|im_start\|>' in .*tokenizer"),
+        ({"<a_0>": 65}, {}, r"config.json: added_.*id 65 is that of '<a_0>', but of '.' in .*tok"),
+        ({"e": 303}, {}, r"token 'e' has the id 303, but \d+ by tokenizer.json"),
+        ({}, {"<a_0>": 310}, r"'<a_0>' has the id 310, but 303 by tokenizer.json"),
+        ({}, {"<a_0>": 303, "<b_0>": 305}, r"'<b_0>' has the id 305, but 304 by tokenizer.json"),
+        ({}, {"<a_0>": "303"}, r"added_tokens.json: '<a_0>': the id of '<a_0>' is '303'"),
+        ({}, {"<a_0>": -1}, "is -1: must be a number >= 0"),
+        ({}, {"<a_0>": True}, "is True: must be a number >= 0"),
+        ({"": 303}, {}, "needs the token's spelling"),
+    ],
+)
+def test_files_that_disagree_on_an_id_are_named(checkpoint, decoder, added, message):
+    change(checkpoint, "tokenizer_config.json", added_tokens_decoder=as_decoder(decoder))
+    change(checkpoint, "added_tokens.json", **added)
+    with pytest.raises(ValueError, match=message):
+        TextTokenizer.load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "decoder is a list"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}, "is 'x'"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"9" * 5000: {"content": "y"}}},
+            "is '9",
+        ),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"303": "y"}}, r"\['303'\] is 'y'"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"303": {"content": "y", "special": "no"}}},
+            "special is 'no': must be true or false",
+        ),
+        ("tokenizer_config.json", {"unk_token": 3}, "unk_token is 3"),
+        ("special_tokens_map.json", {"additional_special_tokens": "<a>"}, "must be a list"),
+        ("special_tokens_map.json", {"additional_special_tokens": [3]}, "tokens is 3"),
+        ("special_tokens_map.json", {"eos_token": "<end>"}, "map.json: eos_token is '<end>'"),
+    ],
+)
+def test_an_entry_that_states_no_token_is_named(checkpoint, file, fields, message):
+    change(checkpoint, file, **fields)
+    with pytest.raises(ValueError, match=message):
+        TextTokenizer.load(checkpoint)
+
+
+def test_ids_that_the_library_would_count_otherwise_or_give_twice_are_refused(checkpoint):
+    path = checkpoint / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    value = json.loads(path.read_text())
+    value["added_tokens"][2]["id"] = 399  # it counts on: 302
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=r"added_tokens\[2\].*has the id 399, but 302 by"):
+        TextTokenizer.load(checkpoint)
+    whole["model"]["vocab"]["<c_7>"] = 65
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"tokenizer.json: the id 65 is that of '.*<c_7>'"):
+        TextTokenizer.load(checkpoint)
+
+
 def test_saving_and_loading_gives_the_same_tokenizer(checkpoint, tmp_path):
     made = TextTokenizer.load(checkpoint).with_sid_tokens(["<a_1>", "<b_1>"])
     made.save(tmp_path / "saved")
