@@ -31,7 +31,7 @@ from pipelines.bad_rows import BadRows
 from pipelines.interactions import RawDataset
 from pipelines.kcore import count
 from pipelines.ordered_log import Engine, OrderedLog, Progress, order_in_memory, writing
-from pipelines.prepared import FORMAT_VERSION, read_manifest
+from pipelines.prepared import FORMAT_VERSION, check_outputs, read_manifest
 from pipelines.splits import Split, make_split
 
 _FIELDS = ("source", "k_core", "split", "on_bad_rows")
@@ -65,8 +65,8 @@ def prepare(
     Returns:
         The manifest: `format_version`, `fingerprint`, `config`, `inputs` (SHA-256 and size of each
         file), `counts` at each stage, `skipped` rows by reason, `split`, `event_types` and
-        `event_weights`, `has_times`, `schema`, `outputs` and `versions`. It holds no time of
-        day: equal inputs give equal bytes.
+        `event_weights`, `has_times`, `schema`, `outputs` (SHA-256 and size of each file) and
+        `versions`. It holds no time of day: equal inputs give equal bytes.
 
     Raises:
         ValueError: a wrong config, a mistake in the data, or a folder that holds something else.
@@ -82,7 +82,7 @@ def prepare(
         for name, path in sorted(raw.inputs.items())
     }
     fingerprint = _fingerprint(plain, inputs, raw)
-    existing = _existing(folder)
+    existing = _existing(folder, overwrite)
     if existing is not None:
         if existing.get("fingerprint") == fingerprint and _is_complete(folder, existing):
             return existing
@@ -133,7 +133,9 @@ def _write(
         with writing(f"{name}.parquet"):
             # In one chunk, so that the bytes do not tell how the table came about.
             table.rechunk().write_parquet(folder / f"{name}.parquet")
-    outputs = sorted(path for path in folder.rglob("*") if path.is_file())
+    outputs = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
@@ -149,7 +151,7 @@ def _write(
             "columns": {name: str(column.dtype) for name, column in log.columns.items()},
             "items": {name: str(kind) for name, kind in items.schema.items()},
         },
-        "outputs": {path.relative_to(folder).as_posix(): path.stat().st_size for path in outputs},
+        "outputs": files.checksums(folder, outputs),
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -157,7 +159,7 @@ def _write(
         },
     }
     with writing("manifest.json"):
-        files.write_json(folder / "manifest.json", manifest)
+        files.write_sealed(folder / "manifest.json", manifest)
     return manifest
 
 
@@ -238,8 +240,8 @@ def _check_place(folder: Path) -> None:
         raise ValueError(f"{folder} is a file; a prepared data set needs a folder of its own")
 
 
-def _existing(folder: Path) -> dict[str, Any] | None:
-    """Manifest of what lies there; None for nothing; an error for anything that is not ours."""
+def _existing(folder: Path, overwrite: bool) -> dict[str, Any] | None:
+    """Manifest of what lies there; None for nothing; an error for what may not be replaced."""
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if not (folder / "manifest.json").is_file():
@@ -249,11 +251,10 @@ def _existing(folder: Path) -> dict[str, Any] | None:
         )
     try:
         return read_manifest(folder)
-    except ValueError:
-        manifest = files.read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or "format_version" not in manifest:
-            raise
-        return {**manifest, "fingerprint": None}
+    except ValueError:  # Damaged, or of another version: ours all the same.
+        if overwrite and (folder / "columns").is_dir():
+            return {"fingerprint": None}
+        raise
 
 
 def _source_name(manifest: dict[str, Any]) -> str | None:
@@ -261,7 +262,8 @@ def _source_name(manifest: dict[str, Any]) -> str | None:
 
 
 def _is_complete(folder: Path, manifest: dict[str, Any]) -> bool:
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size
-        for name, size in manifest["outputs"].items()
-    )
+    try:
+        check_outputs(folder, manifest)
+    except ValueError:
+        return False
+    return True

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from jaxtyping import Int
 from minirec import files
 from pipelines.splits import train_views
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 COLUMNS = {"item": "int32", "time": "int64", "event": "int32"}
 SPLIT_NAMES = ("train", "valid", "test")
+_REMEDY = "run launch.prepare again"
+_REMEDY_OVER_IT = f"{_REMEDY}, with --overwrite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +49,14 @@ class Prepared:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Prepared:
-        """Opens the prepared data set in `folder`.
+        """Opens the prepared data set in `folder`, after a look at every byte of it.
 
         Raises:
             ValueError: the folder holds none, one of another format, or a damaged one.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
+        check_outputs(folder, manifest)
         columns = {name: _array(folder / "columns" / f"{name}.npy") for name in COLUMNS}
         offsets = _array(folder / "offsets.npy")
         items = _table(folder / "items.parquet")
@@ -165,21 +169,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns the manifest of a prepared folder.
 
     Raises:
-        ValueError: there is none, or it is of another format.
+        ValueError: there is none, it is of another format, or it is damaged.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} holds no prepared data set (no manifest.json); prepare it first"
         )
-    manifest = files.read_json(path)
+    try:
+        manifest = files.read_json(path)
+    except ValueError as error:
+        raise files.DamagedError(f"{error}; {_REMEDY_OVER_IT}") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; "
-            "prepare again"
+            f"{_REMEDY_OVER_IT}"
         )
-    return manifest
+    return files.unseal(manifest, path, _REMEDY_OVER_IT)
+
+
+def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compares the files of a prepared folder with what its manifest says of them.
+
+    Raises:
+        ValueError: one is missing or damaged; the message names it.
+    """
+    files.check_files(folder, manifest.get("outputs"), remedy=_REMEDY)
 
 
 def _array(path: Path) -> np.ndarray:

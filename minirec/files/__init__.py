@@ -2,23 +2,42 @@
 
 from minirec.files.arrays import check_array, read_npy, read_npz
 from minirec.files.atomic import atomic_path, write_json, write_text
+from minirec.files.checksums import (
+    CHECKSUMS,
+    check_files,
+    check_folder,
+    checksums,
+    write_checksums,
+)
 from minirec.files.digest import sha256
 from minirec.files.folders import atomic_folder
 from minirec.files.json_file import parse_json, read_json, read_json_lines
+from minirec.files.sealed import SEAL, DamagedError, read_sealed, seal, unseal, write_sealed
 from minirec.files.shown import json_line, shown
 
 __all__ = [
+    "CHECKSUMS",
+    "SEAL",
+    "DamagedError",
     "atomic_folder",
     "atomic_path",
     "check_array",
+    "check_files",
+    "check_folder",
+    "checksums",
     "json_line",
     "parse_json",
     "read_json",
     "read_json_lines",
     "read_npy",
     "read_npz",
+    "read_sealed",
+    "seal",
     "sha256",
     "shown",
+    "unseal",
+    "write_checksums",
     "write_json",
+    "write_sealed",
     "write_text",
 ]

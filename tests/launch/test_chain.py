@@ -23,6 +23,7 @@ from launch import (
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics
 from pipelines.prepared import Prepared
+from tests.pipelines.edited import replace_array
 
 HR = "hr@10"
 # One program for both worlds, which learns in a few hundred steps; as many beams as the longest
@@ -235,7 +236,7 @@ def test_without_validation_users_there_is_no_system_and_the_search_recommends(s
     shutil.copytree(job.workdir, workdir)
     copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
     (copy.run / "fusion.json").unlink()
-    np.save(copy.prepared / "splits" / "valid.npy", np.zeros((0, 3), np.int64))
+    replace_array(copy.prepared, "splits/valid.npy", np.zeros((0, 3), np.int64))
     again = evaluate.run_evaluation(copy)
     assert list(again.evaluations) == ["model", "item_head", "popularity", "item_transition"]
     assert again.model.metrics == report.model.metrics
@@ -270,7 +271,7 @@ def test_without_validation_users_training_says_so_or_does_without(smoke, tmp_pa
     workdir = tmp_path / "copy"
     shutil.copytree(job.workdir, workdir, ignore=shutil.ignore_patterns("runs"))
     copy = program.Job(job.config, workdir, workdir / "runs" / "new")
-    np.save(copy.prepared / "splits" / "valid.npy", np.zeros((0, 3), np.int64))
+    replace_array(copy.prepared, "splits/valid.npy", np.zeros((0, 3), np.int64))
     with pytest.raises(ValueError, match=r"splits/valid\.npy: .*config\.train\.eval_every=0"):
         train.run_training(copy)
     assert not copy.run.exists()

@@ -96,8 +96,8 @@ def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
     assert not list(folder.glob("runs/*/report/report.json"))
 
     (manifest_path,) = folder.glob("data/*/prepared/manifest.json")
-    manifest = json.loads(manifest_path.read_text())
-    manifest_path.write_text(json.dumps(manifest | {"fingerprint": "of another log"}))
+    manifest = files.read_sealed(manifest_path, "")
+    files.write_sealed(manifest_path, manifest | {"fingerprint": "of another log"})
     (spec, *_) = sorted(folder.glob("runs/*/sweep_run.json"))
     assert sweep_run.execute(spec) == sweep_run.FAILED
     error = (spec.parent / "error.txt").read_text()

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 import pipelines.prepare as prepare_module
+from minirec import files
 from pipelines import sources
 from pipelines.interactions import (
     INTERACTION_SCHEMA,
@@ -158,7 +159,8 @@ def test_the_manifest_names_inputs_by_hash_and_versions(tmp_path):
     digest = hashlib.sha256((tmp_path / "log.txt").read_bytes()).hexdigest()
     assert manifest["inputs"] == {"log.txt": {"sha256": digest, "bytes": 8}}
     assert set(manifest["versions"]) == {"python", "numpy", "polars"}
-    assert json.loads((tmp_path / "prepared" / "manifest.json").read_text()) == manifest
+    written = json.loads((tmp_path / "prepared" / "manifest.json").read_text())
+    assert files.unseal(written, "manifest.json", "") == manifest
 
 
 def test_the_same_data_set_is_reused_even_from_another_place(tmp_path):
@@ -175,8 +177,8 @@ def test_a_damaged_prepared_folder_is_made_anew(tmp_path):
     prepare(config, tmp_path / "prepared")
     whole = hashes(tmp_path / "prepared")
     (tmp_path / "prepared" / "splits" / "valid.npy").unlink()
-    with pytest.raises(ValueError, match=r"valid.npy is missing; prepare again"):
-        Prepared.load(tmp_path / "prepared").views("valid")
+    with pytest.raises(ValueError, match=r"valid.npy is missing; run launch.prepare again"):
+        Prepared.load(tmp_path / "prepared")
     prepare(config, tmp_path / "prepared")
     assert hashes(tmp_path / "prepared") == whole
 
@@ -224,7 +226,7 @@ def test_a_failure_leaves_nothing_behind_and_a_second_run_starts_clean(tmp_path,
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module.files, "write_json", disk_full)
+        patch.setattr(prepare_module.files, "write_sealed", disk_full)
         with pytest.raises(OSError, match="No space left"):
             prepare(config, tmp_path / "prepared")
     assert list(tmp_path.iterdir()) == []
@@ -274,7 +276,7 @@ def test_reading_what_is_not_there_is_an_error(tmp_path):
         Prepared.load(tmp_path)
     prepare({"source": GENERATED, "split": "leave_one_out"}, tmp_path / "prepared")
     (tmp_path / "prepared" / "items.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"items.parquet is damaged"):
+    with pytest.raises(ValueError, match=r"items.parquet: has been damaged"):
         Prepared.load(tmp_path / "prepared")
 
 
@@ -362,7 +364,7 @@ prepare({{"source": {{"name": "generated"}}, "split": "leave_one_out"}}, {str(tm
     ("module", "function", "name"),
     [
         (pl.DataFrame, "write_parquet", "items.parquet"),
-        (prepare_module.files, "write_json", "manifest.json"),
+        (prepare_module.files, "write_sealed", "manifest.json"),
         (os, "fsync", r"columns/event.npy"),
     ],
 )
@@ -376,7 +378,7 @@ def test_a_disk_that_fills_up_names_the_file(tmp_path, monkeypatch, module, func
 
     with monkeypatch.context() as patch:
         if function == "fsync":
-            patch.setattr(prepare_module.files, "write_json", lambda path, value: None)
+            patch.setattr(prepare_module.files, "write_sealed", lambda path, value: None)
         patch.setattr(module, function, disk_full)
         with pytest.raises(OSError, match=rf"{name}.* No space left on device; nothing is left"):
             prepare({**config, "split": "per_user_ratio"}, tmp_path / "prepared", overwrite=True)
