@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from minirec.files.digest import sha256
+from minirec.files.schema import COUNT, SHA256, check
 from minirec.files.sealed import DamagedError, read_sealed, write_sealed
 
 CHECKSUMS = "checksums.json"
 """The file that vouches for all others of its folder."""
 
 _LARGE_BYTES = 16 << 20
+_SHAPE = {str: {"sha256": SHA256, "bytes": COUNT}}
 _known: dict[tuple[str, int, int, int, int], str] = {}
 
 
@@ -24,7 +26,9 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return dict(zip(names, _parallel(_checksum, [folder / name for name in names]), strict=True))
 
 
-def check_files(folder: Path, expected: Any, names: Iterable[str] | None = None, *, remedy: str) -> None:
+def check_files(
+    folder: Path, expected: Any, names: Iterable[str] | None = None, *, remedy: str
+) -> None:
     """Compares files of a folder with what `checksums` said of them; others are not looked at.
 
     A large file is read once a process for as long as the file system says that it is unchanged.
@@ -38,8 +42,10 @@ def check_files(folder: Path, expected: Any, names: Iterable[str] | None = None,
     Raises:
         DamagedError: a file is missing, or another one than it was; the message names it.
     """
-    if not isinstance(expected, dict) or not all(map(_is_checksum, expected.values())):
-        raise DamagedError(f"{folder}: its files' digests are no digests; {remedy}")
+    try:
+        check(expected, _SHAPE, f"{folder}: checksums")
+    except ValueError as error:
+        raise DamagedError(f"{error}; {remedy}") from error
     names = list(expected) if names is None else list(names)
     for name in names:
         if name not in expected:
@@ -93,15 +99,7 @@ def _checksum(path: Path) -> dict[str, Any]:
     return {"sha256": _known[key], "bytes": size}
 
 
-def _is_checksum(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and isinstance(value.get("sha256"), str)
-        and isinstance(value.get("bytes"), int)
-    )
-
-
-def _parallel(work: Any, paths: list[Path]) -> list[Any]:
+def _parallel[T](work: Callable[[Path], T], paths: list[Path]) -> list[T]:
     # Hashing lets other threads run.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(work, paths))

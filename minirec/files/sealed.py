@@ -66,9 +66,7 @@ def write_sealed(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None
     write_json(path, seal(value))
 
 
-def read_sealed(
-    path: str | os.PathLike[str], remedy: str, shape: Any = object
-) -> dict[str, Any]:
+def read_sealed(path: str | os.PathLike[str], remedy: str, shape: Any = object) -> dict[str, Any]:
     """Returns the object that `write_sealed` wrote to `path`.
 
     Args:
