@@ -81,5 +81,5 @@ def test_without_its_checksums_a_folder_is_refused(folder):
 @pytest.mark.parametrize("value", [{}, {"files": 1}, {"files": {"two": 1}}, {"files": {"two": {}}}])
 def test_checksums_of_another_shape_are_refused(folder, value):
     files.write_sealed(folder / "checksums.json", value)
-    with pytest.raises(files.DamagedError, match="checksums.*; again"):
+    with pytest.raises(files.DamagedError, match=r"checksums.*; again"):
         files.check_folder(folder, remedy="again")
