@@ -18,7 +18,7 @@ class Config(LogConfig):
 
     Attributes:
         table: table or view of the log; its rows come in the order in which they were added.
-        query: a SELECT instead, whose order is kept.
+        query: a SELECT instead, whose order is kept; it may do nothing but read this file.
         catalogue_table: table or view of the catalogue, in the same file as the log.
         catalogue_query: a SELECT instead.
     """
@@ -47,8 +47,9 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
                     f"source.catalogue is {config.catalogue!r} and source.catalogue_table "
                     f"{config.catalogue_table or config.catalogue_query!r}; name one catalogue"
                 )
+            field = "source.catalogue_query"
             items.append(
-                SqliteTable(str(path), name, config.catalogue_table, config.catalogue_query)
+                SqliteTable(str(path), name, config.catalogue_table, config.catalogue_query, field)
             )
     return read_log(
         config,

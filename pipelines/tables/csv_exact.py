@@ -105,7 +105,10 @@ class ExactCsv:
         except csv.Error as error:
             if feed.ran_out and not is_last:
                 return None
-            if feed.ran_out or feed.is_too_long:
+            if "field larger than field limit" in str(error):
+                what = f"{where}: a field of more than {csv.field_size_limit()} characters: "
+                problem = Problem(line, "field_too_long", what + short(lines[at]))
+            elif feed.ran_out or feed.is_too_long:
                 what = (
                     f"{where}: a quote opens a field and none closes it in the "
                     f"{feed.at - at} lines from here on: {short(lines[at])}"

@@ -13,6 +13,7 @@ from pipelines.tables.table import Kind, Rows, no_rows, truncated, without_rows
 from pipelines.tables.text_file import TextBlock, check_encoding, text_blocks
 
 _HEADER_BYTES = 64 << 10
+_MAX_FIELDS = 10_000
 _SMALL = 64 << 10  # bytes that are not worth a second try to read them fast
 
 
@@ -141,6 +142,11 @@ class CsvTable:
             raise ValueError(
                 f"{where}: the header's quotes do not fit: {short(first)}; each field must be "
                 "closed where it was opened"
+            )
+        if len(fields) > _MAX_FIELDS:
+            raise ValueError(
+                f"{where}: {len(fields)} columns stand in the header; a file has at most "
+                f"{_MAX_FIELDS}; is delimiter={self.delimiter!r} right?"
             )
         return [name.strip() for name in fields], used
 

@@ -18,10 +18,22 @@ import polars as pl
 from pipelines.tables import table as sizes
 from pipelines.tables.csv_layout import short
 from pipelines.tables.objects import WrongTypeError, text_of
-from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
+from pipelines.tables.table import Kind, Problem, Rows, listed, no_rows, without_rows
 
 _WAL_VERSION = 2
 _ROWS = 200_000  # that stand in memory as Python values
+
+# What a statement may do. A virtual table such as json_each declares its columns by a change to
+# the schema that is never made: the file is opened for reading, and only a PRAGMA could allow more.
+_READS = (
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+)
+_DECLARES = (sqlite3.SQLITE_UPDATE, "sqlite_master")
+_HARMLESS_PRAGMA = (sqlite3.SQLITE_PRAGMA, "data_version", None)  # full-text tables ask for it
+_FUNCTIONS_THAT_DO_MORE = ("load_extension", "fts3_tokenizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +45,14 @@ class SqliteTable:
         name: what errors call it.
         table: a table or view, read in the order in which its rows were added.
         query: a SELECT, read in the order it gives.
+        field: what errors call the query.
     """
 
     path: str
     name: str
     table: str = ""
     query: str = ""
+    field: str = "source.query"
 
     place = "row"
 
@@ -54,7 +68,7 @@ class SqliteTable:
         Raises:
             ValueError: the file is no SQLite file or is cut off, or there is no such table.
         """
-        with self._cursor() as cursor:
+        with self._cursor(is_head=True) as cursor:
             return [column[0] for column in cursor.description]
 
     def rows(self, columns: Mapping[str, Kind]) -> Iterator[Rows]:
@@ -130,35 +144,68 @@ class SqliteTable:
 
     @contextlib.contextmanager
     def _cursor(
-        self, columns: Iterable[str] = (), *, is_text: bool = True
+        self, columns: Iterable[str] = (), *, is_text: bool = True, is_head: bool = False
     ) -> Generator[sqlite3.Cursor]:
         if not Path(self.path).is_file():
             raise ValueError(f"{self.path}: no such file")
+        refused: list[int] = []
+
+        def may(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+            is_function = action == sqlite3.SQLITE_FUNCTION
+            if (
+                (action in _READS and not (is_function and second in _FUNCTIONS_THAT_DO_MORE))
+                or (action, first) == _DECLARES
+                or (action, first, second) == _HARMLESS_PRAGMA
+            ):
+                return sqlite3.SQLITE_OK
+            refused.append(action)
+            return sqlite3.SQLITE_DENY
+
         stack = contextlib.ExitStack()
         with stack:
             try:
                 connection = sqlite3.connect(stack.enter_context(_read_only(self.path)), uri=True)
                 stack.callback(connection.close)
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, sizes.MAX_LINE_BYTES)
+                connection.set_authorizer(may)
                 if not is_text:
                     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-                cursor = connection.execute(self.query or self._select(connection, columns))
-            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: names of columns
+                statement = self.query or self._select(connection, columns, is_head=is_head)
+                cursor = connection.execute(statement)
+            # UnicodeDecodeError: names of columns. ProgrammingError: a NUL, several statements.
+            except (sqlite3.Error, UnicodeError, ValueError) as error:
+                if refused:
+                    raise ValueError(
+                        f"{self.path}: {self._what()} asks for more than to read; it may be one "
+                        "SELECT over this file's tables, without ATTACH, VACUUM, PRAGMA, "
+                        "load_extension or a change"
+                    ) from error
+                if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+                    raise
                 raise self._error(error, 0) from error
             if cursor.description is None:
-                raise ValueError(f"{self.path}: {short(self.query)} gives no rows; use a SELECT")
+                raise ValueError(f"{self.path}: {self._what()} gives no rows; use a SELECT")
             yield cursor
 
-    def _select(self, connection: sqlite3.Connection, columns: Iterable[str]) -> str:
+    def _what(self) -> str:
+        if self.query:
+            return f"{self.field} {short(self.query)}"
+        return f"table {self.table!r}"
+
+    def _select(
+        self, connection: sqlite3.Connection, columns: Iterable[str], *, is_head: bool
+    ) -> str:
         found = connection.execute(
             "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name"
         )
         names = [name for (name,) in found]
         if self.table.lower() not in [name.lower() for name in names]:
             raise ValueError(
-                f"{self.path}: there is no table {self.table!r}; it has "
-                f"{', '.join(map(repr, names)) or 'none'}"
+                f"{self.path}: there is no table {self.table!r}; it has {listed(names)}"
             )
         table = _quoted(self.table)
+        if is_head:  # no row of it: one may hold what is never read
+            return f"SELECT * FROM {table} LIMIT 0"
         what = ", ".join(map(_quoted, columns)) or "*"
         try:
             # Without this, an index that holds all columns would set the order.
@@ -169,8 +216,15 @@ class SqliteTable:
 
     def _error(self, error: Exception, num_read: int) -> ValueError:
         text = str(error)
-        if isinstance(error, sqlite3.OperationalError):
-            return ValueError(f"{self.path}: {text}")
+        if isinstance(error, sqlite3.DataError) and "too big" in text:
+            return ValueError(
+                f"{self.path}, row {num_read + 1} or one soon after it: {self._what()} has a value "
+                f"of more than {sizes.MAX_LINE_BYTES >> 20} MiB"
+            )
+        if isinstance(
+            error, sqlite3.OperationalError | sqlite3.ProgrammingError | UnicodeEncodeError
+        ):
+            return ValueError(f"{self.path}: {self._what()}: {text}")
         return ValueError(
             f"{self.path}: not a whole SQLite file ({text}, {num_read} rows read); was it cut off? "
             "Nothing says which of its rows are right: get it anew"

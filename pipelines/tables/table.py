@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,8 +20,10 @@ Kind = Literal["id", "time", "event", "text", "list"]
 
 BLOCK_BYTES = 16 << 20
 BLOCK_ROWS = 1_000_000
-# Longer than this a line is no line, and a quote that is open for so long was never closed.
-MAX_LINE_BYTES = 64 << 20
+# Longer than this a line is no line: a small compressed file may become one of any length, and
+# what is read from a line takes up to forty times its bytes. A quote that is open for so many
+# characters was never closed.
+MAX_LINE_BYTES = 16 << 20
 MAX_FIELD_CHARS = 1 << 16
 
 
@@ -131,6 +133,12 @@ def flush(problems: Iterable[Problem], bad_rows: BadRows) -> None:
         bad_rows.add(problem.reason, problem.message, problem.count)
 
 
+def listed(names: Sequence[str], most: int = 40) -> str:
+    """Returns names for a message, of many the first."""
+    text = ", ".join(f"{name!r:.80}" for name in names[:most]) or "none"
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
 def check_columns(table: Table, wanted: Iterable[str], what: str) -> None:
     """Checks that a table has columns, each once; a file without any content passes.
 
@@ -147,7 +155,7 @@ def check_columns(table: Table, wanted: Iterable[str], what: str) -> None:
         if name not in there:
             raise ValueError(
                 f"{table.path}: there is no column {name!r}, which {what} needs; it has "
-                f"{', '.join(map(repr, there))}; set the source's column fields"
+                f"{listed(there)}; set the source's column fields"
             )
         if there.count(name) > 1:
             raise ValueError(

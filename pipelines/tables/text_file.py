@@ -24,7 +24,11 @@ _OTHER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_PIECE = 64 << 10  # compressed bytes at a time, which may become a thousand times as many
+# Compressed bytes at a time: they may become 1,032 times as many in gzip, and in Zstandard 32,768
+# times (a block of 128 KiB that repeats one byte takes 4): 16 and 64 MiB come out at most.
+_GZIP_PIECE = 16 << 10
+_ZSTD_PIECE = 2 << 10
+_ZSTD_WINDOW = 128 << 20  # what the zstd program itself accepts without --long
 
 
 class _Decompressor(Protocol):
@@ -83,29 +87,32 @@ def text_blocks(
         block_bytes: about how much at a time; default `BLOCK_BYTES`.
 
     Raises:
-        ValueError: the file is in UTF-16, or compressed and damaged, or holds no lines.
+        ValueError: the file is in UTF-16, or compressed and damaged, or has a line of more than
+            `MAX_LINE_BYTES`.
     """
     block_bytes = block_bytes or sizes.BLOCK_BYTES
     buffer: list[bytes] = []
     size, line, is_truncated = 0, 1, False
+    open_line = 0  # bytes of the last line, which has no end yet
     try:
-        for piece in _decoded(path, encoding, block_bytes):
-            buffer.append(piece)
-            size += len(piece)
-            if size < block_bytes:
-                continue
-            data = b"".join(buffer)
-            cut = data.rfind(b"\n") + 1
-            buffer, size = [data[cut:]], len(data) - cut
-            if size > sizes.MAX_LINE_BYTES:
+        for piece in _short_pieces(_decoded(path, encoding, block_bytes)):
+            first, last = piece.find(b"\n"), piece.rfind(b"\n")
+            if open_line + (len(piece) if first < 0 else first) > sizes.MAX_LINE_BYTES:
                 raise ValueError(
-                    f"{path}, line {line + data.count(10)}: longer than "
+                    f"{path}, line {line + sum(part.count(10) for part in buffer)}: longer than "
                     f"{sizes.MAX_LINE_BYTES >> 20} MiB; lines must end in a line feed"
                 )
-            if cut:
-                block = _block(data[:cut], line)
-                yield block
-                line += block.num_lines
+            buffer.append(piece)
+            size += len(piece)
+            open_line = open_line + len(piece) if last < 0 else len(piece) - last - 1
+            if size < block_bytes or open_line == size:
+                continue
+            data = b"".join(buffer)
+            cut = size - open_line
+            buffer, size = [data[cut:]], open_line
+            block = _block(data[:cut], line)
+            yield block
+            line += block.num_lines
     except _TruncatedError:
         is_truncated = True
     data = b"".join(buffer)
@@ -116,6 +123,13 @@ def text_blocks(
         data += b"\n"
     if data or is_truncated:
         yield _block(data, line, is_truncated)
+
+
+def _short_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, cut so that no line inside of a piece can be too long."""
+    for piece in pieces:
+        for start in range(0, len(piece), sizes.MAX_LINE_BYTES):
+            yield piece[start : start + sizes.MAX_LINE_BYTES]
 
 
 def _block(data: bytes, first_line: int, truncated: bool = False) -> TextBlock:
@@ -161,7 +175,8 @@ def _decompressed(path: str, block_bytes: int) -> Iterator[bytes]:
                 yield data
             return
         rest = b""
-        while data := rest or file.read(_PIECE):
+        piece = _GZIP_PIECE if head.startswith(_GZIP) else _ZSTD_PIECE
+        while data := rest or file.read(piece):
             rest = b""
             if decoder.eof:  # one more stream, or zeros that fill up a tape's block
                 data = data.lstrip(b"\0")
@@ -172,6 +187,11 @@ def _decompressed(path: str, block_bytes: int) -> Iterator[bytes]:
             try:
                 text = decoder.decompress(data)
             except Exception as error:  # each library has its own
+                if "requires too much memory" in str(error):
+                    raise ValueError(
+                        f"{path}: compressed with a window of more than {_ZSTD_WINDOW >> 20} MiB; "
+                        "compress it without --long or --ultra"
+                    ) from error
                 raise ValueError(
                     f"{path}: the compressed file is damaged ({error}); nothing says which of its "
                     "rows are right: get it anew"
@@ -189,7 +209,7 @@ def _decompressor(path: str, head: bytes) -> _Decompressor | None:
     if head.startswith(_GZIP):
         return zlib.decompressobj(wbits=31)
     if head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
-        return zstandard.ZstdDecompressor().decompressobj()
+        return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
     suffix = Path(path).suffix.lower()
     if suffix in (".bz2", ".xz", ".zip", ".7z", ".lz4", ".snappy", ".z"):
         raise ValueError(f"{path}: {suffix} is not read; compress it as .gz or .zst")

@@ -177,18 +177,58 @@ def test_mistakes_in_sqlite_files(tmp_path, database):
         ({"table": "logs"}, "there is no table 'logs'; it has 'log'"),
         ({"table": "log", "user": "who"}, "no column 'who'.* it has 'user', 'item', 'time'"),
         ({"query": "SELECT * FROM logs"}, "no such table: logs"),
-        ({"query": "DELETE FROM log"}, "readonly database"),
-        ({"query": "CREATE TABLE x (y)"}, "readonly database"),
-        ({"query": "PRAGMA user_version = 3"}, "readonly database|gives no rows"),
+        ({"query": "DELETE FROM log"}, "source.query 'DELETE FROM log' asks for more than to read"),
+        ({"query": "CREATE TABLE x (y)"}, "more than to read"),
+        ({"query": "CREATE TEMP TABLE x (y)"}, "more than to read"),
+        ({"query": "INSERT INTO log VALUES (1, 2, 3) RETURNING *"}, "more than to read"),
+        ({"query": "UPDATE sqlite_master SET sql = ''"}, "may not be modified"),
+        ({"query": "PRAGMA user_version = 3"}, "more than to read"),
+        ({"query": "PRAGMA writable_schema = ON"}, "more than to read"),
+        ({"query": "ATTACH 'FOLDER/other.db' AS other"}, "more than to read"),
+        ({"query": "VACUUM INTO 'FOLDER/other.db'"}, "more than to read"),
+        ({"query": "SELECT load_extension('FOLDER/x') FROM log"}, "more than to read"),
+        ({"query": "BEGIN"}, "more than to read"),
+        ({"table": "log", "catalogue_query": "ATTACH '' AS x"}, "source.catalogue_query .ATTACH"),
         ({"query": "SELECT 1; DROP TABLE log"}, "one statement"),
+        ({"query": "SELECT 1\0"}, "null character"),
+        ({"query": "SELECT '\ud800'"}, "source.query .* surrogates not allowed"),
+        ({"query": "-- nothing"}, "source.query '-- nothing' gives no rows; use a SELECT"),
+        (
+            {"query": "SELECT hex(zeroblob(9000000)) AS user, 1 AS item, 2 AS time"},
+            "row 1 .* 16 MiB",
+        ),
         ({"table": "log", "catalogue": "a", "catalogue_table": "b"}, "name one catalogue"),
     ],
 )
 def test_sqlite_is_only_read(tmp_path, database, fields, message):
     before = stamps(tmp_path)
+    fields = {name: value.replace("FOLDER", str(tmp_path)) for name, value in fields.items()}
     with pytest.raises(ValueError, match=message):
         read(tmp_path, "error", "sqlite", **fields)
     assert stamps(tmp_path) == before
+
+
+def test_queries_may_use_what_only_reads(tmp_path, database):
+    database.execute("CREATE VIRTUAL TABLE words USING fts5(word)")
+    database.execute("INSERT INTO words VALUES ('a'), ('b')")
+    database.commit()
+    for query in (
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 2) "
+        "SELECT x AS user, 'i' AS item, x AS time FROM n",
+        "SELECT value AS user, 'i' AS item, value AS time FROM json_each('[1, 2]')",
+        "SELECT rowid AS user, 'i' AS item, rowid AS time FROM words WHERE words MATCH 'a OR b'",
+        "SELECT row_number() OVER (ORDER BY time) AS user, 'i' AS item, 1 + (user = 'b') AS time "
+        "FROM log WHERE user < 'c'",
+    ):
+        rows, _ = read(tmp_path, "error", "sqlite", query=query)
+        assert [(row[0], row[2]) for row in rows] == [(1, 1), (2, 2)]
+
+
+def test_a_picture_beside_the_log_is_never_read(tmp_path, database):
+    database.execute("ALTER TABLE log ADD COLUMN picture")
+    database.execute("UPDATE log SET picture = zeroblob(17000000) WHERE user = 'a'")
+    database.commit()
+    assert read(tmp_path, "error", "sqlite", table="log") == (EXPECTED, {})
 
 
 @pytest.mark.parametrize("is_live", [True, False])
