@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from kernels.trie import Trie
 from launch import program, ranking, wiring
+from minirec import files
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import (
     KS,
@@ -39,10 +40,12 @@ from minirec.evaluation import (
     read_curves,
     write_report,
 )
-from minirec.evaluation.report import SYSTEM
+from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.sids import SidTable
 from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
+from minirec.training.run_folder import CONFIG_FILE
+from pipelines.eval_batches import chosen_rows
 from pipelines.prepared import Prepared
 
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
@@ -191,7 +194,7 @@ def make_report(
     ks = [k for k in KS if k <= config.search.num_beams]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
     evaluations = {
-        "model": evaluate_lists(
+        MODEL: evaluate_lists(
             ranked.item, target, codes, ranked_sids=ranked_sids, ks=ks, **bootstrap
         )
     }
@@ -201,6 +204,7 @@ def make_report(
     for name, baseline in baselines.items():
         lists = baseline.recommend(histories, length, exclude_seen=exclude_seen)
         evaluations[name] = evaluate_lists(lists, target, codes, ks=ks, **bootstrap)
+    curves = read_curves(job.run / "metrics.jsonl")
     report = Report(
         name=job.run.name,
         dataset=config.name,
@@ -214,7 +218,8 @@ def make_report(
         seed=config.seed,
         num_resamples=config.evaluate.resamples,
         seconds=time.monotonic() - searched.started,
-        curves=read_curves(job.run / "metrics.jsonl"),
+        curves=curves,
+        chosen_on=chosen_on(job, searched, validated=bool(curves.validation)),
         strata=pair_strata(transition, histories, target),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=first_losses or {},
@@ -222,6 +227,33 @@ def make_report(
     )
     write_report(job.run / wiring.REPORTS[split], report)
     return report
+
+
+def chosen_on(job: program.Job, searched: Searched, *, validated: bool) -> dict[str, int]:
+    """Returns how many of the users that were searched for chose what each recommender is.
+
+    Args:
+        job: whose run.
+        searched: what the search found.
+        validated: whether the run's best checkpoint is the best on validation users.
+    """
+    if searched.split != "valid":
+        return {}
+    num_views = len(searched.catalogue.prepared.views("valid"))
+
+    def among(max_users: int, seed: int) -> int:
+        chose = chosen_rows("valid", num_views, max_users or None, seed)
+        return int(np.isin(searched.ranked.row, chose).sum())
+
+    found = {}
+    if validated:
+        trained = files.read_json(job.run / CONFIG_FILE)
+        number = among(trained["valid_users"], trained["seed"])
+        found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
+    if searched.weights is not None:
+        number = among(job.config.evaluate.fusion_users, job.config.seed)
+        found |= {SYSTEM: number} if number else {}
+    return found
 
 
 def beam_codes(ranked: RankedUsers, catalogue: wiring.Catalogue) -> np.ndarray:
@@ -278,6 +310,8 @@ def main(job: program.Job) -> None:
         print(line)
     if note := repeated_note(report):
         print(note, file=sys.stderr)
+    if report.chosen_note:
+        print(f"note: {report.chosen_note}", file=sys.stderr)
     print(f"report={job.run / wiring.REPORTS[SPLIT.value] / 'index.html'}")
 
 

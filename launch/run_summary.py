@@ -18,6 +18,7 @@ _OF_REPORT = (
     "invalid",
     "dead_beams",
     "metrics",
+    "chosen_on",
     "first_losses",
 )
 

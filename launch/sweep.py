@@ -258,6 +258,7 @@ def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
         "users": report["users"],
         "metrics": report["metrics"],
         "intervals": report["intervals"],
+        "chosen_on": report["chosen_on"],
         "steps": final.step,
         "best_step": final.best_step,
         "train_seconds": round(final.seconds, 1),

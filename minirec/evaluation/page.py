@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,12 +13,14 @@ from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.html_parts import breakable, code, document, figure, section
 from minirec.evaluation.report import (
     BASELINES,
+    CHOSEN,
     MODEL,
     SYSTEM,
     Example,
     Report,
     codebook_use,
     common_ks,
+    marked,
 )
 from minirec.evaluation.strata import metrics_by_stratum
 
@@ -54,9 +56,11 @@ def _header(report: Report) -> str:
     k = _headline_k(report)
     values = report.model.metrics["item"]
     exclusion = "items seen before left out" if report.exclude_seen else "items seen before allowed"
+    level = f"item level {CHOSEN}" if MODEL in report.chosen_on else "item level"
+    chosen = f'<p class="meta">{html.escape(report.chosen_note)}</p>' if report.chosen_note else ""
     facts = [
-        (f"NDCG@{k}", f"{values[f'ndcg@{k}']:.4f}", "item level"),
-        (f"HR@{k}", f"{values[f'hr@{k}']:.4f}", "item level"),
+        (f"NDCG@{k}", f"{values[f'ndcg@{k}']:.4f}", level),
+        (f"HR@{k}", f"{values[f'hr@{k}']:.4f}", level),
         (f"Coverage@{SHOWN}", f"{report.model.coverage:.1%}", "of the catalogue"),
         ("Invalid SIDs", f"{report.model.invalid:,}", f"{report.model.dead_beams:,} dead beams"),
     ]
@@ -68,7 +72,8 @@ def _header(report: Report) -> str:
         f'<header><p class="kicker">minirec report</p><h1>{html.escape(report.name)}</h1>'
         f'<p class="meta">{html.escape(report.dataset)} · {html.escape(report.split)} split · '
         f"{report.num_users:,} users · {len(report.catalogue.codes):,} items · {exclusion}</p>"
-        f'<p class="verdict">{_verdict(report, k)}</p><dl class="tiles">{tiles}</dl></header>'
+        f'<p class="verdict">{_verdict(report, k)}</p>{chosen}'
+        f'<dl class="tiles">{tiles}</dl></header>'
     )
 
 
@@ -93,10 +98,10 @@ def _verdict(report: Report, k: int) -> str:
         return "No baseline stands beside the model."
     rival = max(rivals, key=lambda name: rivals[name])
     model = _judgement(report, MODEL, rival, report.differences, metric)
-    sentences = f"In NDCG@{k} at item level the model is {model}."
+    sentences = f"In NDCG@{k} at item level the {marked(MODEL, report.chosen_on)} is {model}."
     if SYSTEM in report.evaluations:
         system = _judgement(report, SYSTEM, rival, report.system_differences, metric)
-        sentences += f" The system is {system}."
+        sentences += f" The {marked(SYSTEM, report.chosen_on)} is {system}."
     return sentences
 
 
@@ -124,16 +129,19 @@ def _judgement(
 
 def _metrics(report: Report) -> str:
     tables = "".join(_metric_table(report, level) for level in LEVELS)
+    note = (
+        "95% intervals by bootstrap over users stand under each figure; the best of a row is bold."
+    )
     return section(
         "Metrics",
-        "95% intervals by bootstrap over users stand under each figure; the best of a row is bold.",
+        f"{note} {html.escape(report.chosen_note)}".strip(),
         f'<div class="columns">{tables}</div>',
     )
 
 
 def _metric_table(report: Report, level: str) -> str:
     names = list(report.evaluations)
-    head = "".join(f'<th scope="col">{_swatch(name)}{breakable(name)}</th>' for name in names)
+    head = _heads(report, names)
     keys = list(report.model.metrics[level])
     rows = []
     for metric in ("hr", "ndcg"):
@@ -238,7 +246,7 @@ def _ranks(report: Report) -> str:
     found = "; ".join(
         f"{name} {((line >= 0) & (line < longest)).mean():.1%}" for name, line in ranks.items()
     )
-    legend = _legend(ranks)
+    legend = _legend(ranks, report)
     hits = plots.hit_curves(
         ranks, longest, label=f"HR@K at item level for K from 1 to {longest}. At the end: {found}."
     )
@@ -259,7 +267,7 @@ def _strata(report: Report) -> str:
     if not strata:
         return ""
     names = list(report.evaluations)
-    head = "".join(f'<th scope="col">{_swatch(name)}{breakable(name)}</th>' for name in names)
+    head = _heads(report, names)
     rows = []
     for stratum, content in strata.items():
         for metric in (f"hr@{SHOWN}", f"ndcg@{SHOWN}"):
@@ -324,7 +332,8 @@ def _catalogue(report: Report) -> str:
     tail = figure(
         popularity,
         "Long tail",
-        _legend(counts) + f"Share of the first {SHOWN} places that goes to the most popular items; "
+        _legend(counts, report)
+        + f"Share of the first {SHOWN} places that goes to the most popular items; "
         f"<em>target</em> is what users took. The most popular 1%: {html.escape(shares)}. "
         f"Part of the catalogue shown to anyone: {html.escape(coverage)}.",
     )
@@ -378,8 +387,19 @@ def _configuration(report: Report) -> str:
     )
 
 
-def _legend(names: Mapping[str, object]) -> str:
-    entries = "".join(f"<span>{_swatch(name)}{html.escape(name)}</span>" for name in names)
+def _heads(report: Report, names: Sequence[str]) -> str:
+    """Returns a table's columns, one a recommender."""
+    return "".join(
+        f'<th scope="col">{_swatch(name)}{breakable(marked(name, report.chosen_on))}</th>'
+        for name in names
+    )
+
+
+def _legend(names: Mapping[str, object], report: Report) -> str:
+    entries = "".join(
+        f"<span>{_swatch(name)}{html.escape(marked(name, report.chosen_on))}</span>"
+        for name in names
+    )
     return f'<span class="legend">{entries}</span>'
 
 

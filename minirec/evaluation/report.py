@@ -25,6 +25,9 @@ MODEL = "model"
 SYSTEM = "system"
 """The name of the one that fuses the model with others, where there is one."""
 
+CHOSEN = "†"
+"""Stands beside the names of those that the users of the figures chose."""
+
 BASELINES = ("item_transition", "popularity")
 """The names of those that it must beat. Others are made with the model's help."""
 
@@ -85,6 +88,8 @@ class Report:
         first_losses: by start of new tokens' rows, the losses of a fine-tuning's first steps.
         extra: more entries for `report.json`; they may not replace its own.
         num_resamples: resamples of the bootstrap of the differences to the baselines.
+        chosen_on: by recommender, how many of these very users chose what it is: the checkpoint of
+            what was trained, the weights of the system. Empty where none of them chose anything.
     """
 
     name: str
@@ -104,6 +109,7 @@ class Report:
     first_losses: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_resamples: int = 1000
+    chosen_on: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks that the parts belong together.
@@ -166,6 +172,11 @@ class Report:
             if name != of
         }
 
+    @property
+    def chosen_note(self) -> str:
+        """What to say of users that are scored and have chosen as well; "" where there are none."""
+        return chosen_note(self.chosen_on, f"Of these {self.num_users:,} users")
+
     @functools.cached_property
     def codebook_counts(self) -> list[Int[np.ndarray, " K"]]:
         """For each level, how many items have each code."""
@@ -179,9 +190,10 @@ def report_json(report: Report) -> dict[str, Any]:
     The shape is fixed: `split`, `users`, `invalid`, `metrics` and `intervals` (by recommender, then
     level, then `"hr@10"`), `config`, `seed`, `seconds`. Beside these: `differences` (95 % interval
     of the model's metric minus each other's, users paired), `system_differences` (the same of the
-    system; empty where there is none), `strata` (users and metrics of each), `coverage`,
-    `dead_beams`, `codebook` a level, `first_losses` where there are any, and what `report.extra`
-    holds.
+    system; empty where there is none), `chosen_on` (by recommender, how many of these users chose
+    its checkpoint or its weights, so that its metrics and differences flatter), `strata` (users
+    and metrics of each), `coverage`, `dead_beams`, `codebook` a level, `first_losses` where there
+    are any, and what `report.extra` holds.
 
     Raises:
         ValueError: `report.extra` names an entry that the report has itself.
@@ -200,6 +212,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "intervals": {name: evaluation.intervals for name, evaluation in evaluations.items()},
         "differences": report.differences,
         "system_differences": report.system_differences,
+        "chosen_on": dict(report.chosen_on),
         "strata": {
             name: dataclasses.asdict(stratum)
             for name, stratum in metrics_by_stratum(evaluations, report.strata).items()
@@ -216,6 +229,31 @@ def report_json(report: Report) -> dict[str, Any]:
     if taken:
         raise ValueError(f"extra: {taken} would replace the report's own entries; rename them")
     return content | dict(report.extra)
+
+
+def chosen_note(chosen_on: Mapping[str, int], whom: str) -> str:
+    """Returns in a sentence who chose what, and what that makes of the figures; "" for nobody.
+
+    Args:
+        chosen_on: see `Report`.
+        whom: how the sentence begins.
+    """
+    trained = [name for name in chosen_on if name != SYSTEM]
+    parts = []
+    if trained:
+        number = max(chosen_on[name] for name in trained)
+        parts.append(f"{number:,} selected the checkpoint ({', '.join(trained)})")
+    if SYSTEM in chosen_on:
+        parts.append(f"{chosen_on[SYSTEM]:,} chose the weights of the {SYSTEM}")
+    if not parts:
+        return ""
+    said = f"{whom} {' and '.join(parts)}"
+    return f"{said}: figures marked {CHOSEN} flatter; users of test choose nothing."
+
+
+def marked(name: str, chosen_on: Mapping[str, int]) -> str:
+    """Returns a recommender's name, marked where users that are scored chose what it is."""
+    return f"{name} {CHOSEN}" if name in chosen_on else name
 
 
 def common_ks(report: Report, level: str) -> list[int]:

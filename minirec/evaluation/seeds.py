@@ -53,6 +53,7 @@ class SettingRow:
         errors: of runs that failed, one each.
         commits: what the runs were made with, where it is known: commits of the code, short, and
             whether files differed from them.
+        chosen_on: by recommender, how many of the users chose what it is; see `Report`.
     """
 
     fields: Mapping[str, Any]
@@ -64,6 +65,7 @@ class SettingRow:
     baselines: Estimates
     errors: Sequence[str] = ()
     commits: Sequence[str] = ()
+    chosen_on: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def seed_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -103,7 +105,8 @@ def setting_row(
 
     Args:
         results: of each run `users`, `metrics` and `intervals` as in `report.json`; `commit` and
-            `uncommitted_changes` where they are known.
+            `uncommitted_changes` where they are known; `chosen_on`, which lines of old sweeps lack
+            (all their validation users count as having chosen).
         fields: the settings.
         name: what the table calls it.
         num_wanted: how many runs were asked for.
@@ -123,8 +126,19 @@ def setting_row(
         estimates={name: estimates[name] for name in names if name not in BASELINES},
         baselines={name: estimates[name] for name in names if name in BASELINES},
         errors=tuple(errors),
+        chosen_on={name: max(numbers) for name, numbers in _chosen_on(results).items()},
         commits=tuple(sorted({_code(result) for result in results if result.get("commit")})),
     )
+
+
+def _chosen_on(results: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for result in results:
+        trained = [name for name in result["metrics"] if name not in BASELINES]
+        every = dict.fromkeys(trained, result["users"]) if result.get("split") == "valid" else {}
+        for name, number in result.get("chosen_on", every).items():
+            found.setdefault(name, []).append(number)
+    return found
 
 
 def _code(result: Mapping[str, Any]) -> str:

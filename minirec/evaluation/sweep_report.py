@@ -13,6 +13,7 @@ from typing import Any
 
 from minirec import files
 from minirec.evaluation.html_parts import breakable, document, figure, section
+from minirec.evaluation.report import CHOSEN, chosen_note, marked
 from minirec.evaluation.seeds import (
     METRICS,
     Estimate,
@@ -41,6 +42,15 @@ class Sweep:
     by: str
     rows: Sequence[SettingRow]
     config: Any
+
+    @property
+    def chosen_on(self) -> dict[str, int]:
+        """By recommender, how many users of a row at most chose what it is; see `Report`."""
+        found: dict[str, int] = {}
+        for row in self.rows:
+            for name, number in row.chosen_on.items():
+                found[name] = max(number, found.get(name, 0))
+        return found
 
     @property
     def num_wanted(self) -> int:
@@ -106,6 +116,9 @@ def caption(sweep: Sweep) -> str:
     commits = sorted({commit for row in sweep.rows for commit in row.commits})
     if len(commits) > 1:
         text += f" Runs of different code stand here: {', '.join(commits)}."
+    if sweep.chosen_on:
+        text += " " + chosen_note(sweep.chosen_on, "Of a row's users")
+        text += " The best row is chosen on them, too." * (len(sweep.rows) > 1)
     return text
 
 
@@ -116,9 +129,13 @@ def table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     failed = bool(sweep.num_failed)
     fields = list(sweep.rows[0].fields)
     many = len(trained) > 1 or trained not in ([], ["model"])
+    mark = {name: f" {CHOSEN}" if name in sweep.chosen_on else "" for name in trained}
     head = ["setting"] * named + fields + ["seeds"]
     for name in trained:
-        head += [f"{name} {metric.upper()}" if many else metric.upper() for metric in METRICS]
+        named_metrics = (
+            f"{name} {metric.upper()}" if many else metric.upper() for metric in METRICS
+        )
+        head += [text + mark[name] for text in named_metrics]
     head += ["failed"] * failed
     lines = []
     for row in sweep.rows:
@@ -195,7 +212,9 @@ def _page(sweep: Sweep, plot: str) -> str:
             for name, colour in _legend_entries(sweep)
         )
         shown = figure(plot, "Settings, best first", f'<span class="legend">{legend}</span>')
-        sections.append(section("Plot", "Vertical lines are the baselines.", shown))
+        chosen = html.escape(chosen_note(sweep.chosen_on, "Of a row's users"))
+        note = f"Vertical lines are the baselines. {chosen}".strip()
+        sections.append(section("Plot", note, shown))
     tables = _html_table("Settings", *table(sweep), note=caption(sweep))
     head, lines = baseline_table(sweep)
     if lines:
@@ -245,14 +264,18 @@ def _plot(sweep: Sweep) -> str:
         )
         for name, row in zip(names, rows, strict=True)
     )
-    label = f"Settings of {sweep.name} with 95% intervals. {spoken}"
+    chosen = chosen_note(sweep.chosen_on, "Of a row's users")
+    label = f"Settings of {sweep.name} with 95% intervals. {spoken}. {chosen}".strip()
     return sweep_plots.setting_dots(rows, names, distinct_baselines(rows), label=label)
 
 
 def _legend_entries(sweep: Sweep) -> list[tuple[str, str]]:
     from minirec.evaluation.sweep_plots import series_of
 
-    trained = list(series_of(recommenders(sweep.rows)).items())
+    trained = [
+        (marked(name, sweep.chosen_on), colour)
+        for name, colour in series_of(recommenders(sweep.rows)).items()
+    ]
     baselines = dict.fromkeys(name for name, _ in distinct_baselines(sweep.rows))
     return trained + [(name, name) for name in baselines]
 

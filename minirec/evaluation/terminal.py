@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minirec.evaluation.evaluate import LEVELS, SHOWN
-from minirec.evaluation.report import Report
+from minirec.evaluation.report import Report, marked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,8 @@ def metric_lines(report: Report) -> list[str]:
     """Returns `hr@10=0.0793`, `ndcg@10=0.0502`, …, `invalid=0`, one line a figure.
 
     The model's item level comes first under the plain names, then its SID level as `sid_hr@10`,
-    then counts, then the baselines as `item_transition_hr@10` and `item_transition_sid_hr@10`.
+    then counts (`system_chosen_on` users of these chose the system's weights, see `Report`), then
+    the baselines as `item_transition_hr@10` and `item_transition_sid_hr@10`.
     """
     lines = []
     for level, prefix in (("item", ""), ("sid", "sid_")):
@@ -31,6 +32,7 @@ def metric_lines(report: Report) -> list[str]:
         f"coverage@{SHOWN}={report.model.coverage:.4f}",
         f"users={report.num_users}",
     ]
+    lines += [f"{name}_chosen_on={number}" for name, number in report.chosen_on.items()]
     for name, evaluation in list(report.evaluations.items())[1:]:
         for level, prefix in (("item", ""), ("sid", "sid_")):
             lines += [
@@ -65,6 +67,7 @@ def metric_table(report: Report, ks: Sequence[int] = (5, 10)) -> Table:
         caption=(
             f"invalid {report.model.invalid} · dead beams {report.model.dead_beams} · coverage of "
             f"the first {SHOWN} {report.model.coverage:.1%}"
+            + (f"\n{report.chosen_note}" if report.chosen_note else "")
         ),
         caption_justify="left",
     )
@@ -84,5 +87,5 @@ def metric_table(report: Report, ks: Sequence[int] = (5, 10)) -> Table:
                 cells.append(f"[bold]{text}[/bold]" if values.get(name) == best[name] else text)
             interval = report.evaluations[recommender].intervals[level].get(names[-1], ())
             span = "–".join(f"{end:.4f}".removeprefix("0") for end in interval)
-            table.add_row(escape(recommender), *cells, span)
+            table.add_row(escape(marked(recommender, report.chosen_on)), *cells, span)
     return table

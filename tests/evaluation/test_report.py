@@ -289,6 +289,37 @@ def test_the_system_is_held_against_the_others_too(report):
     assert "The system is <strong>above</strong>" in render_page(with_system)
 
 
+def test_figures_of_users_that_chose_the_checkpoint_or_the_weights_are_marked(report, tmp_path):
+    evaluations = dict(report.evaluations)
+    evaluations |= {"item_head": report.model, "system": report.model}
+    valid = {"evaluations": evaluations, "split": "valid"}
+    marked = make_report(chosen_on={"model": 20, "item_head": 20, "system": 60}, **valid)
+    plain = make_report(**valid)
+    note = (
+        "Of these 60 users 20 selected the checkpoint (model, item_head) and 60 chose the weights "
+        "of the system: figures marked † flatter; users of test choose nothing."
+    )
+    pages = [write_report(tmp_path / name, one) for name, one in (("a", marked), ("b", plain))]
+    page, other = (path.read_text() for path in pages)
+    assert note in page
+    for name in ("model", "item_<wbr>head", "system"):
+        assert f"{name} †</th>" in page
+    assert "popularity †" not in page
+    assert "the model † is" in page
+    assert "The system † is" in page
+    assert "<small>item level †</small>" in page
+    assert "†" not in other
+    console = rich.console.Console(width=80, file=io.StringIO())
+    console.print(metric_table(marked))
+    shown = console.file.getvalue()
+    assert all(f"{name} †" in shown for name in ("model", "item_head", "system"))
+    assert "60 chose the weights" in " ".join(shown.split())
+    assert "system_chosen_on=60" in metric_lines(marked)
+    assert not [line for line in metric_lines(plain) if "chosen_on" in line]
+    assert report_json(marked)["chosen_on"] == {"model": 20, "item_head": 20, "system": 60}
+    assert report_json(plain)["chosen_on"] == {}
+
+
 def test_a_page_without_curves_and_examples_stands(tmp_path):
     write_report(tmp_path, make_report(curves=Curves(), examples=()))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -228,6 +228,16 @@ def test_a_valid_report_stands_beside_the_test_report(smoke):
     assert (job.run / "report" / "report.json").read_bytes() == before
     valid = json.loads((job.run / "report_valid" / "report.json").read_text())
     assert valid["split"] == "valid"
+    counts = {"valid": job.config.evaluate.valid_users, "fusion": job.config.evaluate.fusion_users}
+    assert 0 < counts["valid"] <= counts["fusion"] < valid["users"]
+    assert valid["chosen_on"] == {
+        "model": counts["valid"],
+        "item_head": counts["valid"],
+        "system": counts["fusion"],
+    }
+    page = (job.run / "report_valid" / "index.html").read_text()
+    assert f"{counts['fusion']} chose the weights of the system" in page
+    assert json.loads(before)["chosen_on"] == {}
 
 
 def test_without_validation_users_there_is_no_system_and_the_search_recommends(smoke, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from launch import make_sids, prepare, program, sweep, sweep_run
 from launch.grid import read_grid
 from minirec import files
+from minirec.evaluation.sweep_report import markdown
 from minirec.training import RunFolderError
 from minirec.training.run_folder import locked
 
@@ -46,7 +47,8 @@ class Played:
         interval = {"item": {"hr@10": [0.1, 0.9], "ndcg@10": [0.0, 0.5]}, "sid": {}}
         report = {"users": 9, "metrics": {"model": metrics}, "intervals": {"model": interval}}
         folder = {"valid": "report_valid", "test": "report"}[split]
-        files.write_json(path.parent / folder / "report.json", report | {"seconds": 1.0})
+        report |= {"seconds": 1.0, "chosen_on": {"model": 5} if split == "valid" else {}}
+        files.write_json(path.parent / folder / "report.json", report)
         final = {"kind": "final", "step": 30, "reason": "finished", "select_metric": "ndcg@10"}
         final |= {"best_metric": value, "best_step": 15, "seconds": 2.0}
         files.write_text(path.parent / "metrics.jsonl", json.dumps(final) + "\n")
@@ -102,6 +104,30 @@ def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
     assert sweep_run.execute(spec) == sweep_run.FAILED
     error = (spec.parent / "error.txt").read_text()
     assert re.match(r".*holds another prepared data set .*'of another log'", error)
+
+
+def test_tables_of_users_that_chose_say_so_and_those_of_test_have_nothing_to_say(tmp_path):
+    job, folder = job_in(tmp_path), tmp_path / "sweeps" / "try"
+    said = "Of a row's users 5 selected the checkpoint (model): figures marked † flatter"
+    valid, _ = play(job)
+    assert valid.chosen_on == {"model": 5}
+    for text in (markdown(valid), (folder / "table.md").read_text()):
+        assert said in text
+        assert "The best row is chosen on them, too." in text
+        assert "| HR@10 †" in text
+    # The apostrophe is escaped in a page and in a plot's label.
+    assert (folder / "index.html").read_text().count("5 selected the checkpoint (model)") == 3
+    assert "model †" in (folder / "plot.svg").read_text()
+    play(job, split="test")
+    for name in ("test_table.md", "test_index.html", "test_plot.svg"):
+        assert "†" not in (folder / name).read_text()
+    # Lines of before tell nothing: all users of validation count as having chosen.
+    lines = [
+        json.dumps({k: v for k, v in one.items() if k != "chosen_on"}) for one in lines_of(job)
+    ]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    again, names = play(job)
+    assert (again.chosen_on, names) == ({"model": 9}, [])
 
 
 def test_a_table_of_several_commits_says_so(tmp_path, monkeypatch):
