@@ -75,6 +75,7 @@ def read_new_items(path: Path) -> pl.DataFrame:
     """
     if not path.is_file():
         raise ValueError(f"--append={path}: no such file")
+    files.check_fetched(path)
     table = LogConfig(interactions=path.name).item_table(path, path.name)
     there = table.columns()
     columns = ItemColumns(

@@ -12,6 +12,7 @@ from minirec.files.checksums import (
 from minirec.files.digest import sha256
 from minirec.files.folders import atomic_folder
 from minirec.files.json_file import parse_json, read_json, read_json_lines
+from minirec.files.pointers import check_fetched
 from minirec.files.sealed import SEAL, DamagedError, read_sealed, seal, unseal, write_sealed
 from minirec.files.shown import json_line, shown
 
@@ -22,6 +23,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "check_array",
+    "check_fetched",
     "check_files",
     "check_folder",
     "checksums",

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from minirec.files.pointers import check_fetched
+
 # An archive may unpack to this much, or to so many times its size; codebooks take some MiB, and
 # are packed to a half. Zeros can be packed to a thousandth.
 _MOST_UNPACKED = 1 << 28
@@ -64,6 +66,7 @@ def read_npy(
         OSError: the file cannot be read.
     """
     path = Path(path)
+    check_fetched(path)
     with path.open("rb") as file:
         header = _header(file, str(path))
         size = os.fstat(file.fileno()).st_size

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from minirec.files.pointers import check_fetched
 from minirec.files.schema import check
 
 _MOST_LEVELS = 100  # Nothing that is written here has ten.
@@ -34,6 +35,7 @@ def read_json(path: str | os.PathLike[str], shape: Any = object, *, foreign: boo
             place.
         OSError: it cannot be read.
     """
+    check_fetched(path)
     value = parse_json(Path(path).read_bytes(), f"{path}: not a JSON file", foreign=foreign)
     check(value, shape, str(path))
     return value

@@ -13,6 +13,7 @@ import scipy.sparse.linalg
 import threadpoolctl
 from jaxtyping import Float, Float32, Int
 
+from minirec import files
 from minirec.sids.text_transform import TermWeights, TextTransform, split_words, unit_rows
 
 # Up to this many rows or columns a dense decomposition is quick, and finds all of the rank.
@@ -178,6 +179,7 @@ def load_vectors(path: str | os.PathLike[str], num_items: int) -> Float32[np.nda
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; the item vectors are read from it")
+    files.check_fetched(path)
     try:
         with path.open("rb") as file:
             vectors = np.lib.format.read_array(file, allow_pickle=False)

@@ -212,6 +212,7 @@ def _read_object(path: Path) -> dict[str, Any]:
             raise _DuplicateKeyError(f"item {name!r} occurs more than once; ids must differ")
         return result
 
+    files.check_fetched(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=no_duplicates)
     except _DuplicateKeyError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import glob
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from minirec import files
 
 # By how a config dataclass annotates a field.
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -104,13 +105,14 @@ def input_file(folder: str, name: str, what: str) -> Path:
     """Returns `folder/name`; a name with a `*` is a pattern that one file must match.
 
     Raises:
-        ValueError: there is no such file, or several match.
+        ValueError: there is no such file, several match, or it was never fetched.
     """
     path = Path(folder) / name
     if "*" in path.name:
         return only_file(str(path.parent), path.name, what)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {what} is read from it")
+    files.check_fetched(path)
     return path
 
 
@@ -126,7 +128,7 @@ def input_files(folder: str, name: str, what: str) -> list[tuple[str, Path]]:
         Name and path, in order of the names: relative to the folder where they lie in it.
 
     Raises:
-        ValueError: no name, or no such file.
+        ValueError: no name, no such file, or one that was never fetched.
     """
     if not name:
         raise ValueError(f"no file is named to read {what} from; set it in the source's config")
@@ -142,20 +144,22 @@ def input_files(folder: str, name: str, what: str) -> list[tuple[str, Path]]:
         found = []
     if not found:
         raise ValueError(f"{path}: no such file; {what} is read from it")
-    files = {
+    for file in found:
+        files.check_fetched(file)
+    named = {
         (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)): file
         for file in found
     }
-    if len(files) < len(found):  # of different folders: the whole path must tell them apart
-        files = {file: file for file in found}
-    return sorted((name.as_posix(), file) for name, file in files.items())
+    if len(named) < len(found):  # of different folders: the whole path must tell them apart
+        named = {file: file for file in found}
+    return sorted((name.as_posix(), file) for name, file in named.items())
 
 
 def only_file(folder: str, pattern: str, what: str) -> Path:
     """Returns the one file of `folder` that matches `pattern`.
 
     Raises:
-        ValueError: there is none, or more than one.
+        ValueError: there is none, or more than one, or it was never fetched.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder; {what} is read from {pattern} in it")
@@ -166,6 +170,7 @@ def only_file(folder: str, pattern: str, what: str) -> Path:
             f"{Path(folder) / pattern}: expected exactly one file with {what}, found {names}; "
             "name it in the source's config"
         )
+    files.check_fetched(found[0])
     return found[0]
 
 
@@ -173,23 +178,9 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """Returns the JSON object in `path`, which maps items to `what`.
 
     Raises:
-        ValueError: the file is not JSON, holds no object, or has a key twice (of which JSON
-            readers silently keep the last).
+        ValueError: the file is not JSON as `minirec.files.read_json` wants it, or holds no object.
     """
-
-    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"{path}: key {twice!r} is there more than once; it must be unique")
-        return mapping
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        value = json.loads(text, object_pairs_hook=without_duplicates)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    value = files.read_json(path, foreign=True)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a {type(value).__name__}; it must map items to {what}")
     return value

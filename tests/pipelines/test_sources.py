@@ -184,6 +184,25 @@ def test_an_item_that_the_catalogue_lacks_is_an_error_or_a_count(layout, tmp_pat
     assert str(tmp_path) not in found["first"]
 
 
+@every_source
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n", "Git LFS pointer"),
+        ("/annex/objects/SHA256E-s12--0.csv\n", "git-annex pointer"),
+    ],
+)
+def test_a_file_that_was_never_fetched_is_named_as_such(layout, tmp_path, head, message):
+    config = layout.write(tmp_path, ROWS, make_items(ROWS))
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        data = path.read_bytes()
+        path.write_text(head)
+        with pytest.raises(ValueError, match=rf"{re.escape(path.name)}: is a {message}.*fetch it"):
+            read(config, "skip")
+        path.write_bytes(data)
+    read(config)
+
+
 @every_table
 def test_a_missing_column_is_an_error_that_lists_those_there_are(layout, tmp_path):
     config = layout.write(tmp_path, ROWS)

@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
+from minirec.files import check_fetched
+
 # The types that the format knows, by the bytes of an element.
 _SIZES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -114,6 +116,7 @@ class SafetensorsReader:
 
 
 def _read_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
+    check_fetched(path)
     size = os.fstat(file.fileno()).st_size
     head = file.read(8)
     length = int.from_bytes(head, "little")
