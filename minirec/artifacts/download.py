@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from minirec.artifacts.manifest import Artifact
 from minirec.artifacts.verify import describe, problems, record
+from minirec.files.workplace import replace_folder, workplace
 
 
 def download(
@@ -107,7 +107,6 @@ def _replace(folder: Path, by: Path) -> None:
     if not folder.exists():
         os.replace(by, folder)
         return
-    trash = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.replace(folder, trash / "old")
-    os.replace(by, folder)
-    shutil.rmtree(trash, ignore_errors=True)
+    with workplace(folder) as new:
+        os.replace(by, new)
+        replace_folder(new, folder)

@@ -10,11 +10,13 @@ from minirec.files.checksums import (
     write_checksums,
 )
 from minirec.files.digest import sha256
+from minirec.files.errors import naming
 from minirec.files.folders import atomic_folder
 from minirec.files.json_file import parse_json, read_json, read_json_lines
 from minirec.files.pointers import check_fetched
 from minirec.files.sealed import SEAL, DamagedError, read_sealed, seal, unseal, write_sealed
 from minirec.files.shown import json_line, shown
+from minirec.files.workplace import clear_leftovers
 
 __all__ = [
     "CHECKSUMS",
@@ -27,7 +29,9 @@ __all__ = [
     "check_files",
     "check_folder",
     "checksums",
+    "clear_leftovers",
     "json_line",
+    "naming",
     "parse_json",
     "read_json",
     "read_json_lines",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from minirec.files.errors import naming
+from minirec.files.workplace import workplace
 
 
 @contextlib.contextmanager
@@ -16,27 +18,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; a clean exit renames it to `path`.
 
     The temporary file is flushed to disk before the rename, and removed when the body raises, so
-    that a reader never sees half a file. Parent folders are made.
+    that a reader never sees half a file. Parent folders are made. What killed programs left of the
+    same file is cleared first.
 
     Args:
         path: where the file shall be.
 
     Yields:
         The path to write to. It has the suffix of `path` and does not exist yet.
+
+    Raises:
+        OSError: the disk is full or refuses to be written; it names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(folder) / path.name
-    try:
+    with workplace(path) as folder, naming(path, workplace=folder, place=path.parent):
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        Path(folder).rmdir()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

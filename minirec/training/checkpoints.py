@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from minirec.files.workplace import workplace
 from minirec.training import processes
 
 CHECKPOINTS = "checkpoints"
@@ -253,9 +252,8 @@ class _Steps:
             return
 
         def remove() -> None:
-            trash = self.folder.parent / f".discarded.{uuid.uuid4().hex}"
-            os.replace(self.folder / str(step), trash)
-            shutil.rmtree(trash, ignore_errors=True)
+            with workplace(self.folder.parent / "discarded") as trash:
+                os.replace(self.folder / str(step), trash / str(step))
 
         processes.first_alone(remove)
         self._manager.reload()

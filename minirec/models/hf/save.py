@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from minirec.files import write_json
+from minirec.files import atomic_folder, write_json
 from minirec.models.config import SidDecoderConfig
 from minirec.models.hf.config_json import CONFIG, config_json, read_config, read_config_json
 from minirec.models.hf.folder import INDEX, WEIGHTS
@@ -168,11 +167,7 @@ def _write(
     fields: dict[str, Any],
     like: Path | None,
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        new = temporary / "new"
-        new.mkdir()
+    with atomic_folder(folder) as new:
         for file, tensors in files.items():
             header = {tensor.name: (dtype, tensor.layout.stored_shape) for tensor in tensors}
             write_safetensors(new / file, header, blocks(tensors))
@@ -188,11 +183,6 @@ def _write(
                 if (like / name).is_file():
                     shutil.copyfile(like / name, new / name)
         write_json(new / CONFIG, fields)
-        if folder.exists():
-            os.replace(folder, temporary / "old")
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _blocks(value: jax.Array, tensor: _Tensor) -> Iterator[np.ndarray]:
