@@ -9,6 +9,7 @@ import grain
 import numpy as np
 
 from pipelines.row_source import ENDLESS, Batch
+from pipelines.workers import deaf_to_signals
 
 
 class PositionedIterator(grain.DatasetIterator):
@@ -19,17 +20,23 @@ class PositionedIterator(grain.DatasetIterator):
     """
 
     def __init__(
-        self, batches_from: Callable[[int], grain.IterDataset], stream: Mapping[str, Any]
+        self,
+        batches_from: Callable[[int], grain.IterDataset],
+        stream: Mapping[str, Any],
+        *,
+        has_workers: bool = False,
     ) -> None:
         """Stands at the stream's beginning.
 
         Args:
             batches_from: gives the stream from a batch's number on.
             stream: what the stream depends on, as JSON can hold it; part of every state.
+            has_workers: processes make the batches.
         """
         super().__init__()
         self._batches_from = batches_from
         self._stream = stream
+        self._has_workers = has_workers
         self._next_batch = 0
         self._inner: grain.DatasetIterator | None = None
 
@@ -38,7 +45,10 @@ class PositionedIterator(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Begins to make batches ahead."""
-        self._iterator().start_prefetch()
+        if self._has_workers:
+            deaf_to_signals(lambda: self._iterator().start_prefetch())
+        else:
+            self._iterator().start_prefetch()
 
     def _iterator(self) -> grain.DatasetIterator:
         if self._inner is None:
@@ -47,7 +57,11 @@ class PositionedIterator(grain.DatasetIterator):
 
     def __next__(self) -> Batch:
         self._assert_not_closed()
-        batch = next(self._iterator())
+        # Grain starts its workers when it is asked for the first batch.
+        if self._inner is None and self._has_workers:
+            batch = deaf_to_signals(lambda: next(self._iterator()))
+        else:
+            batch = next(self._iterator())
         self._next_batch += 1
         return batch
 

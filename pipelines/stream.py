@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.positions import PositionedIterator
 from pipelines.row_source import Batch, RowSource
+from pipelines.workers import end_with_parent
 
 
 class AheadConfig(Protocol):
@@ -65,7 +66,9 @@ class BatchStream(grain.IterDataset):
 
     def __iter__(self) -> grain.DatasetIterator[Batch]:
         """Returns an iterator that stands at the stream's beginning."""
-        return PositionedIterator(self.batches_from, self.stream)
+        return PositionedIterator(
+            self.batches_from, self.stream, has_workers=self._ahead.num_workers > 0
+        )
 
     def batch_at(self, index: int) -> Batch:
         """Returns batch `index` of the stream, made here and now."""
@@ -85,7 +88,7 @@ class BatchStream(grain.IterDataset):
             workers = grain.MultiprocessingOptions(
                 num_workers=config.num_workers, per_worker_buffer_size=max(1, config.prefetch)
             )
-            dataset = dataset.mp_prefetch(workers)
+            dataset = dataset.mp_prefetch(workers, worker_init_fn=end_with_parent)
         return dataset
 
     def name_examples(self, examples: np.ndarray) -> str:

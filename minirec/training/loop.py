@@ -168,6 +168,7 @@ def train(
             stage = stages[index]
             optimizer = new_optimizer(model, stage, mesh)
             batches = stage.batches()
+            stack.callback(getattr(batches, "close", lambda: None))  # It may have processes.
             if restored_optimizer is not None:
                 nnx.update(optimizer, restored_optimizer)
                 batches.set_state(position.loader)

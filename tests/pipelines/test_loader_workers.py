@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -138,6 +139,21 @@ def test_processes_that_share_nothing_make_slices_of_one_global_batch():
         assert json.loads(out.splitlines()[-1]) == [expected, first + number]
 
 
+def test_workers_outlive_signals_to_all_and_end_with_a_killed_program():
+    with subprocess.Popen(
+        [sys.executable, __file__, "killed"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+    ) as process:
+        # The output ends when the last process that holds it has ended, the workers included.
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    alone = make()
+    assert output.decode().strip() == digest(map(alone.batch_at, range(20)))
+
+
 @pytest.mark.parametrize(("was", "now"), [(1, 2), (2, 1), (4, 2)])
 @pytest.mark.parametrize("workers", [{}, MANY_THREADS])
 def test_another_number_of_processes_is_an_error_with_both(was, now, workers):
@@ -150,7 +166,22 @@ def test_another_number_of_processes_is_an_error_with_both(was, now, workers):
     iterator.close()
 
 
+def signal_and_die():
+    """Goes on with two workers after signals to all processes, and is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    iterator = iter(make(**TWO_WORKERS))
+    found = [next(iterator)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(0, number)
+    found += itertools.islice(iterator, 19)
+    print(digest(found), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main():
+    if sys.argv[1:] == ["killed"]:
+        signal_and_die()
     index, count, threads, number, state = sys.argv[1:]
     iterator = iter(
         make(process_index=int(index), process_count=int(count), num_threads=int(threads))

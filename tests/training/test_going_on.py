@@ -14,6 +14,7 @@ from minirec.training import (
     TrainConfig,
     load_best,
     load_last,
+    run_folder,
     train,
 )
 from minirec.training.checkpoints import Checkpoints
@@ -246,3 +247,37 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 
     with locked(tmp_path), pytest.raises(RunFolderError, match="another process is training"):
         train(fresh(), TinyTask(), stages(1), config(tmp_path))
+
+
+def test_another_ctrl_c_leaves_the_run_at_once(tmp_path):
+    class Interrupting(TinyBatches):
+        def __next__(self):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__next__()
+
+    first = stages(4)[0]
+    stage = Stage(first.name, lambda: Interrupting(0), 4, first.optimizer)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), TinyTask(), [stage], config(tmp_path))
+    assert signal.getsignal(signal.SIGINT) is before
+    with run_folder.locked(tmp_path):
+        pass
+
+
+def test_a_stage_s_batches_are_closed_however_the_run_ends(tmp_path):
+    closed = []
+
+    class Closing(TinyBatches):
+        def close(self):
+            closed.append(self.next)
+
+    def stage(stop):
+        first = stages(4)[0]
+        return Stage(first.name, lambda: Closing(0, stop=stop), 4, first.optimizer)
+
+    with pytest.raises(ValueError, match="ended after 2"):
+        train(fresh(), TinyTask(), [stage(2)], config(tmp_path))
+    train(fresh(), TinyTask(), [stage(None)], config(tmp_path))
+    assert closed == [2, 4]
