@@ -1,7 +1,13 @@
 """Programs, one a verb: `python -m launch.prepare`, `make_sids`, `train`, `evaluate`, …"""
 
 import os
+import sys
 from pathlib import Path
+
+from launch import ending
+
+if sys.argv[:1] == ["-m"]:  # `python -m launch.VERB` is looking for the verb.
+    ending.watch()
 
 # Where no accelerator is, JAX's plugins for some (the development environment has them, to compile
 # for chips that are not there) can only complain. This stands before anything imports JAX.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from launch import ending
+from minirec import files
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -136,10 +139,25 @@ def job_from_flags() -> Job:
     if not _WORKDIR.value:
         raise UsageError("--workdir is missing: name the folder that all steps share")
     workdir = Path(_WORKDIR.value).expanduser().resolve()
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"--workdir={_WORKDIR.value!r}: the path cannot be told in UTF-8; take another folder, "
+            "or set PYTHONUTF8=1 where the locale hides what it is"
+        ) from error
     name = _RUN.value or config.name
     if not name or Path(name).name != name or name in (".", ".."):
         raise UsageError(f"--run={name!r}: must be a plain name, the folder in WORKDIR/runs")
     return Job(config, workdir, workdir / "runs" / name, overwrite=_OVERWRITE.value)
+
+
+def clear_leftovers(job: Job) -> None:
+    """Removes what killed programs left where the job's steps write; what others write stays."""
+    for folder in (job.workdir, job.workdir / "runs"):
+        files.clear_leftovers(folder)
+    for folder in (job.prepared, job.sids, job.run):
+        files.clear_leftovers(folder, recursive=True)
 
 
 def may_overwrite() -> bool:
@@ -211,6 +229,8 @@ def run(main: Callable[[Job], None], *, many_processes: bool = False, **defaults
     def body() -> None:
         if not _PRINT_CONFIG.value:
             job = job_from_flags()
+            if not _PROCESS_ID.value:  # Of several processes, one.
+                clear_leftovers(job)
             with joined_processes(allowed=many_processes):
                 main(job)
         elif _CONFIG.value is None:
@@ -227,9 +247,14 @@ def start(body: Callable[[], None], argv: Sequence[str]) -> None:
     """Runs `body` under absl, with config names resolved.
 
     What a person can mend (a wrong value, a missing file, a full disk) ends in one line on stderr
-    and exit code 2; the environment's MINIREC_TRACEBACK=1 shows where it came from.
+    and exit code 2, a Ctrl-C in one line and 130; the environment's MINIREC_TRACEBACK=1 shows where
+    it came from. Where nobody reads the output any more (`| head`) the program ends silently.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):
+        # Ids, titles and paths may hold what the terminal's encoding does not.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for name in (*_SHARED, *_PROCESSES):
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
@@ -247,7 +272,11 @@ def start(body: Callable[[], None], argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells each save's story in INFO lines.
         try:
-            body()
+            with ending.interruptible():
+                body()
+                sys.stdout.flush()
+        except BrokenPipeError:
+            ending.closed_pipe()
         except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
 

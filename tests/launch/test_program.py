@@ -91,6 +91,7 @@ def test_the_benchmarks_are_listed_without_running():
         (["--config=base", "--run=../x"], "--run='../x'"),
         (["--config=amazon_beauty"], "MINIREC_DATA"),
         (["--config=quickstart", "--workdir=/dev/null/w"], "/dev/null"),
+        (["--config=quickstart", "--workdir=/dev/null/\udce9"], "cannot be told in UTF-8"),
         (["--config=base", "surplus"], "unexpected arguments: surplus"),
     ],
 )
