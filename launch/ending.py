@@ -1,4 +1,4 @@
-"""How a program ends that is interrupted (Ctrl-C), or whose output nobody reads any more."""
+"""How a program ends that is interrupted by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 INTERRUPTED = 128 + signal.SIGINT
-CLOSED_PIPE = 128 + 13  # SIGPIPE, which not every system has: what a shell shows of `yes | head`.
 _said = False
 
 
@@ -54,21 +53,6 @@ def interruptible() -> Generator[None]:
         sys.exit(INTERRUPTED)
     finally:
         signal.signal(signal.SIGINT, _end_now)
-
-
-def closed_pipe() -> NoReturn:
-    """Ends the program without a word, since nobody would read it.
-
-    Raises:
-        SystemExit: with the exit code of a program that SIGPIPE ended.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            # The interpreter would complain of what it cannot write at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(CLOSED_PIPE)
 
 
 def _say() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import io
 import os
 import re
 import sys
@@ -18,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from launch import ending
+from launch import ending, output
 from minirec import files
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -139,17 +138,18 @@ def job_from_flags() -> Job:
     if not _WORKDIR.value:
         raise UsageError("--workdir is missing: name the folder that all steps share")
     workdir = Path(_WORKDIR.value).expanduser().resolve()
-    try:
-        str(workdir).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"--workdir={_WORKDIR.value!r}: the path cannot be told in UTF-8; take another folder, "
-            "or set PYTHONUTF8=1 where the locale hides what it is"
-        ) from error
     name = _RUN.value or config.name
     if not name or Path(name).name != name or name in (".", ".."):
         raise UsageError(f"--run={name!r}: must be a plain name, the folder in WORKDIR/runs")
-    return Job(config, workdir, workdir / "runs" / name, overwrite=_OVERWRITE.value)
+    run = workdir / "runs" / name
+    try:
+        str(run).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{str(run)!r}: the path cannot be told in UTF-8; take another --workdir and --run, "
+            "or set PYTHONUTF8=1 where the locale hides what they are"
+        ) from error
+    return Job(config, workdir, run, overwrite=_OVERWRITE.value)
 
 
 def clear_leftovers(job: Job) -> None:
@@ -251,10 +251,7 @@ def start(body: Callable[[], None], argv: Sequence[str]) -> None:
     it came from. Where nobody reads the output any more (`| head`) the program ends silently.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for stream in (sys.stdout, sys.stderr):
-        # Ids, titles and paths may hold what the terminal's encoding does not.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    output.escape()
     for name in (*_SHARED, *_PROCESSES):
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
 
@@ -276,7 +273,7 @@ def start(body: Callable[[], None], argv: Sequence[str]) -> None:
                 body()
                 sys.stdout.flush()
         except BrokenPipeError:
-            ending.closed_pipe()
+            output.closed_pipe()
         except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
 

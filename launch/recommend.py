@@ -10,10 +10,8 @@ together, with the weights that the validation users chose; `--rank_by=model` by
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,12 +145,11 @@ def main(job: program.Job) -> None:
     if _HISTORY.value is None:
         raise program.UsageError("--history is missing: item ids with commas, or a file")
     histories = read_histories(_HISTORY.value)
-    utf8 = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"  # JSON knows no other.
     for row in recommend(
         job, histories, top=_TOP.value, exclude=_EXCLUDE.value, rank_by=_RANK_BY.value
     ):
         if is_first():
-            print(json.dumps(row, ensure_ascii=not utf8))
+            print(json.dumps(row, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A program as `launch.program` starts it, which interrupts itself where its argument says."""
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -36,7 +37,8 @@ def body():
             Finalised()
             gc.collect()
     if where == "printing":
-        print("ж \U0001f600 \udce9", sys.argv[2])
+        print(json.dumps({"title": "é ж \U0001f600 \udce9"}, ensure_ascii=False))
+        print(sys.argv[2])
     if where == "much":
         for number in range(100_000):
             print(number)
