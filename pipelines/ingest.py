@@ -26,7 +26,7 @@ class CodedLog:
     Attributes:
         user: `[E]` place in `users`.
         item: `[E]` row of `items`.
-        time: `[E]` seconds.
+        time: `[E]` nanoseconds since 1970.
         event: `[E]` index of the event's type.
         users: raw id of each user.
         items: the catalogue, columns `ITEM_SCHEMA`.

@@ -20,6 +20,10 @@ from jaxtyping import Int
 
 from pipelines.bad_rows import BadRows
 
+# Of `time`, from a log's rows to the split of its records, whatever the log counts in: what is
+# dropped before the order is known is missed there. 2^63 of them reach to the year 2262.
+TICKS_PER_SECOND = 1_000_000_000
+
 INTERACTION_SCHEMA = pl.Schema(
     {"user": pl.String, "item": pl.String, "time": pl.Int64, "event": pl.Int32}
 )
@@ -62,8 +66,9 @@ class Part(Protocol):
         """Yields the part's interactions in order, some million rows at a time at most.
 
         A chunk has the columns `user` and `item` (String, or Int64 where the file holds integers:
-        the raw id is then the number in decimal), `time` Int64 in seconds, `event` Int32, and
-        `line` Int64: what a person finds the row by in the file, from 1. None of them has nulls.
+        the raw id is then the number in decimal), `time` Int64 in nanoseconds since 1970,
+        `event` Int32, and `line` Int64: what a person finds the row by in the file, from 1. None of
+        them has nulls.
 
         Args:
             bad_rows: is told of every row that is wrong: raises, or counts it, and the row is
@@ -112,7 +117,7 @@ class RawDataset:
             title, text or attributes.
         inputs: the files that were read, by a name that does not depend on where they lie.
         has_times: whether `time` is a real time that users can be compared by; where it is not,
-            it is the place in the user's sequence, or 0 throughout.
+            it is the place in the user's sequence, as seconds, or 0 throughout.
         event_types: names of the event types; `event` indexes them.
         event_weights: what an event of each type counts as a training target, 0 or more; empty:
             1 each.

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from pipelines.bad_rows import BadRows
 from pipelines.event_order import event_order
 from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
-from pipelines.interactions import RawDataset
+from pipelines.interactions import TICKS_PER_SECOND, RawDataset
 from pipelines.kcore import count, k_core
 from pipelines.prepared import COLUMNS
 
@@ -30,6 +30,7 @@ class OrderedLog:
     Attributes:
         columns: `item` int32 (row of `items`), `time` int64 and `event` int32, each `[E]`, as they
             lie in the prepared folder; in memory, or mapped from there.
+        ticks: `[E]`: the same times in full, in nanoseconds; `time` has whole seconds of them.
         offsets: `[U + 1]`: the events of user `u` are `offsets[u]:offsets[u + 1]`.
         users: raw id of each user, numbered by the first of their interactions that is left.
         items: the catalogue, columns `ITEM_SCHEMA`.
@@ -37,6 +38,7 @@ class OrderedLog:
     """
 
     columns: Mapping[str, np.ndarray]
+    ticks: Int64[np.ndarray, " E"]
     offsets: Int64[np.ndarray, " U+1"]
     users: pl.Series
     items: pl.DataFrame
@@ -105,11 +107,13 @@ def order_in_memory(
     for name in COLUMNS:
         columns[name] = np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name])
         setattr(log, name, columns[name])  # Not twice in memory.
+    ticks = columns["time"]
+    columns["time"] = ticks // TICKS_PER_SECOND
     (folder / "columns").mkdir()
     for name, column in columns.items():
         with writing(f"columns/{name}.npy"):
             np.save(folder / "columns" / f"{name}.npy", column, allow_pickle=False)
-    return OrderedLog(columns, offsets, log.users, log.items, counts)
+    return OrderedLog(columns, ticks, offsets, log.users, log.items, counts)
 
 
 def sizes(num_users: int, num_items: int, num_interactions: int) -> dict[str, int]:

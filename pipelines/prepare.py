@@ -9,7 +9,8 @@ What comes out depends on nothing but the config and the bytes of the input file
 - users are numbered by the first of their interactions that is left, in the order of the log;
 - items are numbered as the catalogue lists them, or, where there is none, by id as text (by the
   bytes of its UTF-8);
-- a user's events are ordered by time, and those of equal time as the log has them.
+- a user's events are ordered by time, as finely as the log tells it, and those of equal time as the
+  log has them; whole seconds of the times are stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import polars as pl
 from minirec import files
 from pipelines import sources
 from pipelines.bad_rows import BadRows
-from pipelines.interactions import RawDataset
+from pipelines.interactions import TICKS_PER_SECOND, RawDataset
 from pipelines.kcore import count
 from pipelines.ordered_log import Engine, OrderedLog, Progress, order_in_memory, writing
 from pipelines.prepared import FORMAT_VERSION, check_outputs, read_manifest
@@ -111,7 +112,8 @@ def _write(
     split = make_split(
         config["split"],
         log.offsets,
-        log.columns["time"],
+        log.ticks,
+        ticks_per_second=TICKS_PER_SECOND,
         has_times=raw.has_times,
         given=raw.given_split,
     )

@@ -183,7 +183,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION}; "
+            f"{path}: format_version is {version!r}, this program reads {FORMAT_VERSION} (up to 2, "
+            "records may be in the wrong order where times have fractions of a second); "
             f"{_REMEDY_OVER_IT}"
         )
     return files.unseal(manifest, path, _REMEDY_OVER_IT)

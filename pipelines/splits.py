@@ -8,7 +8,9 @@ events of user `u`. Positions are absolute. A view `(user, start, stop)` has the
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,7 @@ def make_split(
     offsets: Int[np.ndarray, " U+1"],
     time: Int[np.ndarray, " E"],
     *,
+    ticks_per_second: int = 1,
     has_times: bool = True,
     given: GivenSplit | None = None,
 ) -> Split:
@@ -76,13 +79,14 @@ def make_split(
         config: `name`, one of `SPLITS`, and that split's fields. `leave_one_out`: the last event
             of a user is the test target, the one before it the validation target; a user with
             fewer than 3 events only trains. `global_time`: either `fractions` (training,
-            validation, test) of the events or two `timestamps` at which validation and test
-            begin; events of one time are never torn apart, all go to the later part.
+            validation, test) of the events or two `timestamps`, in seconds, at which validation
+            and test begin; events of one tick are never torn apart, all go to the later part.
             `per_user_ratio`: the last `test` of each user's events (default 0.1, at least one)
             and before them `valid` (the same); a user with fewer than 3 events only trains.
             `as_given`: what the data set brings along.
         offsets: first event of each user, and the number of events at the end.
-        time: time of each event, not decreasing within a user.
+        time: of each event, in ticks, not decreasing within a user.
+        ticks_per_second: of `time`.
         has_times: whether times of two users can be compared.
         given: the data set's own split.
 
@@ -111,7 +115,7 @@ def make_split(
             "split 'global_time' needs times, which this source does not have; use "
             "'leave_one_out' or 'per_user_ratio'"
         )
-    return _global_time(offsets, time, **fields)
+    return _global_time(offsets, time, ticks_per_second, **fields)
 
 
 def _per_user_ratio(offsets: np.ndarray, valid: float = 0.1, test: float = 0.1) -> Split:
@@ -137,18 +141,23 @@ def _per_user(offsets: np.ndarray, num_valid: np.ndarray, num_test: np.ndarray) 
 def _global_time(
     offsets: np.ndarray,
     time: np.ndarray,
+    ticks_per_second: int,
     fractions: Sequence[float] | None = None,
-    timestamps: Sequence[int] | None = None,
+    timestamps: Sequence[float] | None = None,
 ) -> Split:
     if timestamps is not None and fractions is not None:
         raise ValueError("split has both fractions and timestamps; give one of them")
     if timestamps is not None:
-        if len(timestamps) != 2 or not timestamps[0] <= timestamps[1]:
+        is_pair = len(timestamps) == 2 and all(map(_is_number, timestamps))
+        if not is_pair or timestamps[0] > timestamps[1]:
             raise ValueError(
-                f"split.timestamps is {list(timestamps)}; it must be two times in order, at which "
-                "validation and test begin"
+                f"split.timestamps is {list(timestamps)}; it must be two times in order, in "
+                "seconds, at which validation and test begin"
             )
-        valid_time, test_time = timestamps
+        # As written: 0.1 is a tenth, and no event between two ticks is older than the later one.
+        valid_time, test_time = (
+            math.ceil(Fraction(str(limit)) * ticks_per_second) for limit in timestamps
+        )
     else:
         fractions = (0.8, 0.1, 0.1) if fractions is None else fractions
         if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
@@ -165,14 +174,25 @@ def _global_time(
         for limit in (valid_time, max(valid_time, test_time))
     ]
     split = _from_starts(offsets, offsets[:-1] + older[0], offsets[:-1] + older[1])
-    split.counts["valid_time"] = valid_time
-    split.counts["test_time"] = test_time
+    split.counts["valid_time"] = _seconds(valid_time, ticks_per_second)
+    split.counts["test_time"] = _seconds(test_time, ticks_per_second)
     if not split.counts["train_interactions"]:
+        low, high = (_seconds(int(end), ticks_per_second) for end in (time.min(), time.max()))
         raise ValueError(
-            f"no event is older than {valid_time}, where split 'global_time' begins validation, so "
-            f"nothing is left to train on (times range over {time.min()}..{time.max()})"
+            f"no event is older than {split.counts['valid_time']}, where split 'global_time' "
+            "begins validation, so nothing is left to train on (times range over "
+            f"{low}..{high})"
         )
     return split
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _seconds(ticks: int, ticks_per_second: int) -> int | float:
+    """In seconds, a whole number where it is one."""
+    return ticks / ticks_per_second if ticks % ticks_per_second else ticks // ticks_per_second
 
 
 def _from_starts(offsets: np.ndarray, valid_start: np.ndarray, test_start: np.ndarray) -> Split:

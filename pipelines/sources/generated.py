@@ -20,7 +20,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from pipelines.bad_rows import BadRows
-from pipelines.interactions import INTERACTION_SCHEMA, FramePart, RawDataset
+from pipelines.interactions import INTERACTION_SCHEMA, TICKS_PER_SECOND, FramePart, RawDataset
 from pipelines.sources.generated_text import CATEGORIES, STYLES, item_table
 
 NUM_CATEGORIES = len(CATEGORIES)
@@ -98,7 +98,7 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
             .cast(pl.String)
             .str.zfill(5)
             .str.replace("^", "i"),
-            "time": world.times[present][order],
+            "time": world.times[present][order] * TICKS_PER_SECOND,
             "event": np.zeros(len(order), np.int32),
         },
         schema=INTERACTION_SCHEMA,

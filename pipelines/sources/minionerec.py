@@ -18,6 +18,7 @@ from pipelines.bad_rows import BadRows
 from pipelines.interactions import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
+    TICKS_PER_SECOND,
     FramePart,
     GivenSplit,
     RawDataset,
@@ -163,7 +164,7 @@ class _Timelines:
                     np.repeat(np.arange(len(users)), lengths)
                 ),
                 "item": raw_item_ids.gather(item),
-                "time": np.arange(len(item)) - np.repeat(starts, lengths),
+                "time": (np.arange(len(item)) - np.repeat(starts, lengths)) * TICKS_PER_SECOND,
                 "event": np.zeros(len(item), np.int32),
             },
             schema=INTERACTION_SCHEMA,

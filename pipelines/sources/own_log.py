@@ -16,7 +16,7 @@ from pipelines.sources.checked import Checked
 from pipelines.sources.fields import input_files
 from pipelines.sources.ids import clean_ids
 from pipelines.sources.items import ItemColumns, read_items
-from pipelines.sources.times import check_unit, to_seconds
+from pipelines.sources.times import check_unit, to_ticks
 from pipelines.tables import CsvTable, JsonlTable, Kind, ParquetTable, Table
 from pipelines.tables.table import check_columns
 
@@ -124,7 +124,7 @@ class TablePart:
         clean_ids(checked, columns.user)
         clean_ids(checked, columns.item)
         if columns.time:
-            to_seconds(checked, columns.time, columns.time_unit)
+            to_ticks(checked, columns.time, columns.time_unit)
         if columns.event:
             self._number_events(checked, bad_rows)
         frame = checked.frame

@@ -21,7 +21,7 @@ from pipelines.sources.checked import Checked
 from pipelines.sources.fields import input_files
 from pipelines.sources.ids import clean_ids
 from pipelines.sources.own_log import LogConfig, read_log
-from pipelines.sources.times import to_seconds
+from pipelines.sources.times import to_ticks
 from pipelines.tables import CsvTable, Kind
 from pipelines.tables.table import check_columns
 
@@ -125,7 +125,7 @@ def _latest_values(tables: Iterable[CsvTable], wanted: set[str], bad_rows: BadRo
             checked = Checked(table, rows)
             if len(checked.frame):
                 clean_ids(checked, "itemid")
-                to_seconds(checked, "timestamp", "ms")
+                to_ticks(checked, "timestamp", "ms")
                 is_wanted = pl.col("property").is_in(list(wanted))
                 frame = checked.frame.select(
                     "itemid",

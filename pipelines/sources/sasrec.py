@@ -13,7 +13,13 @@ import numpy as np
 import polars as pl
 
 from pipelines.bad_rows import BadRows
-from pipelines.interactions import INTERACTION_SCHEMA, ITEM_SCHEMA, FramePart, RawDataset
+from pipelines.interactions import (
+    INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
+    TICKS_PER_SECOND,
+    FramePart,
+    RawDataset,
+)
 from pipelines.sources.fields import input_file, read_mapping
 from pipelines.sources.ids import id_fault
 
@@ -67,7 +73,7 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
                 np.repeat(np.arange(len(users)), lengths)
             ),
             "item": pl.Series(numbers - config.index_offset).cast(pl.String),
-            "time": np.arange(len(numbers)) - np.repeat(starts, lengths),
+            "time": (np.arange(len(numbers)) - np.repeat(starts, lengths)) * TICKS_PER_SECOND,
             "event": np.zeros(len(numbers), np.int32),
         },
         schema=INTERACTION_SCHEMA,

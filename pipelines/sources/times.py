@@ -1,7 +1,14 @@
-"""Times in seconds, from numbers of a stated unit and from dates."""
+"""Times in nanoseconds since 1970, from numbers of a stated unit and from dates.
+
+Nothing of a time's resolution is lost before the log is in order: what is finer than a nanosecond
+is cut off, nothing else. A time is read as `whole` units of its own (of seconds for dates in text)
+and `rest` nanoseconds, as a number of any size, in another unit perhaps, need not fit into 64 bits
+of nanoseconds.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
 import re
@@ -9,10 +16,13 @@ from collections.abc import Callable
 
 import polars as pl
 
+from pipelines.interactions import TICKS_PER_SECOND
 from pipelines.sources.checked import Checked
 
 # Units a second.
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+# Decimal places of a number in each that are whole nanoseconds.
+_PLACES = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 ISO = "iso"
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _END = 4_133_980_800  # 2101-01-01
@@ -21,8 +31,26 @@ _END = 4_133_980_800  # 2101-01-01
 _PLAUSIBLE = 100_000_000
 _FAR = 1 << 62  # stands for every number that is larger
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
-_DECIMAL = r"^([0-9]{1,18})\.[0-9]*$"
+_DECIMAL = r"^([0-9]{1,18})\.([0-9]*)$"
+# Rounds down, so that more digits than it holds change no whole number of nanoseconds.
+_EXACT = decimal.Context(prec=100, rounding=decimal.ROUND_FLOOR)
 _DATE_TIME = "%Y-%m-%d{}%H:%M:%S"
+_DATE_TIME_CHARS = 19
+_FRACTION = r"^[.,]([0-9]+)"
+_ZONE = re.compile(
+    r"\s*(?:(?P<sign>[+-])(?P<hours>[01]\d|2[0-3])(?::?(?P<minutes>[0-5]\d))?)?"
+    r"\s*(?P<utc>UTC|GMT|Z)?",
+    re.ASCII | re.IGNORECASE,
+)
+# What `fromisoformat` does not know: names, and spaces before an offset.
+_ZONE_AT_END = re.compile(
+    r"\s*(?:\s[+-]\d\d(?::?\d\d)?)?\s*(?:UTC|GMT|Z)$|\s+[+-]\d\d(?::?\d\d)?$",
+    re.ASCII | re.IGNORECASE,
+)
+_DATE_WITH_ZONE = re.compile(r"\d{4}-\d\d-\d\d[+-]", re.ASCII)
+_FINER = re.compile(r"[.,]\d{6}(\d{1,3})", re.ASCII)
+# Columns beside the log's own, whose names no file has.
+_WHOLE, _REST = "\0whole", "\0rest"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -33,30 +61,55 @@ def check_unit(unit: str) -> None:
         raise ValueError(f"time_unit is {unit!r}; it must be one of {known}")
 
 
-def to_seconds(checked: Checked, column: str, unit: str) -> None:
-    """Makes a column hold whole seconds since 1970 UTC, Int64, and leaves out rows without a time.
+@dataclasses.dataclass(frozen=True)
+class _Times:
+    """Times of any size.
 
-    Fractions are cut off downwards. Dates and date-times (a type of the file's own, or ISO 8601 in
-    text) without a time zone are taken as UTC.
+    Attributes:
+        whole: Int64, in `1 / per_second` seconds, rounded down; null where there is no time.
+        rest: Int64, nanoseconds from there on; None: all are 0.
+        per_second: of `whole`.
+    """
+
+    whole: pl.Series
+    rest: pl.Series | None
+    per_second: int
+
+    def is_plausible(self) -> bool:
+        """Whether there is nothing to look at more closely, as there is mostly not."""
+        low, high = self.whole.min(), self.whole.max()
+        return (
+            not self.whole.null_count()
+            and isinstance(low, int)
+            and isinstance(high, int)
+            and low >= _PLAUSIBLE * self.per_second
+            and high < _END * self.per_second
+        )
+
+
+def to_ticks(checked: Checked, column: str, unit: str) -> None:
+    """Makes a column hold nanoseconds since 1970 UTC, Int64, and leaves out rows without a time.
+
+    What is finer than a nanosecond is cut off. Numbers in text, decimals and whole numbers are
+    taken as exactly as they are written. A float is the shortest decimal that gives it back; one of
+    64 bits tells times of our days apart that lie 0.25 microseconds apart (1.5e9 seconds have steps
+    of 2^-22), in any unit, and one of 32 bits does so from 128 seconds on. Dates and date-times (a
+    type of the file's own, or ISO 8601 in text) without a time zone are taken as UTC.
 
     Args:
         checked: the rows.
         column: holds numbers, text, dates or date-times.
         unit: of numbers, one of `UNITS`, or `ISO`.
     """
-    values = checked.frame[column]
-    has_unit = False
-    if values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
-        ticks = _of_dates(values)
-    elif unit == ISO:
-        ticks = _of_iso(values.cast(pl.String))
-    else:
-        ticks, has_unit = _of_numbers(values), True
-    per_second = UNITS[unit] if has_unit else 1
-    if _all_plausible(ticks, per_second):
-        checked.frame = checked.frame.with_columns((ticks // per_second).alias(column))
+    times = _times_of(checked.frame[column], unit)
+    per_second = times.per_second
+    if times.is_plausible():
+        checked.frame = checked.frame.with_columns(_ticks(times).alias(column))
         return
-    checked.frame = checked.frame.with_columns(ticks.alias("_ticks"))
+    rest = pl.repeat(0, len(times.whole), dtype=pl.Int64, eager=True)
+    checked.frame = checked.frame.with_columns(
+        times.whole.alias(_WHOLE), (rest if times.rest is None else times.rest).alias(_REST)
+    )
 
     def shown(place: int) -> str:
         value = checked.frame[column][place]
@@ -67,124 +120,205 @@ def to_seconds(checked: Checked, column: str, unit: str) -> None:
         return f"{column!r} is {value!r:.60}"
 
     checked.leave_out(
-        checked.frame["_ticks"].is_null(),
+        checked.frame[_WHOLE].is_null(),
         "not_a_time",
         lambda place: (
             f"{shown(place)}, which is no time{_hint(checked.frame[column][place], unit)}"
         ),
     )
     checked.leave_out(
-        checked.frame["_ticks"] < 0,
+        checked.frame[_WHOLE] < 0,
         "negative_time",
         lambda place: f"{shown(place)}, which lies before 1970",
     )
-    if has_unit:
+    if unit in UNITS and not _has_dates(checked.frame[column]):
         for other, factor in UNITS.items():
             if other != unit:
                 checked.leave_out(
-                    checked.frame["_ticks"].is_between(
+                    checked.frame[_WHOLE].is_between(
                         _PLAUSIBLE * factor, _END * factor, closed="left"
                     ),
                     "time_in_another_unit",
                     lambda place, other=other: (
-                        f"{shown(place)}: {_when(checked.frame['_ticks'][place], other)} in "
-                        f"{_NAMES[other]}, but {_when(checked.frame['_ticks'][place], unit)} in "
+                        f"{shown(place)}: {_when(checked.frame[_WHOLE][place], other)} in "
+                        f"{_NAMES[other]}, but {_when(checked.frame[_WHOLE][place], unit)} in "
                         f"{_NAMES[unit]} (time_unit is {unit!r})"
                     ),
                 )
     checked.leave_out(
-        checked.frame["_ticks"] // per_second >= _END,
+        checked.frame[_WHOLE] >= _END * per_second,
         "time_after_2100",
         lambda place: f"{shown(place)}, which lies after the year 2100",
     )
-    seconds = (checked.frame["_ticks"] // per_second).alias(column)
-    checked.frame = checked.frame.with_columns(seconds).drop("_ticks")
+    left = _Times(checked.frame[_WHOLE], checked.frame[_REST], per_second)
+    checked.frame = checked.frame.with_columns(_ticks(left).alias(column)).drop(_WHOLE, _REST)
 
 
-def _all_plausible(ticks: pl.Series, per_second: int) -> bool:
-    """Whether there is nothing to look at more closely, as there is mostly not."""
-    low, high = ticks.min(), ticks.max()
-    return (
-        not ticks.null_count()
-        and isinstance(low, int)
-        and isinstance(high, int)
-        and low >= _PLAUSIBLE * per_second
-        and high < _END * per_second
-    )
+def _times_of(values: pl.Series, unit: str) -> _Times:
+    if values.dtype == pl.Date:
+        # Days; Int64 holds every one of them in seconds.
+        return _Times(values.to_physical().cast(pl.Int64) * 86_400, None, 1)
+    if isinstance(values.dtype, pl.Datetime):
+        return _Times(values.to_physical(), None, UNITS[values.dtype.time_unit])
+    if unit == ISO:
+        return _Times(*_of_iso(values.cast(pl.String)), 1)
+    return _Times(*_of_numbers(values, _PLACES[unit]), UNITS[unit])
 
 
-def _of_dates(values: pl.Series) -> pl.Series:
-    # Division rounds down, so that times before 1970 stay before it.
-    return values.cast(pl.Datetime("us")).cast(pl.Int64) // UNITS["us"]
+def _has_dates(values: pl.Series) -> bool:
+    return values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime)
 
 
-def _of_numbers(values: pl.Series) -> pl.Series:
-    """Whole numbers; null for what is none."""
+def _ticks(times: _Times) -> pl.Series:
+    ticks = times.whole * (TICKS_PER_SECOND // times.per_second)
+    return ticks if times.rest is None else ticks + times.rest
+
+
+_Read = tuple[pl.Series, pl.Series | None]  # `whole` and `rest`
+
+
+def _of_numbers(values: pl.Series, digits: int) -> _Read:
+    """Reads numbers of a unit that has so many decimal places of nanoseconds."""
     if values.dtype.is_integer():
         if values.dtype == pl.UInt64:
             values = values.clip(upper_bound=_FAR)
-        return values.cast(pl.Int64)
-    if values.dtype.is_float():
-        finite = pl.when(values.is_finite()).then(values)
-        rounded = pl.select(finite.floor().clip(-float(_FAR), float(_FAR))).to_series()
-        return rounded.cast(pl.Int64)
-    values = values.cast(pl.String)
-    return _fill(values, values.cast(pl.Int64, strict=False), _decimals, _number)
+        return values.cast(pl.Int64), None
+    if not values.dtype.is_float():
+        return _of_texts(values.cast(pl.String), digits)
+    finite = pl.when(values.is_finite()).then(values)
+    rounded = pl.select(finite.floor().clip(-float(_FAR), float(_FAR))).to_series()
+    whole = rounded.cast(pl.Int64)
+    broken = (values.is_finite() & (values != values.floor())).arg_true()
+    if not digits or not len(broken):
+        return whole, None
+    # The shortest text that gives the float back: 0.1 and not 0.1000000000000000055.
+    whole_of_broken, rest_of_broken = _of_texts(values.gather(broken).cast(pl.String), digits)
+    rest = pl.repeat(0, len(values), dtype=pl.Int64, eager=True)
+    if rest_of_broken is not None:
+        rest = rest.scatter(broken, rest_of_broken)
+    return whole.scatter(broken, whole_of_broken), rest
 
 
-def _of_iso(values: pl.Series) -> pl.Series:
-    """Seconds since 1970 of ISO 8601 texts; null for what is none."""
+def _of_texts(values: pl.Series, digits: int) -> _Read:
+    """Reads numbers in text; null for what is none."""
+    whole = values.cast(pl.Int64, strict=False)
+    return _fill(
+        values,
+        (whole, None),
+        lambda rest: _decimals(rest, digits),
+        lambda text: _number(text, digits),
+    )
+
+
+def _of_iso(values: pl.Series) -> _Read:
+    """Reads ISO 8601 texts; null for what is none."""
     return _fill(values, _date_times(values, "T"), lambda rest: _date_times(rest, " "), _iso)
 
 
 def _fill(
     values: pl.Series,
-    ticks: pl.Series,
-    further: Callable[[pl.Series], pl.Series],
-    one: Callable[[str], int | None],
-) -> pl.Series:
-    """Fills in what is null in `ticks`: by columns with `further`, then one by one with `one`."""
-    for of_rest in (further, lambda rest: pl.Series(map(one, rest), dtype=pl.Int64)):
-        missing = (ticks.is_null() & values.is_not_null()).arg_true()
-        if len(missing):
-            ticks = ticks.scatter(missing, of_rest(values.gather(missing)))
-    return ticks
+    read: _Read,
+    further: Callable[[pl.Series], _Read],
+    one: Callable[[str], tuple[int, int] | None],
+) -> _Read:
+    """Fills in what is null in `read`: by columns with `further`, then one by one with `one`."""
+
+    def one_by_one(rest: pl.Series) -> _Read:
+        pairs = [one(text) or (None, None) for text in rest]
+        columns = zip(*pairs, strict=True)
+        first, second = (pl.Series(column, dtype=pl.Int64) for column in columns)
+        return first, second
+
+    whole, rest = read
+    for of_missing in (further, one_by_one):
+        missing = (whole.is_null() & values.is_not_null()).arg_true()
+        if not len(missing):
+            break
+        more, more_rest = of_missing(values.gather(missing))
+        whole = whole.scatter(missing, more)
+        if more_rest is not None:
+            if rest is None:
+                rest = pl.repeat(0, len(values), dtype=pl.Int64, eager=True)
+            rest = rest.scatter(missing, more_rest)
+    return whole, rest
 
 
-def _decimals(values: pl.Series) -> pl.Series:
-    whole = values.str.strip_chars(" \t").str.extract(_DECIMAL)
-    return whole.cast(pl.Int64)
+def _decimals(values: pl.Series, digits: int) -> _Read:
+    parts = values.str.strip_chars(" \t").str.extract_groups(_DECIMAL).struct.unnest()
+    return parts.to_series(0).cast(pl.Int64), _places(parts.to_series(1), digits)
 
 
-def _number(text: str) -> int | None:
+def _places(fraction: pl.Series, digits: int) -> pl.Series:
+    """The first decimal places as a whole number; null for no text."""
+    return ("0" + fraction.str.slice(0, digits).str.pad_end(digits, "0")).cast(pl.Int64)
+
+
+def _number(text: str, digits: int) -> tuple[int, int] | None:
     text = text.strip()
     if not _NUMBER.fullmatch(text):
         return None
-    whole = decimal.Decimal(text).to_integral_value(decimal.ROUND_FLOOR)
-    return int(max(min(whole, decimal.Decimal(_FAR)), decimal.Decimal(-_FAR)))
+    value = _EXACT.create_decimal(text)
+    whole = value.to_integral_value(decimal.ROUND_FLOOR)
+    if abs(whole) >= _FAR:
+        return (_FAR if whole > 0 else -_FAR), 0
+    return int(whole), int(_EXACT.scaleb(_EXACT.subtract(value, whole), digits))
 
 
-def _date_times(values: pl.Series, separator: str) -> pl.Series:
-    whole = values.str.to_datetime(
+def _date_times(values: pl.Series, separator: str) -> _Read:
+    """Reads `YYYY-MM-DD HH:MM:SS`, perhaps with a fraction, perhaps with a time zone."""
+    texts = values.str.strip_chars(" \t")
+    whole = texts.str.slice(0, _DATE_TIME_CHARS).str.to_datetime(
         _DATE_TIME.format(separator), time_unit="us", strict=False, exact=True
     )
-    return whole.cast(pl.Int64) // UNITS["us"]
+    whole = whole.to_physical() // UNITS["us"]
+    tails = texts.str.slice(_DATE_TIME_CHARS)
+    if (tails == "").all():
+        return whole, None
+    # A log has few time zones.
+    zones = tails.str.replace(_FRACTION, "")
+    known = zones.unique().drop_nulls()
+    shift = pl.Series(map(_zone, known), dtype=pl.Int64)
+    whole -= zones.replace_strict(known, shift, default=None, return_dtype=pl.Int64)
+    return whole, _places(tails.str.extract(_FRACTION), _PLACES["s"]).fill_null(0)
 
 
-def _iso(text: str) -> int | None:
+def _zone(text: str) -> int | None:
+    """By how many seconds clocks there are ahead of UTC; None for what is no time zone."""
+    found = _ZONE.fullmatch(text)
+    if found is None:
+        return None
+    seconds = int(found["hours"] or 0) * 3600 + int(found["minutes"] or 0) * 60
+    if found["utc"] and seconds:
+        return None
+    return -seconds if found["sign"] == "-" else seconds
+
+
+def _iso(text: str) -> tuple[int, int] | None:
+    """Reads any other text of ISO 8601, and a time zone after a space."""
+    text = text.strip()
+    if _DATE_WITH_ZONE.match(text):  # Python would take the offset for a time of day
+        return None
+    end = _ZONE_AT_END.search(text)
+    bare = text if end is None else text[: end.start()]
     try:
-        time = datetime.datetime.fromisoformat(text.strip())
+        time = datetime.datetime.fromisoformat(bare)
     except ValueError:
+        return None
+    zone = 0 if end is None else _zone(end[0])
+    if zone is None or (end is not None and time.utcoffset()):
         return None
     if time.tzinfo is None:
         time = time.replace(tzinfo=datetime.UTC)
-    return (time - _EPOCH) // datetime.timedelta(seconds=1)
+    whole, micros = divmod((time - _EPOCH) // datetime.timedelta(microseconds=1), UNITS["us"])
+    # Python takes the rest of a fraction, and drops it.
+    finer = _FINER.search(bare)
+    return whole - zone, micros * 1000 + (int(finer[1].ljust(3, "0")) if finer else 0)
 
 
 def _hint(value: object, unit: str) -> str:
     if isinstance(value, str) and unit != ISO and _iso(value) is not None:
         return " in numbers; for dates set time_unit='iso'"
-    if isinstance(value, str) and unit == ISO and _number(value) is not None:
+    if isinstance(value, str) and unit == ISO and _number(value, 0) is not None:
         return " in ISO 8601; for numbers set time_unit='s' or 'ms'"
     return f" (time_unit is {unit!r})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from pipelines.interactions import RawDataset
+from pipelines.interactions import TICKS_PER_SECOND, RawDataset
 from pipelines.ordered_log import NOT_GROUPED, OrderedLog, writing
 from pipelines.prepared import COLUMNS
 from pipelines.spark import user_tasks as tasks
@@ -43,6 +44,8 @@ def write_columns(
     lengths: list[Int64[np.ndarray, " n"]] = []
     (folder / "columns").mkdir()
     with contextlib.ExitStack() as stack:
+        # Without a name, so that it goes when nothing maps it any more.
+        ticks_file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         writers = {
             name: stack.enter_context(_column_writer(folder, name, left.num_rows))
             for name in COLUMNS
@@ -54,14 +57,20 @@ def write_columns(
             last = piece["last"]
             names.append(tasks.users_of(piece["users"]))
             lengths.append(np.frombuffer(piece["length"], np.int64))
+            with writing("a temporary file beside columns/time.npy"):
+                ticks_file.write(piece["time"])
+            seconds = np.frombuffer(piece["time"], np.int64) // TICKS_PER_SECOND
             for name, write in writers.items():
-                write(piece[name])
+                write(seconds.tobytes() if name == "time" else piece[name])
+        with writing("a temporary file beside columns/time.npy"):
+            ticks_file.flush()
+        ticks = np.memmap(ticks_file, np.int64, "r")
     columns = {name: np.load(folder / "columns" / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     if offsets[-1] != left.num_rows:
         raise RuntimeError(f"Spark gave {offsets[-1]} interactions of {left.num_rows}")
     items = users.items.filter(pl.Series(left.items))
-    return OrderedLog(columns, offsets, pl.concat(names), items, {})
+    return OrderedLog(columns, ticks, offsets, pl.concat(names), items, {})
 
 
 @contextlib.contextmanager

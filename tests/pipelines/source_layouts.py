@@ -7,11 +7,14 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import zstandard
+
+from pipelines.interactions import TICKS_PER_SECOND
 
 EVENTS = ("view", "cart")
 WEIGHTS = {"view": 1.0, "cart": 3.0}
@@ -54,6 +57,11 @@ class Layout:
 
     def __str__(self) -> str:
         return self.name
+
+
+def seconds(ticks):
+    """A time of a source's chunk in seconds, exactly."""
+    return Fraction(ticks, TICKS_PER_SECOND)
 
 
 def event_name(event):
@@ -198,7 +206,7 @@ def write_recbole(folder, rows, items=None, log="set.inter"):
 def write_retailrocket(folder, rows, items=None, log="events.csv"):
     header = ["timestamp", "visitorid", "event", "itemid", "transactionid"]
     lines = [
-        (time * 1000 + 7 if isinstance(time, int) else time, user, event_name(event), item, "")
+        (time * 1000 if isinstance(time, int) else time, user, event_name(event), item, "")
         for user, item, time, event in rows
     ]
     pack(folder / log, csv_text(header, lines))

@@ -94,13 +94,17 @@ def test_a_growing_range_of_integers_keeps_its_codes():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), min_size=1, max_size=40),
-    st.sampled_from([1, 2**40, 2**61]),
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(-3, 3), st.integers(-2, 2)),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from([(1, 0), (10**9, 10**6), (10**18, 1), (2**61, 0), (2**61, 1)]),
 )
-def test_events_come_by_user_and_time_as_lexsort_puts_them(rows, scale):
-    user, time = np.array(rows).T
+def test_events_come_by_user_and_time_as_lexsort_puts_them(rows, scales):
+    user, coarse, fine = np.array(rows).T
     user = np.unique(user, return_inverse=True)[1].astype(np.int32)
-    time = time.astype(np.int64) * scale
+    time = coarse.astype(np.int64) * scales[0] + fine * scales[1]
     order, offsets = event_order(user, time, user.max() + 1)
     np.testing.assert_array_equal(order, np.lexsort((time, user)))
     np.testing.assert_array_equal(np.diff(offsets), np.bincount(user))

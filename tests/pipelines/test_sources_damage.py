@@ -23,6 +23,7 @@ from pipelines.bad_rows import BadRows
 from pipelines.sources.own_log import LogColumns, TablePart
 from pipelines.tables import CsvTable, JsonlTable, SqliteTable, csv_table, jsonl_table
 from pipelines.tables import table as sizes
+from tests.pipelines.source_layouts import seconds
 
 NOTES = ["plain", '"a, ""b"" c"', "", '"two\nlines"', 'five" wide', '"x"', "né"]
 CSV = "user,item,time,note\n" + "".join(
@@ -86,7 +87,7 @@ def read(table, action="skip"):
     bad_rows = BadRows(action)
     part = TablePart(table, LogColumns())
     rows = {
-        line: (user, item, time)
+        line: (user, item, seconds(time))
         for chunk in part.chunks(bad_rows)
         for user, item, time, line in chunk.select("user", "item", "time", "line").rows()
     }

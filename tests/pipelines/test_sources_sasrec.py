@@ -5,6 +5,7 @@ import pytest
 from pipelines import sources
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
+from tests.pipelines.source_layouts import seconds
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_lines_become_interactions_in_order(folder):
     raw = load(folder)
     assert raw.interactions["user"].to_list() == ["ann"] * 3 + ["bob"] * 2
     assert raw.interactions["item"].to_list() == ["3", "1", "2", "2", "10"]
-    assert raw.interactions["time"].to_list() == [0, 1, 2, 0, 1]
+    assert [seconds(time) for time in raw.interactions["time"]] == [0, 1, 2, 0, 1]
     assert not raw.has_times
 
 

@@ -3,6 +3,7 @@
 import gzip
 import pathlib
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import zstandard
 
 from pipelines import sources
 from pipelines.bad_rows import BadRows
+from pipelines.interactions import TICKS_PER_SECOND
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.sources.own_log import LogColumns, TablePart
@@ -17,6 +19,7 @@ from pipelines.tables import CsvTable
 from pipelines.tables import table as sizes
 from pipelines.tables.text_file import text_blocks
 from tests.pipelines import example_source
+from tests.pipelines.source_layouts import seconds
 
 HEAD = "user,item,time\n"
 
@@ -34,6 +37,7 @@ def read(tmp_path):
         raw = sources.load(config, bad_rows)
         chunks = [chunk for part in raw.parts for chunk in part.chunks(bad_rows)]
         rows = [row for c in chunks for row in c.select("user", "item", "time", "line").rows()]
+        rows = [(user, item, seconds(time), line) for user, item, time, line in rows]
         return rows, bad_rows.counts
 
     return read
@@ -50,9 +54,9 @@ def read(tmp_path):
         ('" a ", x,1\nb,y ,2\n', [("a", "x", 1, 2), ("b", "y", 2, 3)]),
         (
             "a,x,1.0\nb,y,2.9\nc,z,+3\n d,w, 4 \n",
-            [(*"ax", 1, 2), (*"by", 2, 3), (*"cz", 3, 4), (*"dw", 4, 5)],
+            [(*"ax", 1, 2), (*"by", Fraction("2.9"), 3), (*"cz", 3, 4), (*"dw", 4, 5)],
         ),
-        ("a,x,1.5e3\nb,y,15e-1\nc,z,.5\n", [(*"ax", 1500, 2), (*"by", 1, 3), (*"cz", 0, 4)]),
+        ("a,x,1.5e3\nb,y,15e-1\nc,z,.5\n", [(*"ax", 1500, 2), (*"by", 1.5, 3), (*"cz", 0.5, 4)]),
     ],
 )
 def test_what_is_legal_csv_is_read_as_it_is_meant(read, text, rows):
@@ -185,30 +189,59 @@ def test_other_delimiters_headers_and_quotes(read):
     ]
 
 
+S = 1_500_000_000
+
+
 @pytest.mark.parametrize(
     ("unit", "texts", "expected"),
     [
-        ("s", ["1500000000", "1500000000.999"], [1500000000] * 2),
-        ("ms", ["1500000000999", "1500000000000.5"], [1500000000] * 2),
-        ("us", ["1500000000999999"], [1500000000]),
-        ("ns", ["1500000000999999999"], [1500000000]),
+        ("s", ["1500000000", "1500000000.999", "1500000000.0000000019"], [0, 999_000_000, 1]),
+        ("s", ["15e8", "1500000000123456789e-9", "+1.5e+9"], [0, 123_456_789, 0]),
+        ("s", ["1499999999." + "9" * 99, "1499999999." + "9" * 99 + "e0"], [-1, -1]),
+        ("ms", ["1500000000999", "1500000000000.0000019"], [999_000_000, 1]),
+        ("us", ["1500000000999999", "1500000000999999.1239"], [999_999_000, 999_999_123]),
+        ("ns", ["1500000000999999999", "1500000000000000001.9"], [999_999_999, 1]),
         (
             "iso",
             [
                 "2017-07-14T02:40:00",
                 "2017-07-14 02:40:00",
                 "2017-07-14T02:40:00Z",
-                "2017-07-14T04:40:00.5+02:00",
+                "2017-07-14t02:40:00z",
+                "2017-07-14 02:40:00 UTC",
+                "2017-07-14 02:40:00 GMT",
+                "2017-07-14 02:40:00 +0000 UTC",
+                "2017-07-14 02:40Z",
+                "2017-07-14T04:40:00+02:00",
+                "2017-07-13 21:40:00 -0500",
+                "2017-07-14 08:10:00+0530",
+                "2017-07-14 04:40:00+02",
+                "2017-07-14 04:40 +02:00",
                 "20170714T024000",
+                "20170714T044000+0200",
             ],
-            [1500000000] * 5,
+            [0] * 15,
         ),
-        ("iso", ["2017-07-14"], [1499990400]),
+        (
+            "iso",
+            [
+                "2017-07-14T02:40:00.5",
+                "2017-07-14 02:40:00,25",
+                "2017-07-14T04:40:00.123456789+02:00",
+                "2017-07-14 02:40:00.1234567891 UTC",
+                "2017-07-14T02:40:00.000000001Z",
+                "20170714T024000.000000001",
+                "20170714T024000,1234567Z",
+            ],
+            [500_000_000, 250_000_000, 123_456_789, 123_456_789, 1, 1, 123_456_700],
+        ),
+        ("iso", ["2017-07-14", "20170714", "2017-07-14Z"], [-9600 * 10**9] * 3),
     ],
 )
-def test_times_of_every_unit_become_seconds(read, unit, texts, expected):
-    rows, _ = read(HEAD + "".join(f"a,b,{text}\n" for text in texts), "error", time_unit=unit)
-    assert [row[2] for row in rows] == expected
+def test_times_of_every_unit_keep_all_they_say(read, unit, texts, expected):
+    text = "".join(f'a,b,"{text}"\n' for text in texts)
+    rows, _ = read(HEAD + text, "error", time_unit=unit)
+    assert [row[2] for row in rows] == [seconds(S * TICKS_PER_SECOND + more) for more in expected]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +260,11 @@ def test_times_of_every_unit_become_seconds(read, unit, texts, expected):
         ("s", "2017-07-14", "not_a_time", "for dates set time_unit='iso'"),
         ("iso", "1500000000", "not_a_time", "for numbers set time_unit='s' or 'ms'"),
         ("iso", "2017-13-14", "not_a_time", "no time"),
+        ("iso", "2017-07-14-05:00", "not_a_time", "no time"),
+        ("iso", "2017-07-14 02:40:00+02:00 UTC", "not_a_time", "no time"),
+        ("iso", "2017-07-14 02:40:00 +2500", "not_a_time", "no time"),
+        ("iso", "2017-07-14 02:40:00 CET", "not_a_time", "no time"),
+        ("iso", "2017-07-14 02:40:00.", "not_a_time", "no time"),
         ("iso", "1969-12-31", "negative_time", "before 1970"),
         ("iso", "2101-01-01", "time_after_2100", "after the year 2100"),
     ],
@@ -326,7 +364,7 @@ def test_what_is_legal_json_is_read_as_it_is_meant(read):
     ]
     rows, _ = read("\r\n".join(lines), "error", name="jsonl")
     assert rows == [
-        ('😀 "q"', "36893488147419103232", 1, 1),
+        ('😀 "q"', "36893488147419103232", Fraction("1.9"), 1),
         ("1", "1", 5, 2),
         ("a", "-7", 1000, 4),
         ("user", "item", 4, 5),

@@ -7,6 +7,7 @@ import importlib
 import shutil
 import sqlite3
 import sys
+from fractions import Fraction
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.prepare import prepare
 from pipelines.sources.own_log import LogConfig
+from tests.pipelines.source_layouts import seconds
 
 OWN_LOGS = ["csv", "parquet", "jsonl", "sqlite", "recbole", "retailrocket"]
 MOMENT = datetime.datetime(2017, 7, 14, 2, 40, 0, 999_000)
@@ -30,7 +32,7 @@ def read(folder, action="skip", name="parquet", **fields):
     raw = sources.load(config, bad_rows)
     chunks = [chunk for part in raw.parts for chunk in part.chunks(bad_rows)]
     rows = [row for c in chunks for row in c.select("user", "item", "time", "line").rows()]
-    return rows, bad_rows.counts
+    return [(user, item, seconds(time), line) for user, item, time, line in rows], bad_rows.counts
 
 
 def write(folder, **columns):
@@ -45,17 +47,21 @@ def write(folder, **columns):
         pl.Series([MOMENT] * 2, dtype=pl.Datetime("us")),
         pl.Series([MOMENT] * 2, dtype=pl.Datetime("ns")),
         pl.Series([MOMENT + datetime.timedelta(hours=2)] * 2).dt.replace_time_zone("Europe/Oslo"),
-        pl.Series([1_500_000_000] * 2, dtype=pl.Int32),
-        pl.Series([1_500_000_000] * 2, dtype=pl.UInt64),
-        pl.Series([1_500_000_000.9] * 2, dtype=pl.Float64),
-        pl.Series(["1500000000"] * 2),
-        pl.Series(["1500000000.9"] * 2).cast(pl.Decimal(20, 3)),
+        pl.Series([1_500_000_000.999] * 2, dtype=pl.Float64),
+        pl.Series(["1500000000.999"] * 2),
+        pl.Series(["1500000000.999"] * 2).cast(pl.Decimal(20, 3)),
     ],
     ids=lambda times: str(times.dtype),
 )
-def test_times_of_every_type_become_seconds(tmp_path, times):
+def test_times_of_every_type_keep_all_they_say(tmp_path, times):
     write(tmp_path, time=times)
-    assert [row[2] for row in read(tmp_path, "error")[0]] == [1_500_000_000] * 2
+    assert [row[2] for row in read(tmp_path, "error")[0]] == [Fraction("1500000000.999")] * 2
+
+
+@pytest.mark.parametrize("dtype", [pl.Int32, pl.UInt64, pl.Float64, pl.Float32, pl.String], ids=str)
+def test_whole_numbers_of_every_type_are_times(tmp_path, dtype):
+    write(tmp_path, time=pl.Series([1_500_000_000, 128]).cast(dtype))
+    assert [row[2] for row in read(tmp_path, "error")[0]] == [1_500_000_000, 128]
 
 
 def test_dates_are_their_beginning_and_wrong_times_are_bad_rows(tmp_path):
@@ -144,7 +150,7 @@ def stamps(folder):
     }
 
 
-EXPECTED = [("a", str(2**62), 1, 1), ("b", "x", 2, 2), ("c", "y", 3, 3)]
+EXPECTED = [("a", str(2**62), 1, 1), ("b", "x", Fraction("2.9"), 2), ("c", "y", 3, 3)]
 
 
 def test_sqlite_tables_views_and_queries(tmp_path, database):
@@ -155,7 +161,11 @@ def test_sqlite_tables_views_and_queries(tmp_path, database):
     assert len(read(tmp_path, "error", "sqlite", table='last "one"')[0]) == 2
     query = "SELECT item AS user, user AS item, time FROM log ORDER BY time DESC"
     found = read(tmp_path, "error", "sqlite", query=query)[0]
-    assert [row[:3] for row in found] == [("y", "c", 3), ("x", "b", 2), (str(2**62), "a", 1)]
+    assert [row[:3] for row in found] == [
+        ("y", "c", 3),
+        ("x", "b", Fraction("2.9")),
+        (str(2**62), "a", 1),
+    ]
 
 
 def test_mistakes_in_sqlite_files(tmp_path, database):

@@ -8,12 +8,21 @@ import polars as pl
 import pytest
 
 from pipelines import sources
-from pipelines.interactions import INTERACTION_SCHEMA, FramePart, GivenSplit, RawDataset
+from pipelines.interactions import (
+    INTERACTION_SCHEMA,
+    TICKS_PER_SECOND,
+    FramePart,
+    GivenSplit,
+    RawDataset,
+)
 from pipelines.prepare import prepare
+from pipelines.prepared import Prepared
 from pipelines.sources.own_log import TablePart
 from pipelines.spark import session
 from tests.pipelines.source_layouts import LAYOUTS
 from tests.pipelines.test_sources import make_items, make_rows
+from tests.pipelines.test_times import START, sorted_by_hand
+from tests.pipelines.time_layouts import TIME_LAYOUTS
 
 # Small data spends its time on starting tasks and compiling queries.
 SETTINGS = {
@@ -140,8 +149,37 @@ def test_users_of_one_interaction_are_left_out_alike(engine, tmp_path, has_catal
     assert (items[0] == items[1]) == has_catalogue
 
 
+def test_times_within_a_second_are_ordered_and_split_alike(engine, tmp_path):
+    layout = next(layout for layout in TIME_LAYOUTS if layout.name == "csv_iso")
+    random = np.random.default_rng(0)
+    ticks = START + random.integers(0, 30, 60) * 10 ** random.integers(0, 9, 60)
+    users = [f"u{user}" for user in random.integers(0, 4, 60)]
+    items = [f"i{row:02}" for row in range(60)]
+    source = layout.write(tmp_path, users, items, ticks.tolist())
+    # Two parts, of which the second has the header's line of its own.
+    head, *lines = (tmp_path / "log.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "log.csv").unlink()
+    for number in (0, 1):
+        (tmp_path / f"log-{number}.csv").write_text(head + "".join(lines[30 * number :][:30]))
+    source["interactions"] = "log-*.csv"
+    manifest = check_identical(engine, tmp_path, {"source": source, "split": "global_time"})
+    prepared = Prepared.load(tmp_path / "spark")
+    found = [int(prepared.raw_item_ids[item][1:]) for item in prepared.columns["item"]]
+    assert found == sorted_by_hand(users, ticks)
+    assert sorted(path.name for path in (tmp_path / "spark" / "columns").iterdir()) == [
+        "event.npy",
+        "item.npy",
+        "time.npy",
+    ]
+    by_time = sorted(ticks.tolist())
+    expected = [by_time[place] / TICKS_PER_SECOND for place in (48, 54)]
+    counts = manifest["counts"]["split"]
+    assert [counts["valid_time"], counts["test_time"]] == expected
+
+
 def given(rows):
     frame = pl.DataFrame(rows, schema=INTERACTION_SCHEMA, orient="row")
+    frame = frame.with_columns(pl.col("time") * TICKS_PER_SECOND)
     split = GivenSplit(np.array([[0, 2], [3, 5]]), np.array([[0, 2]]), np.array([[3, 5]]))
     return RawDataset((FramePart(frame),), None, given_split=split)
 
