@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from pipelines.child import tied
+
 NAME = "transformers"
 _CHECKOUT = Path(__file__).parents[1]
 PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
@@ -48,7 +50,7 @@ def measured(command: list[str]) -> dict[str, Any]:
     # Ours would load the plugins of every other chip that is installed, too.
     environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=_CHECKOUT, env=environment
+        tied(command), capture_output=True, text=True, check=False, cwd=_CHECKOUT, env=environment
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")

@@ -10,7 +10,7 @@ split test_table.md and so on. Data are prepared once, SIDs made once a seed and
 
 One run at a time, each in a process of its own. The same command again leaves out what is
 finished, goes on with what was stopped and tries again what failed. SIGTERM or Ctrl-C ends it after
-the run at hand has saved. Exit code 1: some run failed.
+the run at hand has saved, another Ctrl-C at once. Exit code 1: some run failed.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def run_sweep(
     wiring.require_sid_decoder(job.config)
     folder = job.workdir / "sweeps" / job.run.name
     with locked(folder):
+        files.clear_leftovers(folder, recursive=True)
         _claim(folder, job)
         runs = plan(job, settings, folder)
         results, failures = (_read_lines(folder / name) for name in (RESULTS, FAILURES))

@@ -21,6 +21,8 @@ from ml_collections import ConfigDict
 
 from launch import evaluate, make_sids, prepare, program, train, wiring
 from minirec import files
+from minirec.training import run_folder
+from pipelines import child
 
 FINISHED, FAILED, STOPPED = 0, 1, 75
 SPEC = "sweep_run.json"
@@ -80,6 +82,9 @@ def execute(path: Path) -> int:
     """
     try:
         job, split = read_spec(path)
+        # A run that outlived its sweep may have the folder still; it goes on where that one ends.
+        with run_folder.locked(job.run, wait=True):
+            pass
         # A killed run leaves neither file: they come last, and whole.
         if not (job.prepared / "manifest.json").is_file():
             prepare.main(job)
@@ -101,7 +106,8 @@ class ChildProcess:
     """Does runs in processes of their own, so that none takes the sweep along; enter before use.
 
     While entered, the first SIGTERM or SIGINT makes the run at hand save and end, and is noted;
-    another Ctrl-C ends it at once.
+    another Ctrl-C ends it at once, and the sweep with it. A run ends with its sweep, whatever ends
+    that (on Linux).
 
     Attributes:
         stop_requested: whether a signal came.
@@ -109,6 +115,7 @@ class ChildProcess:
 
     def __init__(self) -> None:
         self.stop_requested = False
+        self._interrupted = False
         self._child: subprocess.Popen[bytes] | None = None
         self._previous: dict[int, Any] = {}
 
@@ -125,11 +132,13 @@ class ChildProcess:
         """Does the run that a file describes and returns its exit code; negative: its signal."""
         command = [sys.executable, "-m", "launch.sweep_run", f"--sweep_run={path}"]
         # Its own session: the terminal would send Ctrl-C to both, and the run take it as two.
-        self._child = subprocess.Popen(command, start_new_session=True)
+        self._child = subprocess.Popen(child.tied(command), start_new_session=True)
         if self.stop_requested:
             self._child.send_signal(signal.SIGTERM)
         code = self._child.wait()
         self._child = None
+        if self._interrupted:
+            raise KeyboardInterrupt
         if self.stop_requested and code in (-signal.SIGTERM, -signal.SIGINT):
             return STOPPED  # Before it had anything to save.
         return code
@@ -137,6 +146,7 @@ class ChildProcess:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del frame
         again, self.stop_requested = self.stop_requested, True
+        self._interrupted = again and number == signal.SIGINT
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM if not again else number)
 

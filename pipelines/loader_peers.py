@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from minirec.sids import SidVocab
+from pipelines.child import tied
 from pipelines.row_source import Batch
 
 _CHECKOUT = Path(__file__).parents[1]
@@ -153,7 +154,7 @@ def torch_speed(
             np.save(folder / f"{array}.npy", getattr(elements, array), allow_pickle=False)
         (folder / "config.json").write_text(json.dumps(config))
         command = [str(python), "-I", str(_TORCH_PROGRAM), name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
         with np.load(folder / "check.npz", allow_pickle=False) as first:

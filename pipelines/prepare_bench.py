@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipelines.child import tied
 from pipelines.prepared import Prepared
 
 EVENTS = ("view", "cart", "buy")
@@ -149,7 +150,7 @@ def _measure(program: str, log: Path, place: Path, k_core: int) -> dict[str, Any
             f"{out}/prepared",
             str(k_core),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,36 @@ class RunFolderError(ValueError):
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike[str]) -> Generator[None]:
+def locked(folder: str | os.PathLike[str], *, wait: bool = False) -> Generator[None]:
     """Holds a run's folder, made where it is missing; the hold ends with the process at latest.
 
+    Args:
+        folder: the run's folder. Its `.lock` says which process holds it.
+        wait: wait for another process that holds it, and say so on stderr.
+
     Raises:
-        RunFolderError: another process trains there.
+        RunFolderError: another process trains there, and `wait` is False.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunFolderError(
-                f"{folder}: another process is training in this folder; "
-                "wait for it or choose another folder"
-            ) from error
+            file.seek(0)
+            who = file.read(200).strip() or "another process"
+            if not wait:
+                raise RunFolderError(
+                    f"{folder}: another process is training in this folder ({who}); "
+                    "wait for it or choose another folder"
+                ) from error
+            print(f"{folder}: waiting for {who}, which works there", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             pass  # A file system without locks: go on without.
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
         yield
 
 

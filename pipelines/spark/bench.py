@@ -22,6 +22,7 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.child import tied
 from pipelines.prepare_bench import EVENTS, write_log
 from pipelines.spark.session import missing
 
@@ -101,7 +102,7 @@ def _measure(engine: str, place: str, k_core: int, master: str) -> dict[str, Any
     out = f"{place}/{engine}"
     command = [sys.executable, "-m", __name__, engine, place, out, str(k_core), master]
     with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        process = subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=stderr, text=True)
         with _watched(process.pid) as most:
             printed, _ = process.communicate()
         if process.returncode:

@@ -1,5 +1,7 @@
 """A sweep: what it shares, leaves out, goes on with and refuses; the runs are mostly played."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -17,6 +19,7 @@ from minirec import files
 from minirec.evaluation.sweep_report import markdown
 from minirec.training import RunFolderError
 from minirec.training.run_folder import locked
+from pipelines import child
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -247,28 +250,54 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
         play(job_in(tmp_path))
 
 
+def test_a_locked_run_is_waited_for_by_name(tmp_path, capsys, monkeypatch):
+    # The flock that would wait finds out who held the folder, and that it has ended.
+    job = job_in(tmp_path)
+    run = sweep.plan(job, read_grid("seed=0", job.config), tmp_path)[0]
+    spec = sweep_run.write_spec(run.job, "valid")
+    holder, real = contextlib.ExitStack(), fcntl.flock
+    holder.enter_context(locked(run.job.run))
+
+    def flock(file, how):
+        if not how & fcntl.LOCK_NB:
+            holder.close()
+        return real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(prepare, "main", lambda job: (_ for _ in ()).throw(ValueError("begun")))
+    assert sweep_run.execute(spec) == sweep_run.FAILED
+    assert (run.job.run / sweep_run.ERROR).read_text().startswith("begun")
+    assert f"waiting for process {os.getpid()} on " in capsys.readouterr().err
+
+
 def test_a_signal_goes_to_the_run_at_hand(tmp_path, monkeypatch):
     sent = []
 
     class Child:
         def __init__(self, command, **options):
             assert options["start_new_session"]
+            assert command[:-3] == child.tied([])  # It ends with the sweep.
             assert command[-1] == f"--sweep_run={tmp_path}"
 
         def send_signal(self, number):
             sent.append(number)
 
         def wait(self):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
             return -signal.SIGTERM
 
     monkeypatch.setattr(sweep_run.subprocess, "Popen", Child)
     before = signal.getsignal(signal.SIGINT)
+    signals = 1
     with sweep_run.ChildProcess() as execute:
         assert execute(tmp_path) == sweep_run.STOPPED
         assert execute.stop_requested
-    assert sent == [signal.SIGTERM, signal.SIGINT]
+    assert sent == [signal.SIGTERM]
+    signals = 2
+    with sweep_run.ChildProcess() as execute, pytest.raises(KeyboardInterrupt):
+        execute(tmp_path)
+    assert sent[1:] == [signal.SIGTERM, signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) == before
 
 

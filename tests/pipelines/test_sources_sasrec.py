@@ -106,9 +106,7 @@ def test_an_item_listed_twice_and_a_value_of_the_wrong_type_are_errors(folder):
     with pytest.raises(ValueError, match="index_offset is '1'; it must be of type int"):
         load(folder, index_offset="1")
     (folder / "attributes.json").write_text('{"1": [5], "2": [], "1": [6]}')
-    with pytest.raises(
-        ValueError, match=r"attributes.json: .*'1' stands there twice"
-    ):
+    with pytest.raises(ValueError, match=r"attributes.json: .*'1' stands there twice"):
         load(folder)
 
 
