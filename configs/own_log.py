@@ -22,6 +22,13 @@ is different for other formats, `--config.data.source.` before each:
     own_log:recbole       interactions='*.inter' catalogue='*.item' title=movie_title
     own_log:retailrocket  folder=/data/retailrocket
 
+Of a log of ratings only those from a threshold on may count: MovieLens 1M is
+
+    own_log:csv           folder=/data/ml-1m interactions=ratings.dat header=user,item,rating,time
+                          delimiter=:: encoding=latin-1 value=rating min_value=4
+                          catalogue=movies.dat catalogue_header=item,title,genres
+                          title=title attributes=genres attribute_separator='|'
+
 For more than a try, copy this file and write the fields down. Preparing reads a million rows a
 second; training takes as long as `config.train.num_epochs` asks for, within `min_steps` and
 `max_steps` (8,000: half an hour on 2 CPU cores). Its score depends on the log: `launch.evaluate`
@@ -47,6 +54,8 @@ _LOG = {
     "event": "",
     "time_unit": "s",  # "ms", "us", "ns" or "iso"
     "events": "",  # such as "view=1,cart=3"
+    "value": "",  # such as "rating"
+    "min_value": 0.0,  # rows of a lower value are left out
     "catalogue": "",
     "catalogue_format": "",
     "item_id": "",  # as `item`
@@ -59,6 +68,7 @@ _LOG = {
     "encoding": "utf-8",
     "catalogue_delimiter": "",
     "catalogue_encoding": "",
+    "catalogue_header": "",  # where it has none, such as "item,title,genres"
 }
 _SOURCES: dict[str, dict[str, Any]] = {
     "csv": {**_LOG, "header": ""},
@@ -74,6 +84,8 @@ _SOURCES: dict[str, dict[str, Any]] = {
         "time_unit": "s",
         "event": "",
         "events": "",
+        "value": "",
+        "min_value": 0.0,
         "catalogue": "",
         "title": "",
         "text": "",

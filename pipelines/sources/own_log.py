@@ -17,11 +17,12 @@ from pipelines.sources.fields import input_files
 from pipelines.sources.ids import clean_ids
 from pipelines.sources.items import ItemColumns, read_items
 from pipelines.sources.times import check_unit, to_ticks
+from pipelines.sources.values import BELOW, keep_from
 from pipelines.tables import CsvTable, JsonlTable, Kind, ParquetTable, Table
 from pipelines.tables.table import check_columns
 
 _FORMATS = {
-    "csv": (".csv", ".tsv", ".txt"),
+    "csv": (".csv", ".tsv", ".txt", ".dat"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet", ".pq"),
     "sqlite": (".sqlite", ".sqlite3", ".db"),
@@ -41,6 +42,8 @@ class LogColumns:
         time_unit: of numbers in `time`: "s", "ms", "us", "ns"; or "iso" for text.
         weights: what each known event type counts as a training target, in order; rows of a type
             of weight 0 are left out.
+        value: column of a number, such as a rating; "" for none.
+        min_value: rows of a lower value are left out.
     """
 
     user: str = "user"
@@ -49,6 +52,8 @@ class LogColumns:
     event: str = ""
     time_unit: str = "s"
     weights: tuple[tuple[str, float], ...] = ()
+    value: str = ""
+    min_value: float = 0.0
 
     def __post_init__(self):
         check_unit(self.time_unit)
@@ -69,6 +74,11 @@ class LogColumns:
                 )
         if self.weights and not self.kept():
             raise ValueError(f"source.events is {dict(self.weights)}: no type has a weight above 0")
+        if not math.isfinite(self.min_value) or (self.min_value and not self.value):
+            raise ValueError(
+                f"source.min_value is {self.min_value} and source.value {self.value!r}: a "
+                "threshold is a finite number and needs the column that it is for, such as rating"
+            )
 
     def kept(self) -> dict[str, float]:
         """Returns the event types that are read, and their weights."""
@@ -81,11 +91,14 @@ class LogColumns:
             kinds[self.time] = "time"
         if self.event:
             kinds[self.event] = "event"
-        named = [name for name in (self.user, self.item, self.time, self.event) if name]
+        if self.value:
+            kinds[self.value] = "number"
+        fields = (self.user, self.item, self.time, self.event, self.value)
+        named = [name for name in fields if name]
         if len(kinds) < len(named):
             raise ValueError(
-                f"source.user, item, time and event are the columns {', '.join(map(repr, named))}; "
-                "they must be different ones"
+                "source.user, item, time, event and value are the columns "
+                f"{', '.join(map(repr, named))}; they must be different ones"
             )
         return kinds
 
@@ -127,6 +140,8 @@ class TablePart:
             to_ticks(checked, columns.time, columns.time_unit)
         if columns.event:
             self._number_events(checked, bad_rows)
+        if columns.value:
+            keep_from(checked, columns.value, columns.min_value, bad_rows)
         frame = checked.frame
         zeros = np.zeros(len(frame), np.int64)
         return pl.DataFrame(
@@ -190,7 +205,11 @@ class LogConfig:
             of dates say by themselves what they are.
         events: known event types in order, and what each counts as a training target:
             `{"view": 1, "cart": 3}` or "view=1,cart=3". Rows of a type of weight 0 are left out
-            and counted; rows of a type that is not named are bad rows.
+            and counted; rows of a type that is not named are bad rows. A type that a file holds
+            as a number is called as that is written, such as `4.0`.
+        value: column of a number, such as a rating; "" for none.
+        min_value: rows whose value is lower are left out and counted: with 4, only ratings of 4
+            and more are events. Rows without a number there are bad rows.
         catalogue: file (or pattern) of the catalogue; "" for none: the items of the log.
         catalogue_format: "csv", "jsonl" or "parquet"; "" tells it by the file's ending.
         item_id: column of item ids there; "" for the same as `item`.
@@ -198,11 +217,13 @@ class LogConfig:
         text: columns that, after the title, make up an item's text.
         attributes: columns whose values become attributes, as `column=value`.
         attribute_separator: parts an attribute's text into several values; "" for one value.
-        delimiter: of CSV files: one character, or "\\\\t".
+        delimiter: of CSV files: "," or any other ASCII characters, one or several; "\\\\t" is a
+            tab.
         quote: of CSV files; "" where quotes mean nothing.
         encoding: of CSV files and JSON lines.
         catalogue_delimiter: of a catalogue in CSV; "" for the same as `delimiter`.
         catalogue_encoding: of the catalogue; "" for the same as `encoding`.
+        catalogue_header: names of its columns, where a catalogue in CSV has no header.
     """
 
     interactions: str
@@ -213,6 +234,8 @@ class LogConfig:
     event: str = ""
     time_unit: str = "s"
     events: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    value: str = ""
+    min_value: float = 0.0
     catalogue: str = ""
     catalogue_format: str = ""
     item_id: str = ""
@@ -225,6 +248,7 @@ class LogConfig:
     encoding: str = "utf-8"
     catalogue_delimiter: str = ""
     catalogue_encoding: str = ""
+    catalogue_header: tuple[str, ...] = ()
 
     def log_columns(self) -> LogColumns:
         """Returns which column of the log is what.
@@ -239,6 +263,8 @@ class LogConfig:
             event=self.event,
             time_unit=self.time_unit,
             weights=tuple(self.events.items()),
+            value=self.value,
+            min_value=self.min_value,
         )
 
     def item_columns(self) -> ItemColumns:
@@ -261,7 +287,13 @@ class LogConfig:
         encoding = self.catalogue_encoding or self.encoding
         if kind == "csv":
             delimiter = self.catalogue_delimiter or self.delimiter
-            return csv_table(path, name, delimiter, self.quote, encoding)
+            return csv_table(path, name, delimiter, self.quote, encoding, self.catalogue_header)
+        if self.catalogue_header:
+            raise ValueError(
+                f"source.catalogue_header is {', '.join(self.catalogue_header)!r}, but {path} is "
+                f"read as {kind or 'an unknown format'}; only CSV files can lack their header; set "
+                "source.catalogue_format=csv if it is one"
+            )
         if kind == "jsonl":
             return JsonlTable(str(path), name, encoding)
         if kind == "parquet":
@@ -275,8 +307,7 @@ def csv_table(
     path: Path, name: str, delimiter: str, quote: str, encoding: str, header: Sequence[str] = ()
 ) -> CsvTable:
     """Returns a CSV file as a table; a delimiter of backslash and t is a tab, for command lines."""
-    if delimiter == "\\t":
-        delimiter = "\t"
+    delimiter = delimiter.replace("\\t", "\t")
     return CsvTable(str(path), name, delimiter, quote, encoding, tuple(header))
 
 
@@ -324,6 +355,8 @@ def read_log(
     for name, weight in columns.weights:
         if not weight:
             bad_rows.leave_out(f"left_out_{name}", 0)
+    if columns.value:
+        bad_rows.leave_out(BELOW, 0)
     return RawDataset(
         parts=tuple(parts),
         items=read_items(tables, config.item_columns(), bad_rows) if tables else None,

@@ -22,6 +22,7 @@ _TYPES = ("token", "token_seq", "float", "float_seq")
 _MAY_BE: dict[Kind, tuple[str, ...]] = {
     "id": ("token",),
     "event": ("token",),
+    "number": ("float", "token"),
     "time": ("float", "token"),
     "text": _TYPES,
     "list": _TYPES,
@@ -41,6 +42,8 @@ class Config:
         time_unit: of the times; see `LogConfig`.
         event: field of event types; "" for one type.
         events: see `LogConfig`.
+        value: field of a value, such as `rating`; see `LogConfig`.
+        min_value: see `LogConfig`.
         catalogue: file of the catalogue; "" for none.
         title: field of titles; "" for none.
         text: fields that, after the title, make up an item's text.
@@ -58,6 +61,8 @@ class Config:
     time_unit: str = "s"
     event: str = ""
     events: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    value: str = ""
+    min_value: float = 0.0
     catalogue: str = ""
     title: str = ""
     text: tuple[str, ...] = ()
@@ -89,6 +94,8 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
             event=config.event,
             time_unit=config.time_unit,
             events=config.events,
+            value=config.value,
+            min_value=config.min_value,
             title=config.title,
             text=config.text,
             attributes=config.attributes,

@@ -21,12 +21,15 @@ from pipelines.tables import table as sizes
 from pipelines.tables.csv_layout import CsvLayout, short
 from pipelines.tables.table import Problem, Rows
 
+_STANDS_IN = "\ufdd0"  # Unicode keeps it free for a program's own use: it is no character
+
 
 class ExactCsv:
     """Reads one file; blocks must come in order."""
 
     def __init__(self, layout: CsvLayout) -> None:
         self._layout = layout
+        self._written = _Written(layout.delimiter, layout.quote)
         self._distrusted = 0  # lines up to this one were part of a row that is none
 
     def is_needed(self, line: int) -> bool:
@@ -97,11 +100,10 @@ class ExactCsv:
         None: it goes on behind the lines.
         """
         layout = self._layout
-        feed = _Feed(lines, at)
-        reader = csv.reader(feed, delimiter=layout.delimiter, quotechar=layout.quote, strict=True)
+        feed = _Feed(lines, at, self._written)
         where = f"{layout.name}, line {line}"
         try:
-            fields = next(reader)
+            fields = self._written.fields(feed)
         except csv.Error as error:
             if feed.ran_out and not is_last:
                 return None
@@ -151,18 +153,53 @@ def split_line(text: str, layout: CsvLayout) -> list[str] | None:
     if not layout.quote:
         return text.split(layout.delimiter)
     try:
-        return next(
-            csv.reader([text], delimiter=layout.delimiter, quotechar=layout.quote, strict=True)
-        )
+        written = _Written(layout.delimiter, layout.quote)
+        return written.fields(iter([written.feed(text)]))
     except csv.Error:
         return None
+
+
+class _Written:
+    """Python's reader, which knows delimiters of one character, for those of several as well.
+
+    A delimiter of several stands as one character while a row is read, and is put back in the
+    fields, where it stood inside quotes.
+    """
+
+    def __init__(self, delimiter: str, quote: str) -> None:
+        self._delimiter, self._quote = delimiter, quote
+        self._one = delimiter if len(delimiter) == 1 else _STANDS_IN
+
+    def feed(self, text: str) -> str:
+        """Returns a line for `fields`.
+
+        Raises:
+            csv.Error: it holds the character that stands in for the delimiter.
+        """
+        if self._one == self._delimiter:
+            return text
+        if self._one in text:
+            raise csv.Error(f"the character {self._one!r} is inside")
+        return text.replace(self._delimiter, self._one)
+
+    def fields(self, lines: Iterator[str]) -> list[str]:
+        """Returns the fields of the first row of lines.
+
+        Raises:
+            csv.Error: its quotes do not fit, or a field is too long.
+        """
+        row = next(csv.reader(lines, delimiter=self._one, quotechar=self._quote, strict=True))
+        if self._one == self._delimiter:
+            return row
+        return [field.replace(self._one, self._delimiter) for field in row]
 
 
 class _Feed(Iterator[str]):
     """Gives lines to a `csv.reader` and knows how many it took."""
 
-    def __init__(self, lines: list[str], at: int) -> None:
+    def __init__(self, lines: list[str], at: int, written: _Written) -> None:
         self._lines = lines
+        self._written = written
         self.at = at
         self._chars = 0
         self.ran_out = False
@@ -175,7 +212,7 @@ class _Feed(Iterator[str]):
         if self._chars > sizes.MAX_FIELD_CHARS:
             self.is_too_long = True
             raise StopIteration
-        text = self._lines[self.at] + "\n"
+        text = self._written.feed(self._lines[self.at]) + "\n"
         self.at += 1
         self._chars += len(text)
         return text

@@ -13,7 +13,7 @@ class CsvLayout:
 
     Attributes:
         name: of the file, for messages.
-        delimiter: one ASCII character.
+        delimiter: one or more ASCII characters.
         quote: one ASCII character, or "" where quotes mean nothing.
         num_fields: of a row.
         columns: place in a row of each column that is read, by name, in order of place.

@@ -24,7 +24,7 @@ class CsvTable:
     Attributes:
         path: where it lies; `.gz` and `.zst` are decompressed.
         name: what errors call it.
-        delimiter: one ASCII character.
+        delimiter: one or more ASCII characters.
         quote: one ASCII character, or "" where quotes mean nothing.
         encoding: of the text.
         header: names of the columns, where the file itself has no header.
@@ -46,13 +46,15 @@ class CsvTable:
         for field, character in (("delimiter", self.delimiter), ("quote", self.quote)):
             if field == "quote" and not character:
                 continue
-            if len(character) != 1 or not character.isascii() or character in "\r\n":
-                raise ValueError(
-                    f"{field} is {character!r}; it must be one ASCII character, other than a line "
-                    "end"
-                )
-        if self.delimiter == self.quote:
-            raise ValueError(f"delimiter and quote are both {self.quote!r}; they must differ")
+            is_count_right = len(character) == 1 or (field == "delimiter" and character)
+            if not is_count_right or not character.isascii() or set(character) & {"\r", "\n"}:
+                count = "one ASCII character or more" if field == "delimiter" else "one"
+                raise ValueError(f"{field} is {character!r}; it must be {count}, and no line end")
+        if self.quote and self.quote in self.delimiter:
+            raise ValueError(
+                f"delimiter is {self.delimiter!r} and quote {self.quote!r}; the quote must not be "
+                "part of the delimiter"
+            )
 
     def columns(self) -> list[str]:
         """Returns the header's names; [] for an empty file.
@@ -109,7 +111,7 @@ class CsvTable:
             num_fields=len(names),
             columns=dict(sorted(places.items(), key=lambda entry: entry[1])),
             single_line=tuple(
-                name for name, kind in columns.items() if kind in ("id", "time", "event")
+                name for name, kind in columns.items() if kind in ("id", "time", "event", "number")
             ),
         )
 
@@ -169,11 +171,12 @@ class _Reader:
             piece = pieces.pop()
             data = self._rest + piece
             rows = None
-            if not self._is_exact and not self._exact.is_needed(self._line):
+            may_be_fast = not self._is_exact and len(self._layout.delimiter) == 1
+            if may_be_fast and not self._exact.is_needed(self._line):
                 rows = fast_rows(data, self._line, self._layout)
             if rows is None:
                 half = piece.rfind(b"\n", 0, len(piece) // 2) + 1
-                if half and len(piece) > _SMALL:
+                if half and len(piece) > _SMALL and may_be_fast:
                     pieces += [piece[half:], piece[:half]]
                     continue
                 rows, used = self._exact.rows(data, self._line, is_last=False)

@@ -22,7 +22,8 @@ class WrongTypeError(Exception):
 _MAY_BE = {
     "id": "a text or a whole number",
     "time": "a number or a text",
-    "event": "a text or a whole number",
+    "event": "a text or a number",
+    "number": "a number or a text",
     "text": "a text, a number or a list of them",
     "list": "a list of texts and numbers",
 }
@@ -41,7 +42,7 @@ def text_of(value: Any, kind: Kind) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        if isinstance(value, FloatText) and kind in ("id", "event"):
+        if isinstance(value, FloatText) and kind == "id":  # a rounded one may be another
             raise WrongTypeError(_MAY_BE[kind])
         check_unicode(value)
         return str(value)
@@ -51,7 +52,7 @@ def text_of(value: Any, kind: Kind) -> str | None:
     elif isinstance(value, int):
         return str(value)
     elif isinstance(value, float):
-        if kind in ("time", "text"):
+        if kind != "id":
             return repr(value)
     elif isinstance(value, list) and kind == "text":
         return "\n".join(list_of(value))

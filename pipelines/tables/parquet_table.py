@@ -98,7 +98,8 @@ class ParquetTable:
         is_whole, is_text = dtype.is_integer(), _is_text(dtype)
         may_be = {
             "id": (is_whole or is_text, "whole numbers or text"),
-            "event": (is_whole or is_text, "whole numbers or text"),
+            "event": (dtype.is_numeric() or is_text, "numbers or text"),
+            "number": (dtype.is_numeric() or is_text, "numbers or text"),
             "time": (
                 dtype.is_numeric() or is_text or dtype == pl.Date or isinstance(dtype, pl.Datetime),
                 "numbers, dates, date-times or text",
