@@ -276,7 +276,7 @@ def test_a_signal_goes_to_the_run_at_hand(tmp_path, monkeypatch):
     class Child:
         def __init__(self, command, **options):
             assert options["start_new_session"]
-            assert command[:-3] == child.tied([])  # It ends with the sweep.
+            assert command[:-4] == child.tied([])  # It ends with the sweep.
             assert command[-1] == f"--sweep_run={tmp_path}"
 
         def send_signal(self, number):
