@@ -58,6 +58,8 @@ class Trie:
         item_start: int32 `[leaves + 1]`: where each leaf's items start in `item`.
         item: int32 `[rows]`: the items, leaf by leaf; -1 in the padding.
         item_leaf: int32 `[items]`: the leaf of each item id; `DEAD_NODE` for ids not in the trie.
+        digest: int32 `[4]`: the same in tries of equal capacities, SIDs and items, in whatever
+            order; different where a node or a leaf means something else.
         capacities: the padded sizes; static and hashable.
     """
 
@@ -65,6 +67,7 @@ class Trie:
     item_start: Int32[Array, " leaves_plus_1"]
     item: Int32[Array, " rows"]
     item_leaf: Int32[Array, " items"]
+    digest: Int32[Array, " words"]
     capacities: TrieCapacities = dataclasses.field(metadata={"static": True})
 
     @property
@@ -223,14 +226,18 @@ class Trie:
     ) -> Bool[Array, "B M C"]:
         """Returns which columns of `children(node, level)` are live; means nothing at the others.
 
+        Nothing is live by a filter of another catalogue's trie, where that shows only when the
+        program runs; see `Live`.
+
         Args:
-            live: made by this trie.
+            live: made by this trie, or one with its digest.
             node: int32 `[B, M]`, nodes of depth `level`.
             level: static, in `[0, L)`.
 
         Raises:
-            ValueError: the trie has no such level.
+            ValueError: the trie has no such level; `live` is of another trie or batch.
         """
+        trie_live.check(live, self, node.shape[0])
         return live.at_children(self, level, node)
 
     def _check_level(self, level: int) -> None:
@@ -279,5 +286,6 @@ def build_trie(
         item_start=jnp.asarray(arrays.item_start),
         item=jnp.asarray(arrays.item),
         item_leaf=jnp.asarray(arrays.item_leaf),
+        digest=jnp.asarray(arrays.digest),
         capacities=arrays.capacities,
     )

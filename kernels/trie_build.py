@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kernels.trie_digest import digest_of
 from kernels.trie_layout import (
     BLOCK,
     LINE,
@@ -41,6 +42,7 @@ class TrieArrays(NamedTuple):
     item_start: np.ndarray
     item: np.ndarray
     item_leaf: np.ndarray
+    digest: np.ndarray
     capacities: TrieCapacities
 
 
@@ -90,11 +92,15 @@ def build_arrays(
     # Edges between two leaves hold no items: both their ends are the next leaf's start.
     starts = np.zeros(tables[-1].edges + 1, np.int32)
     starts[leaf + 1] = counts
+    item_leaf = _padded(item_leaf, capacities.items, DEAD_NODE)
+    words = [array for table in filled for array in (*table.words, table.below)]
     return TrieArrays(
         tables=filled,
         item_start=np.cumsum(starts, dtype=np.int32),
         item=_padded(items, capacities.rows, -1),
-        item_leaf=_padded(item_leaf, capacities.items, DEAD_NODE),
+        item_leaf=item_leaf,
+        # All that says what a node and a leaf's items are; not in which order the items come.
+        digest=digest_of(capacities, [a for a in (*words, item_leaf) if a is not None]),
         capacities=capacities,
     )
 

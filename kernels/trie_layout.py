@@ -20,6 +20,9 @@ CHUNKS = 16
 BLOCK = LINE * CHUNKS
 """Tokens that a line of a mask speaks of."""
 
+DIGEST_WORDS = 4
+"""int32 values that tell catalogues apart: 128 bits of a hash."""
+
 _WORD_BITS = 31  # The sign stays 0.
 MAX_CODE_BITS = _WORD_BITS - 2
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int8, Int32
 
+from kernels import trie_digest
 from kernels.indices import int32_indices
 from kernels.trie_build import DEAD_NODE
 from kernels.trie_layout import BLOCK, CHUNKS, LINE, TrieCapacities
@@ -39,17 +40,24 @@ class Emptied(NamedTuple):
 class Live:
     """The live children of each node: in `allowed`, and not in `emptied`. A pytree.
 
+    It means something to tries of the digest that it was made by, and to no other: beside another
+    trie it is a `ValueError` where both digests are at hand, and marks nothing live where they
+    are not, as under `jax.jit`, so that a search ends in dead beams.
+
     Attributes:
         allowed: for each table: a mask table's mask, int32 `[*B, lines, 128]`, with the bits of
             live children alone; for a row table, int8 `[*B, rows]`, the greatest depth at which
             the node that starts at a row is live. None where all are.
         emptied: for each level, children that are live in `allowed` but hold nothing else than
             excluded items; None where no user has any.
-        capacities: of the trie that it was made by; static.
+        digest: int32 `[4]`, or `[B, 4]` where users differ, so that users can be taken out of a
+            filter or put together: of the trie that it was made by.
+        capacities: of that trie; static.
     """
 
     allowed: tuple[Int32[Array, "*B lines 128"] | Int8[Array, "*B rows"], ...] | None
     emptied: tuple[Emptied, ...] | None
+    digest: Int32[Array, "*B words"]
     capacities: TrieCapacities = dataclasses.field(metadata={"static": True})
 
     def at_children(
@@ -70,6 +78,7 @@ class Live:
             else:
                 row = node[..., None] + jnp.arange(columns, dtype=jnp.int32)
                 live = _take(allowed, row) > level
+        live &= trie_digest.equal(self.digest, trie.digest)[..., None, None]
         if self.emptied is None:
             return live
         emptied = self.emptied[level]
@@ -81,22 +90,26 @@ class Live:
 
 
 def check(live: Live, trie: Trie, batch: int) -> None:
-    """Raises a `ValueError` unless `live` was made by a trie of these sizes for `batch` users."""
-    users = [] if live.emptied is None else [emptied.node.shape[0] for emptied in live.emptied]
+    """Raises a `ValueError` unless `live` was made for `batch` users by a trie like this one.
+
+    Digests are compared where both are at hand.
+    """
+    users = [*live.digest.shape[:-1], *(emptied.node.shape[0] for emptied in live.emptied or ())]
     for allowed, table in zip(live.allowed or (), trie.tables, strict=False):
         entry_axes = 1 if isinstance(table, MaskTable) else 0
         users += allowed.shape[: allowed.ndim - 1 - entry_axes]
     if live.capacities != trie.capacities or any(number != batch for number in users):
         raise ValueError(f"live: made for another trie or for another batch than B={batch}")
+    trie_digest.check("live", live.digest, trie.digest)
 
 
 def live(trie: Trie, allowed: Bool[Array, "*B items"]) -> Live:
     """Returns which nodes hold an allowed item; see `Trie.live`."""
-    return Live(
-        allowed=_allowed(trie, _checked_allowed(allowed))[0],
-        emptied=None,
-        capacities=trie.capacities,
-    )
+    allowed = _checked_allowed(allowed)
+    digest = trie.digest
+    if allowed.ndim == 2:
+        digest = trie_digest.by_user(digest, allowed.shape[0])
+    return Live(_allowed(trie, allowed)[0], None, digest, trie.capacities)
 
 
 def live_excluding(
@@ -111,11 +124,10 @@ def live_excluding(
         if allowed.ndim == 2 and allowed.shape[0] != excluded.shape[0]:
             raise ValueError(f"allowed: {allowed.shape[0]} users, excluded has {excluded.shape[0]}")
     if excluded.shape[1] == 0:
-        return (
-            Live(allowed=None, emptied=None, capacities=trie.capacities)
-            if allowed is None
-            else live(trie, allowed)
-        )
+        if allowed is not None:
+            return live(trie, allowed)
+        digest = trie_digest.by_user(trie.digest, excluded.shape[0])
+        return Live(None, None, digest, trie.capacities)
     return _live_excluding(trie, excluded, allowed)
 
 
@@ -151,7 +163,12 @@ def _live_excluding(trie: Trie, excluded: Array, allowed: Array | None) -> Live:
                 # The first edge that leads to the node; the gaps behind it repeat it.
                 found = jnp.searchsorted(above.reshape(-1), edge).astype(jnp.int32)
                 edge = jnp.where(edge == _NO_NODE, _NO_NODE, found)
-    return Live(allowed=live_tables, emptied=tuple(reversed(emptied)), capacities=trie.capacities)
+    return Live(
+        allowed=live_tables,
+        emptied=tuple(reversed(emptied)),
+        digest=trie_digest.by_user(trie.digest, excluded.shape[0]),
+        capacities=trie.capacities,
+    )
 
 
 def _gone(node: Array, num_live: Array) -> Array:

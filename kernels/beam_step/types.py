@@ -24,6 +24,10 @@ class UnsupportedError(NotImplementedError):
 class Beams:
     """The beams of a batch of users; a pytree.
 
+    Nodes are numbers of one trie, and a beam does not know of which: after a catalogue is swapped,
+    a search that has begun ends with the old trie or starts again at the root. (`minirec.decoding`
+    keeps the trie's digest with its state and refuses another's.)
+
     Attributes:
         node: int32 `[B, M]`, each beam's node, all of one depth; `DEAD_NODE` for dead beams.
         score: float32 `[B, M]`, sum of log-probabilities; a beam whose score is `-inf`, `+inf` or

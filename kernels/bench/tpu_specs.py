@@ -30,7 +30,7 @@ from kernels.beam_step import Beams, beam_step
 from kernels.beam_step.shapes import SHAPES, BeamStepShape, random_sids
 from kernels.head_beam_step import head_beam_step
 from kernels.trie import Trie, TrieCapacities, build_trie
-from kernels.trie_layout import LINE, MaskCapacities, RowCapacities
+from kernels.trie_layout import DIGEST_WORDS, LINE, MaskCapacities, RowCapacities
 from kernels.trie_tables import MaskTable, RowTable
 
 _YOUTUBE = TrieCapacities(
@@ -125,6 +125,7 @@ def abstract_trie(capacities: TrieCapacities) -> Trie:
         item_start=array(leaves + 1),
         item=array(capacities.rows),
         item_leaf=array(capacities.items),
+        digest=array(DIGEST_WORDS),
         capacities=capacities,
     )
 

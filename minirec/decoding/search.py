@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from kernels import trie_digest
 from kernels.beam_step import Beams
 from kernels.indices import int32_indices
 from kernels.trie import DEAD_NODE, Live, Trie
@@ -139,7 +140,9 @@ def step(
         implementation: of the beam step.
 
     Raises:
-        ValueError: `state` is not one of `level` levels, or was made for another `num_beams`.
+        ValueError: `state` is not one of `level` levels, or was made for another `num_beams` or
+            with another catalogue's trie; where that shows only when a jitted program runs, all
+            beams are dead instead.
     """
     if state.sid.shape[-1] != level or state.hidden is None:
         raise ValueError(f"level={level}, but the state has taken {state.sid.shape[-1]} levels")
@@ -150,7 +153,7 @@ def step(
     chosen = head_step(
         model,
         state.hidden,
-        state.beams,
+        _beams_in(trie, state),
         trie,
         level,
         num_beams=num_beams,
@@ -173,6 +176,7 @@ def step(
         hidden=hidden,
         beams=chosen.beams,
         sid=sid,
+        digest=trie_digest.by_user(trie.digest, sid.shape[0]),
     )
 
 
@@ -195,13 +199,15 @@ def finish(
         allowed: as given to the search.
 
     Raises:
-        ValueError: `state` has levels left to take, or filters whose dtype does not fit.
+        ValueError: `state` has levels left to take, or comes of another catalogue's trie (see
+            `step`), or filters whose dtype does not fit.
     """
     if state.sid.shape[-1] != trie.num_levels:
         raise ValueError(
             f"the state has taken {state.sid.shape[-1]} of the trie's {trie.num_levels} levels"
         )
-    leaf, score = state.beams.node, state.beams.score
+    beams = _beams_in(trie, state)
+    leaf, score = beams.node, beams.score
     dead = leaf == DEAD_NODE
     excluded, allowed = _filters(excluded, allowed)
     # A crowded leaf need not be read to its end: of its first M + E items at most E are excluded,
@@ -230,6 +236,18 @@ def finish(
         item_score=jnp.full((B, M), -jnp.inf, score.dtype)
         .at[row, place]
         .set(item_score, mode="drop"),
+    )
+
+
+def _beams_in(trie: Trie, state: DecodeState) -> Beams:
+    """Returns the state's beams, dead where their nodes are another trie's."""
+    if state.digest is None:
+        return state.beams
+    trie_digest.check("state", state.digest, trie.digest)
+    same = trie_digest.equal(state.digest, trie.digest)[:, None]
+    return Beams(
+        node=jnp.where(same, state.beams.node, DEAD_NODE),
+        score=jnp.where(same, state.beams.score, -jnp.inf),
     )
 
 

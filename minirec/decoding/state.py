@@ -86,6 +86,8 @@ class DecodeState:
         hidden: `[B, W, D]`, hidden state of each beam's newest token; `None` after the last level.
         beams: node int32 `[B, W]` of depth `level`, and score float32 `[B, W]`, best first.
         sid: int32 `[B, W, level]`, the tokens of each beam so far.
+        digest: int32 `[B, 4]`, of the trie whose nodes the beams stand at; None at the root, which
+            every trie has.
     """
 
     lengths: Int32[Array, " B"]
@@ -94,6 +96,7 @@ class DecodeState:
     hidden: Float[Array, "B W D"] | None
     beams: Beams
     sid: Int32[Array, "B W level"]
+    digest: Int32[Array, "B words"] | None = None
 
 
 @jax.tree_util.register_dataclass

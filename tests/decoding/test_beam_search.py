@@ -1,5 +1,6 @@
 """Beam search against brute force over the catalogue, and its compiled form."""
 
+import dataclasses
 import functools
 
 import jax
@@ -322,3 +323,30 @@ def test_a_bfloat16_search_finds_sids_of_the_catalogue_only(prompts, trie, catal
         assert len(found) == num_sids
         assert np.isfinite(np.asarray(result.score)[user, alive]).all()
         assert sorted(result.item[user, : len(catalogue)].tolist()) == list(range(len(catalogue)))
+
+
+def test_a_state_of_another_catalogue_is_refused_or_dead(model, prompts, trie, catalogue):
+    swapped = catalogue.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    assert (swapped != catalogue).any()
+    other = build_trie(swapped, capacities=trie.capacities)
+    graphdef, parameters = nnx.split(model)
+
+    def search(parameters, before, after):
+        model = nnx.merge(graphdef, parameters)
+        state = prefill(model, *prompts, num_beams=4, num_levels=LEVELS)
+        state = step(model, state, before, 0, num_beams=4)
+        for level in range(1, LEVELS):
+            state = step(model, state, after, level, num_beams=4)
+        return finish(state, after), finish(state, before)
+
+    search = jax.jit(search, compiler_options=FAST_COMPILATION)
+    for result in search(parameters, trie, other):
+        assert result.dead.all()
+        assert (result.item == -1).all()
+    assert not search(parameters, trie, trie)[0].dead.all()
+    state = found_leaves([[1, 3, 0]])
+    state = dataclasses.replace(state, digest=trie.digest[None])
+    one_level = build_trie([(0,), (1,), (2,), (3,)])
+    with pytest.raises(ValueError, match="state: made with the trie of another catalogue"):
+        finish(state, one_level)
