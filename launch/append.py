@@ -112,7 +112,7 @@ def _vectors(
                 f"vectors ({kind}) are {width} wide"
             )
         return vectors
-    text = TextTransform.from_arrays(arrays)
+    text = TextTransform.from_arrays(arrays, codebooks_path)
     if text is None:
         raise ValueError(
             f"{path}: the SIDs were made of {kind!r} vectors, which new items' text does not give; "

@@ -45,7 +45,7 @@ def run_metrics(
         ValueError: a file is not as it should be; the message names file and row.
     """
     return offline.offline_metrics(
-        files.read_json(predictions),
+        files.read_json(predictions, foreign=True),
         offline.read_catalogue_sids(item_info),
         where=str(predictions),
         allow_short=allow_short,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from minirec.files import read_json_lines
 
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
@@ -37,26 +38,12 @@ def read_curves(path: str | os.PathLike[str]) -> Curves:
     last line that a killed run left unfinished.
 
     Raises:
-        ValueError: a line before the last is not a JSON object.
+        ValueError: a whole line is not a JSON object.
     """
     path = Path(path)
     if not path.exists():
         return Curves()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: line {number} is no JSON object: {line[:80]!r}")
-        rows.append(row)
-    return curves_of(rows)
+    return curves_of(row for _, row in read_json_lines(path, dict, may_be_cut=True))
 
 
 def curves_of(rows: Iterable[Mapping[str, Any]]) -> Curves:

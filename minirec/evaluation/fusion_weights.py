@@ -127,7 +127,7 @@ def steps_to_one(step: float, *, where: str = "step") -> int:
     Raises:
         ValueError: the step does not divide 1.
     """
-    steps = round(1 / step) if 0 < step <= 1 else 0
+    steps = round(1 / step) if _SUM_TOLERANCE < step <= 1 else 0
     if steps < 1 or abs(steps * step - 1) > _SUM_TOLERANCE:
         raise ValueError(f"{where}: {step}; must divide 1, such as 0.1 or 0.05")
     return steps

@@ -141,9 +141,7 @@ def read_catalogue_sids(path: str | os.PathLike[str]) -> frozenset[str]:
     """
     path = Path(path)
     if path.suffix == ".json":
-        sids = files.read_json(path)
-        if not isinstance(sids, dict):
-            raise ValueError(f"{path}: holds {_kind(sids)}; expected an object of SIDs by item id")
+        sids = files.read_json(path, dict)
         found = {_text(sid, f"{path}: item {name!r}: SID") for name, sid in sids.items()}
     else:
         found = set(read_info_sids(path))

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all, and how they are read back."""
 
-from minirec.files.arrays import check_array, read_npy, read_npz
+from minirec.files.arrays import read_npy, read_npz, take_array, take_json
 from minirec.files.atomic import atomic_path, write_json, write_text
 from minirec.files.checksums import (
     CHECKSUMS,
@@ -24,7 +24,6 @@ __all__ = [
     "DamagedError",
     "atomic_folder",
     "atomic_path",
-    "check_array",
     "check_fetched",
     "check_files",
     "check_folder",
@@ -41,6 +40,8 @@ __all__ = [
     "seal",
     "sha256",
     "shown",
+    "take_array",
+    "take_json",
     "unseal",
     "write_checksums",
     "write_json",

@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from minirec.files.json_file import parse_json
 from minirec.files.pointers import check_fetched
+from minirec.files.schema import check
 
 # An archive may unpack to this much, or to so many times its size; codebooks take some MiB, and
 # are packed to a half. Zeros can be packed to a thousandth.
@@ -96,47 +98,77 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     where = f"{path}: not a readable .npz file of numbers"
+    with path.open("rb") as file:
+        try:
+            return _arrays(file, path)
+        except Exception as error:  # zipfile, zlib and NumPy have no base in common.
+            raise ValueError(f"{where}: {str(error) or type(error).__name__}") from error
+
+
+def _arrays(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            file.seek(-_END.size, os.SEEK_END)  # zipfile does not count what it finds.
-            if _END.unpack(file.read()) != (b"PK\5\6", len(entries)):
-                raise ValueError("its list of contents is damaged")
-            _check_unpacked(sum(entry.file_size for entry in entries), path)
-            for entry in entries:
-                name = entry.filename.removesuffix(".npy")
-                if name in arrays:
-                    raise ValueError(f"{name!r:.80} is there twice")
-                with archive.open(entry) as member:
-                    arrays[name] = _member(member, entry.file_size, repr(name))
-    except Exception as error:  # zipfile, zlib and NumPy have no base in common.
-        raise ValueError(f"{where}: {str(error) or type(error).__name__}") from error
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        file.seek(-_END.size, os.SEEK_END)  # zipfile does not count what it finds.
+        if _END.unpack(file.read()) != (b"PK\5\6", len(entries)):
+            raise ValueError("its list of contents is damaged")
+        _check_unpacked(sum(entry.file_size for entry in entries), path)
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"{name!r:.80} is there twice")
+            with archive.open(entry) as member:
+                arrays[name] = _member(member, entry.file_size, repr(name))
     return arrays
 
 
-def check_array(
+def take_array(
+    arrays: dict[str, np.ndarray],
     name: str,
-    array: np.ndarray,
-    dtype: str | None,
+    dtype: str,
     shape: Sequence[int | None],
-    *,
-    finite: bool = False,
-) -> None:
-    """Raises ValueError unless an array is of a type and a shape, and finite where that is asked.
+    path: str | os.PathLike[str],
+) -> np.ndarray:
+    """Takes an array of a type and a shape, without NaN and infinities, out of a file's arrays.
 
     Args:
-        name: what the message calls it, after its file.
-        array: the array.
-        dtype: such as "float32"; None: any real numbers.
-        shape: None stands for any length of an axis.
-        finite: whether it may hold no NaN and no infinity.
+        arrays: what `read_npz` returned.
+        name: the array's.
+        dtype: the element type that it must have, such as "float32".
+        shape: the shape that it must have; None stands for any length of an axis.
+        path: the file, for errors.
+
+    Raises:
+        ValueError: it is missing or another; the message names the file and it.
     """
-    _check_wanted(name, array, dtype, shape)
-    if dtype is None and array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: holds {array.dtype}; expected real numbers")
-    if finite and not np.isfinite(array).all():
-        raise ValueError(f"{name}: holds NaN or an infinity")
+    if name not in arrays:
+        raise ValueError(f"{path}: it has no array {name!r}")
+    array = arrays.pop(name)
+    _check_wanted(f"{path}: {name}", array, dtype, shape)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: {name}: holds NaN or an infinity")
+    return array
+
+
+def take_json(
+    arrays: dict[str, np.ndarray], name: str, shape: Any, path: str | os.PathLike[str]
+) -> Any:
+    """Takes a JSON value, kept as its bytes, out of a file's arrays.
+
+    Args:
+        arrays: what `read_npz` returned.
+        name: the array's, `uint8`.
+        shape: what the value must look like, as `minirec.files.schema` writes it.
+        path: the file, for errors.
+
+    Raises:
+        ValueError: it is missing or another; the message names the file and it.
+    """
+    where = f"{path}: {name}"
+    data = take_array(arrays, name, "uint8", (None,), path).tobytes()
+    value = parse_json(data, f"{where}: not JSON")
+    check(value, shape, where)
+    return value
 
 
 def _check_unpacked(num_bytes: int, path: Path) -> None:

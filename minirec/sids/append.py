@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from minirec.sids.codebooks import Codebooks
 from minirec.sids.collisions import nearest_first
 from minirec.sids.free_sids import FreeSids
 from minirec.sids.table import SidTable, parse_sids, token_string
+
+_FILE = {"sids_sha256": str, "items": {str: {"title": str, "sid": [str]}}}
 
 
 def append_sids(
@@ -121,13 +123,11 @@ class AppendedItems:
         if not path.is_file():
             empty = np.zeros((0, table.num_levels), np.int32)
             return cls(sids_sha256, (), (), empty)
-        value = files.read_json(path)
-        items = value.get("items") if isinstance(value, dict) else None
-        if not isinstance(items, dict) or not all(map(_is_item, items.values())):
-            raise ValueError(f"{path}: not a file of appended items; append them again")
-        if value.get("sids_sha256") != sids_sha256:
+        value = files.read_json(path, _FILE)
+        items = value["items"]
+        if value["sids_sha256"] != sids_sha256:
             raise ValueError(
-                f"{path}: sids_sha256 is {value.get('sids_sha256')!r}, but the SIDs at hand are "
+                f"{path}: sids_sha256 is {value['sids_sha256']!r}, but the SIDs at hand are "
                 f"{sids_sha256!r}: the items were appended to other SIDs. Remove the file and "
                 "append them again"
             )
@@ -141,11 +141,3 @@ class AppendedItems:
         codes = parse_sids(path, sids, table.codebook_sizes)
         titles = tuple(item["title"] for item in items.values())
         return cls(sids_sha256, tuple(items), titles, codes)
-
-
-def _is_item(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and isinstance(value.get("title"), str)
-        and isinstance(value.get("sid"), list)
-    )

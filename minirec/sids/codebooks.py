@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, Int64
 
 from minirec import files
+from minirec.files.schema import COUNT, NUMBER, SHA256, Kind, is_whole
 from minirec.sids.kmeans import Centroids, assign
 from minirec.sids.table import MAX_CODEBOOK_SIZE, MAX_LEVELS
 
@@ -24,6 +24,15 @@ _BLOCK_DISTANCES = 1 << 20
 # Far from where squares overflow float32.
 _LARGEST_VALUE = 1e15
 _FORMAT_VERSION = 1
+_ABOUT = {
+    "format_version": COUNT,
+    "num_levels": Kind(
+        f"a number of levels, 1 to {MAX_LEVELS}",
+        lambda value: is_whole(value) and 1 <= value <= MAX_LEVELS,
+    ),
+    "sids_sha256?": SHA256,
+    "config?": {"collisions": str, "vectors": str, "text_weight": NUMBER},
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,30 +116,29 @@ class Codebooks:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            about = json.loads(arrays.pop("about").tobytes())
-            levels = range(about["num_levels"])
-            codebooks = tuple(arrays.pop(f"codebook_{level}") for level in levels)
-            counts = tuple(arrays.pop(f"counts_{level}") for level in levels)
+            arrays = files.read_npz(path)
         except FileNotFoundError as error:
             raise ValueError(f"{path}: no such file; launch.make_sids writes it") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: not a file of codebooks: {error}") from error
-        if about.get("format_version") != _FORMAT_VERSION:
+        about = files.take_json(arrays, "about", _ABOUT, path)
+        if about["format_version"] != _FORMAT_VERSION:
             raise ValueError(
-                f"{path}: format_version is {about.get('format_version')!r}; this program reads "
+                f"{path}: format_version is {about['format_version']}; this program reads "
                 f"{_FORMAT_VERSION}"
             )
-        for level, (codebook, count) in enumerate(zip(codebooks, counts, strict=True)):
-            if codebook.ndim != 2 or codebook.shape[1] != codebooks[0].shape[1]:
-                raise ValueError(f"{path}: codebook_{level} has shape {list(codebook.shape)}")
-            if count.shape != codebook.shape[:1] or not np.isfinite(codebook).all():
+        codebooks, counts, width = [], [], None
+        for level in range(about["num_levels"]):
+            codebook = files.take_array(arrays, f"codebook_{level}", "float32", (None, width), path)
+            size, width = codebook.shape
+            if not 1 <= size <= MAX_CODEBOOK_SIZE or width < 1:
                 raise ValueError(
-                    f"{path}: counts_{level} has shape {list(count.shape)} beside a codebook of "
-                    f"{list(codebook.shape)}, or the codebook is not finite"
+                    f"{path}: codebook_{level}: shape {list(codebook.shape)}; there must be 1 to "
+                    f"{MAX_CODEBOOK_SIZE} codes of width 1 or more"
                 )
-        return cls(codebooks=codebooks, counts=counts), about, arrays
+            codebooks.append(codebook)
+            counts.append(files.take_array(arrays, f"counts_{level}", "int64", (size,), path))
+            if counts[-1].min() < 0:
+                raise ValueError(f"{path}: counts_{level}: {counts[-1].min()} items have a code")
+        return cls(codebooks=tuple(codebooks), counts=tuple(counts)), about, arrays
 
     def _checked(self, vectors: Float[np.ndarray, "n D"]) -> Float32[np.ndarray, "n D"]:
         vectors = check_vectors(vectors)

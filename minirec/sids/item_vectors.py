@@ -179,12 +179,7 @@ def load_vectors(path: str | os.PathLike[str], num_items: int) -> Float32[np.nda
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; the item vectors are read from it")
-    files.check_fetched(path)
-    try:
-        with path.open("rb") as file:
-            vectors = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npy file of numbers: {error}") from error
+    vectors = files.read_npy(path)
     if vectors.ndim != 2 or vectors.shape[1] == 0 or vectors.dtype.kind not in "fiu":
         raise ValueError(
             f"{path}: holds {vectors.dtype} {list(vectors.shape)}; expected real numbers "

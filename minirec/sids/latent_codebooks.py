@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
+from minirec import files
+from minirec.files.schema import COUNT, check
 from minirec.sids.codebooks import Codebooks, in_blocks
 
 _PRECISION = jax.lax.Precision.HIGHEST
 _ROWS = 1024
 _SIDES = ("encoder", "decoder")
+_ABOUT = {"num_layers": COUNT}
 
 type Layers = Sequence[tuple[Float32[Any, "E F"], Float32[Any, " F"]]]
 """Linear layers as (kernel `[E, F]`, bias `[F]`), ReLU between them."""
@@ -93,30 +96,26 @@ class LatentCodebooks(Codebooks):
             ValueError: as `Codebooks.load`, or there are no layers that fit the codebooks.
         """
         plain, about, arrays = Codebooks.load(path)
-        try:
-            sides: dict[str, Layers] = {
-                side: tuple(
-                    (arrays.pop(f"{side}_kernel_{number}"), arrays.pop(f"{side}_bias_{number}"))
-                    for number in range(about["num_layers"])
+        check(about, _ABOUT, f"{path}: about")
+        mean = files.take_array(arrays, "mean", "float32", (None,), path)
+        scale = float(files.take_array(arrays, "scale", "float64", (), path))
+        if scale <= 0:
+            raise ValueError(f"{path}: scale: {scale}; must be above 0")
+        starts = {"encoder": len(mean), "decoder": plain.width}
+        ends = {"encoder": plain.width, "decoder": len(mean)}
+        sides: dict[str, Layers] = {}
+        for side in _SIDES:
+            width, layers = starts[side], []
+            for number in range(about["num_layers"]):
+                kernel = files.take_array(
+                    arrays, f"{side}_kernel_{number}", "float32", (width, None), path
                 )
-                for side in _SIDES
-            }
-            mean, scale = arrays.pop("mean"), float(arrays.pop("scale"))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not a file of an RQ-VAE's codebooks: {error}") from error
-        widths = {"encoder": mean.shape[0], "decoder": plain.width}
-        ends = {"encoder": plain.width, "decoder": mean.shape[0]}
-        for side, layers in sides.items():
-            for number, (kernel, bias) in enumerate(layers):
-                if kernel.shape != (widths[side], bias.shape[0]) or not np.isfinite(kernel).all():
-                    raise ValueError(
-                        f"{path}: {side}_kernel_{number} has shape {list(kernel.shape)} after "
-                        f"{widths[side]} values and beside a bias of {list(bias.shape)}, or is not "
-                        "finite"
-                    )
-                widths[side] = bias.shape[0]
-            if widths[side] != ends[side]:
-                raise ValueError(f"{path}: the {side} ends {widths[side]} wide, not {ends[side]}")
+                width = kernel.shape[1]
+                bias = files.take_array(arrays, f"{side}_bias_{number}", "float32", (width,), path)
+                layers.append((kernel, bias))
+            if width != ends[side]:
+                raise ValueError(f"{path}: the {side} ends {width} wide, not {ends[side]}")
+            sides[side] = tuple(layers)
         own = cls(codebooks=plain.codebooks, counts=plain.counts, mean=mean, scale=scale, **sides)
         return own, about, arrays
 

@@ -204,31 +204,13 @@ def _check_raw_item_ids(names: tuple[str, ...]) -> None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            seen: set[str] = set()
-            name = next(name for name, _ in pairs if name in seen or seen.add(name))
-            raise _DuplicateKeyError(f"item {name!r} occurs more than once; ids must differ")
-        return result
-
-    files.check_fetched(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=no_duplicates)
-    except _DuplicateKeyError as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    value = files.read_json(path)
     if not isinstance(value, dict):
         raise ValueError(
             f"{path}: holds a {type(value).__name__}; expected an object "
             '{"<raw_item_id>": ["<a_12>", "<b_3>", …], …}'
         )
     return value
-
-
-class _DuplicateKeyError(Exception):
-    """A JSON object names one key twice."""
 
 
 class _CodesOfLevel(dict[str, int]):

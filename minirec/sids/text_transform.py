@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Float32, Float64
 
+from minirec import files
+from minirec.files.schema import NUMBER
+
 # Rows weaker than this, beside the strongest, are rounding.
 _TOLERANCE = 1e-6
+_TERMS = {"words": [str], "attributes": ([str], None), "scale": NUMBER}
 
 
 def split_words(texts: Iterable[str | None]) -> Iterator[list[str]]:
@@ -129,29 +134,33 @@ class TextTransform:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self | None:
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]
+    ) -> Self | None:
         """Returns what `arrays` gave, or None if it is not among them.
+
+        Args:
+            arrays: of a file.
+            path: the file, for errors.
 
         Raises:
             ValueError: the arrays do not fit together.
         """
         if "text_terms" not in arrays:
             return None
-        terms: dict[str, Any] = json.loads(arrays["text_terms"].tobytes())
-        attributes = None if terms["attributes"] is None else tuple(terms["attributes"])
-        words, weights = tuple(terms["words"]), arrays["text_word_weights"]
-        rows = len(words) + len(attributes or ())
-        if len(weights) != len(words) or len(arrays["text_directions"]) != rows:
-            raise ValueError(
-                f"text_directions has {len(arrays['text_directions'])} rows for {rows} terms"
-            )
+        rest = dict(arrays)
+        terms = files.take_json(rest, "text_terms", _TERMS, path)
+        words, attributes = tuple(terms["words"]), terms["attributes"]
+        num_words, num_attributes = len(words), len(attributes or ())
         return cls(
             words,
-            weights,
-            attributes,
-            arrays["text_attribute_weights"],
+            files.take_array(rest, "text_word_weights", "float64", (num_words,), path),
+            None if attributes is None else tuple(attributes),
+            files.take_array(rest, "text_attribute_weights", "float64", (num_attributes,), path),
             float(terms["scale"]),
-            arrays["text_directions"],
+            files.take_array(
+                rest, "text_directions", "float32", (num_words + num_attributes, None), path
+            ),
         )
 
 

@@ -175,12 +175,9 @@ class SidVocab:
         Raises:
             ValueError: the file is not one; the message names file, token and value.
         """
-        value = files.read_json(path)
-        tokens = value.get("tokens") if isinstance(value, dict) else None
-        if not isinstance(tokens, list):
-            raise ValueError(f'{path}: expected {{"tokens": ["<pad>", "<bos>", "<a_0>", …]}}')
+        value = files.read_json(path, {"tokens": [str]})
         try:
-            return cls(tuple(tokens))
+            return cls(tuple(value["tokens"]))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

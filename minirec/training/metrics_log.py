@@ -10,9 +10,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minirec.files import atomic_path
+from minirec.files import atomic_path, read_json_lines
+from minirec.files.schema import COUNT, NUMBER, check
 
 METRICS_FILE = "metrics.jsonl"
+# What the readers of a line count on, and what those of a kind do; other fields are the task's.
+_LINE = {"kind": str, "step": COUNT}
+_KINDS = {
+    "train": {"loss": (NUMBER, None)},
+    "final": {
+        "reason": str,
+        "select_metric": str,
+        "best_metric": (NUMBER, None),
+        "best_step": (COUNT, None),
+        "seconds": NUMBER,
+    },
+}
 
 
 def is_wall_clock(field: str) -> bool:
@@ -33,18 +46,15 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     run) or "non_finite" (the step that stopped the run). A missing file has no lines.
 
     Raises:
-        ValueError: a line is not JSON; the message names the file and the line.
+        ValueError: a line is not JSON or lacks a field; the message names the file and the line.
     """
     path = Path(folder) / METRICS_FILE
     if not path.exists():
         return []
-    data = path.read_bytes()
     records = []
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
+    for number, record in read_json_lines(path, _LINE, may_be_cut=True):
+        check(record, _KINDS.get(record["kind"], {}), f"{path}, line {number}")
+        records.append(record)
     return records
 
 

@@ -167,7 +167,7 @@ def test_a_catalogue_is_read_from_an_info_file_and_from_sids_json(tmp_path):
         ("info.txt", b"\tx\t0\n", "info.txt: line 1"),
         ("info.txt", b"\xff\xfe", "info.txt: not a text file"),
         ("sids.json", b"{}", "sids.json: holds no items"),
-        ("sids.json", b"[1]", "sids.json: holds a list"),
+        ("sids.json", b"[1]", r"sids.json: holds \[1\]; expected an object"),
         ("sids.json", b'{"x": 3}', "sids.json: item 'x': SID is 3"),
         ("sids.json", b'{"x": ', "sids.json: not a JSON file"),
     ],

@@ -406,7 +406,7 @@ def test_curves_are_read_by_step_and_a_torn_last_line_is_passed_over(tmp_path):
     assert curves.loss == ([1.0, 2.0], [2.0, 1.5])
     assert curves.validation == {"ndcg@10": ([2.0], [0.25])}
     path.write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 1 is not JSON"):
+    with pytest.raises(ValueError, match="line 1: not JSON"):
         read_curves(path)
     assert read_curves(tmp_path / "none.jsonl") == Curves()
 

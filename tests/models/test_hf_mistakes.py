@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +88,9 @@ def config_with(saved, tmp_path, family, change):
             {"layer_types": ["full_attention", "sliding_attention"]},
             "layer_types=.*: must be 'full_attention' for all 2 layers",
         ),
+        ("qwen2", {"layer_types": "full"}, "layer_types='full': must be 'full_attention' for all"),
+        ("qwen3", {"model_type": ["qwen3"]}, r"model_type=\['qwen3'\]: must be one of"),
+        ("qwen3", {"vocab_size": 2**31}, "vocab_size=2147483648: must be a positive integer, at"),
         ("qwen3", {"attention_bias": True}, "attention_bias=True: must be false"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "quantization_config=.*: quantised"),
         ("qwen3", {"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes': must be true or"),
@@ -131,7 +135,7 @@ def test_fields_mean_what_transformers_takes_them_for(saved, tmp_path, family, c
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such file"), ("[1]", "holds list, not an object"), ("{", "not a JSON file")],
+    [(None, "no such file"), ("[1]", r"holds \[1\]; expected an object"), ("{", "not a JSON file")],
 )
 def test_a_config_that_is_none_is_named(tmp_path, text, message):
     if text is not None:
@@ -201,6 +205,28 @@ def test_mixed_types_load_where_one_is_asked_for(saved, tmp_path):
     np.testing.assert_array_equal(query.reshape(16, 16).T, tensors[QUERY].astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "config.json: num_hidden_layers=1000000000: there are only"),
+        ({"num_hidden_layers": 10**9, "layer_types": ["full_attention"] * 2}, "for all 1000000000"),
+        ({"vocab_size": 2**31 - 1}, r"embed_tokens.weight': shape .* asks for \[2147483647, "),
+        ({"intermediate_size": 2**31 - 1}, r"shape .* config.json asks for .*2147483647"),
+    ],
+)
+def test_sizes_are_compared_with_the_tensors_before_anything_is_made_of_them(
+    saved, tmp_path, change, message
+):
+    folder = config_with(saved, tmp_path, "qwen2", change)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(folder)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
 def header_of(file):
     raw = file.read_bytes()
     size = int.from_bytes(raw[:8], "little")
@@ -230,8 +256,12 @@ def test_a_truncated_file_is_named(saved, tmp_path, kept):
         ),
         ({"dtype": "F12"}, f"tensor '{QUERY}': dtype 'F12' is unknown"),
         ({"shape": [16, 15]}, rf"tensor '{QUERY}': shape \[16, 15\] of F32 takes 960 bytes"),
-        ({"shape": [16, -16]}, f"tensor '{QUERY}': the header says"),
-        ({"data_offsets": None}, f"tensor '{QUERY}': the header says"),
+        ({"shape": [16, -16]}, rf"header: {QUERY}.shape\[1\] is -16; expected a whole number"),
+        ({"shape": [16, 2**70]}, rf"header: {QUERY}.shape\[1\] is 11.*; expected a whole number"),
+        ({"shape": 16}, f"header: {QUERY}.shape is 16; expected a list"),
+        ({"dtype": ["F32"]}, rf"header: {QUERY}.dtype is \['F32'\]; expected text"),
+        ({"data_offsets": None}, f"header: {QUERY}.data_offsets is None; expected a list"),
+        ({"data_offsets": [0]}, rf"tensor '{QUERY}': data_offsets \[0\]; expected two numbers"),
         ({"data_offsets": [0, 1024]}, "begins at byte .* tensors must lie end to end"),
     ],
 )
@@ -247,9 +277,17 @@ def test_a_header_that_contradicts_itself_is_named(saved, tmp_path, change, mess
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"\x05" + bytes(7) + b"[1,2]", "the header is list, not an object"),
+        (b"\x05" + bytes(7) + b"[1,2]", r"the header: holds \[1, 2\]; expected an object"),
         (b"\x04" + bytes(7) + b"{nil", "the header is not JSON"),
-        (b"\x11" + bytes(7) + b'{"a":{},"a":null}', "the header is not JSON: a name stands there"),
+        (
+            b"\x11" + bytes(7) + b'{"a":{},"a":null}',
+            "the header is not JSON: 'a' stands there twice",
+        ),
+        (b"\x07" + bytes(7) + b'{"a":1}', "the header: a is 1; expected an object"),
+        (
+            (100_000).to_bytes(8, "little") + b"[" * 100_000,
+            "the header is not JSON: nested deeper than 100 levels",
+        ),
         (b"\x02" + bytes(7) + b"{}rest", "14 bytes, of which its header explains 10"),
     ],
 )
@@ -294,7 +332,7 @@ def both(folder, index):
         (leave_a_tensor_out, rf"tensor '{QUERY}': {INDEX} gives it the file None"),
         (point_elsewhere, rf"{INDEX}: tensor '{QUERY}' is not in 'model-00001-of-.*', where it"),
         (point_outside, rf"{INDEX}: tensor '{QUERY}': '../model.safetensors' must be the name"),
-        (empty, rf"{INDEX}: weight_map=\{{\}}: must give each tensor's file"),
+        (empty, f"{INDEX}: weight_map is empty; it must give each tensor's file"),
         (both, r"holds both model.safetensors and model.safetensors.index.json; one must go"),
     ],
 )

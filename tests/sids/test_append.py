@@ -62,9 +62,9 @@ def test_codebooks_come_back_as_they_were(world, tmp_path):
     codebooks, about, arrays = Codebooks.load(tmp_path / "codebooks.npz")
     assert about["source"] == "test"
     np.testing.assert_array_equal(codebooks.encode(vectors), result.encode(vectors))
-    assert TextTransform.from_arrays(arrays).words == transform.words
+    assert TextTransform.from_arrays(arrays, "x.npz").words == transform.words
     (tmp_path / "codebooks.npz").write_bytes((tmp_path / "codebooks.npz").read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"codebooks.npz: not a file of codebooks"):
+    with pytest.raises(ValueError, match=r"codebooks.npz: not a readable .npz file"):
         Codebooks.load(tmp_path / "codebooks.npz")
     with pytest.raises(ValueError, match="no such file"):
         Codebooks.load(tmp_path / "nowhere.npz")
@@ -72,7 +72,7 @@ def test_codebooks_come_back_as_they_were(world, tmp_path):
 
 def test_text_of_old_items_gives_their_vectors_again():
     vectors, transform = fit_text(TEXTS, ATTRIBUTES, dim=4)
-    kept = TextTransform.from_arrays(transform.arrays())
+    kept = TextTransform.from_arrays(transform.arrays(), "x.npz")
     np.testing.assert_allclose(kept(TEXTS, ATTRIBUTES), vectors, atol=2e-5)
     assert not kept(["never seen"], [["z"]]).any()
     vectors, transform = fit_text(TEXTS, None, dim=4)

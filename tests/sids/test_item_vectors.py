@@ -210,7 +210,7 @@ def test_given_vectors_are_taken_as_they_are(tmp_path):
         (np.zeros((3, 2)), "3 rows; the catalogue has 2 items"),
         (np.zeros(2), r"expected real numbers \[2, D\]"),
         (np.zeros((2, 2), complex), "expected real numbers"),
-        (np.array([["a"], ["b"]]), "expected real numbers"),
+        (np.array([["a"], ["b"]]), "not a readable .npy file of numbers: it holds <U1"),
         (np.array([[0.0], [np.inf]]), "row 1 holds NaN or an infinity"),
         (np.array([[0.0], [1e300]]), "row 1 holds NaN or an infinity"),
         (np.array([[{}], [{}]]), "not a readable .npy file"),

@@ -79,10 +79,12 @@ def test_a_kept_quantiser_gives_the_same_codes_and_says_what_is_wrong_with_a_fil
 
     narrow = dataclasses.replace(result, mean=result.mean[:3])
     narrow.save(path, {})
-    with pytest.raises(ValueError, match=r"codebooks.npz: encoder_kernel_0 has shape \[8, 32\]"):
+    with pytest.raises(
+        ValueError, match=r"codebooks.npz: encoder_kernel_0: holds float32 \[8, 32\]"
+    ):
         load_codebooks(path)
     dataclasses.replace(result, decoder=result.decoder[:1]).save(path, {})
-    with pytest.raises(ValueError, match="not a file of an RQ-VAE's codebooks"):
+    with pytest.raises(ValueError, match=r"codebooks.npz: it has no array 'decoder_kernel_1'"):
         load_codebooks(path)
     Codebooks(codebooks=plain.codebooks, counts=plain.counts).save(path, {})
     assert type(load_codebooks(path)[0]) is Codebooks

@@ -82,7 +82,10 @@ def test_a_wrong_sid_is_an_error_that_names_file_item_and_value(tmp_path, sid, m
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"1": ["<a_1>"], "2": ["<a_2>"], "1": ["<a_3>"]}', "item '1' occurs more than once"),
+        (
+            '{"1": ["<a_1>"], "2": ["<a_2>"], "1": ["<a_3>"]}',
+            "not a JSON file: '1' stands there twice",
+        ),
         ("{}", "holds no items"),
         ("", "not a JSON file"),
         ('{"1": ["<a_1>"', "not a JSON file"),

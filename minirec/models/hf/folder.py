@@ -72,13 +72,12 @@ class TensorFolder:
 
 
 def _behind_index(index: Path, opened: contextlib.ExitStack) -> dict[str, SafetensorsReader]:
-    fields = read_json(index)
-    files = fields.get("weight_map") if isinstance(fields, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise ValueError(f"{index}: weight_map={files!r}: must give each tensor's file")
+    files = read_json(index, {"weight_map": {str: str}})["weight_map"]
+    if not files:
+        raise ValueError(f"{index}: weight_map is empty; it must give each tensor's file")
     readers: dict[str, SafetensorsReader] = {}
     for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if Path(file).name != file:
             raise ValueError(f"{index}: tensor {name!r}: {file!r} must be the name of a file here")
         if file in readers:
             continue

@@ -62,6 +62,12 @@ def load_checkpoint(
             config.trunk, dtype=dtype, remat=remat, scan_unroll=scan_unroll, dropout=dropout
         )
         config = dataclasses.replace(config, trunk=trunk)
+        # By the layers' number names are made, and what the file says there may be anything.
+        if trunk.num_layers > len(tensors.names()):
+            raise ValueError(
+                f"{tensors.folder / CONFIG}: num_hidden_layers={trunk.num_layers}: there are only "
+                f"{len(tensors.names())} tensors beside it"
+            )
         found = layouts(abstract_decoder(config))
         stored_dtype = _check(tensors, found, config.tie_embeddings, param_dtype)
         trunk = dataclasses.replace(trunk, param_dtype=param_dtype or stored_dtype)

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
-from minirec.files import check_fetched
+from minirec.files import check_fetched, parse_json
+from minirec.files.schema import COUNT, check
 
 # The types that the format knows, by the bytes of an element.
 _SIZES = {
@@ -33,6 +34,7 @@ DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16)}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100_000_000
 _METADATA = "__metadata__"
+_ENTRY = {"dtype": str, "shape": [COUNT], "data_offsets": [COUNT]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,20 +127,10 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
             f"{path}: not a safetensors file, or truncated: {size} bytes, of which the first eight "
             f"ask for a header of {length}"
         )
-
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            raise ValueError("a name stands there twice")
-        return fields
-
-    try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=distinct)
-    except ValueError as error:  # JSON's and UTF-8's errors are of this kind.
-        raise ValueError(f"{path}: the header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{path}: the header is {type(header).__name__}, not an object")
+    header = parse_json(file.read(length), f"{path}: the header is not JSON")
+    check(header, dict, f"{path}: the header")
     header.pop(_METADATA, None)
+    check(header, {str: _ENTRY}, f"{path}: the header")
     tensors = {name: _stored(path, name, header[name], 8 + length) for name in header}
     end = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
@@ -156,15 +148,10 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
 
 
 def _stored(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
-    try:
-        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
-            raise ValueError("sizes must be counts")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: tensor {name!r}: the header says {entry!r}, which must be dtype, shape and "
-            "data_offsets"
-        ) from error
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if len(offsets) != 2:
+        raise ValueError(f"{path}: tensor {name!r}: data_offsets {offsets}; expected two numbers")
+    start, stop = offsets
     if dtype not in _SIZES:
         raise ValueError(f"{path}: tensor {name!r}: dtype {dtype!r} is unknown")
     asked = math.prod(shape) * _SIZES[dtype]
