@@ -46,6 +46,8 @@ def append_items(
             f"{codebooks_path}: sids_sha256 is {about.get('sids_sha256')!r}, but {sids_path} is "
             f"{digest!r}: run launch.make_sids again"
         )
+    if "config" not in about:
+        raise ValueError(f"{codebooks_path}: about: config is missing: run launch.make_sids again")
     before = AppendedItems.load(job.sids / wiring.APPENDED, table, digest)
     items = read_new_items(path)
     ids = items["raw_item_id"].to_list()
@@ -53,7 +55,8 @@ def append_items(
     old = next((raw_item_id for raw_item_id in ids if raw_item_id in known), None)
     if old is not None:
         raise ValueError(f"{path}: item {old!r} has a SID already; list new items only")
-    vectors = _vectors(items, path, vectors_path, quantiser, about, arrays)
+    text = TextTransform.from_arrays(arrays, codebooks_path)
+    vectors = _vectors(items, path, vectors_path, quantiser, about, text)
     taken = np.concatenate([table.codes, before.codes])
     policy = about["config"]["collisions"]
     codes = append_sids(taken, quantiser, vectors, policy, trained=table.codes)
@@ -100,7 +103,7 @@ def _vectors(
     vectors_path: str | None,
     quantiser: Codebooks,
     about: dict,
-    arrays: dict[str, np.ndarray],
+    text: TextTransform | None,
 ) -> Float32[np.ndarray, "n D"]:
     kind = about["config"]["vectors"]
     if vectors_path is not None:
@@ -112,7 +115,6 @@ def _vectors(
                 f"vectors ({kind}) are {width} wide"
             )
         return vectors
-    text = TextTransform.from_arrays(arrays, codebooks_path)
     if text is None:
         raise ValueError(
             f"{path}: the SIDs were made of {kind!r} vectors, which new items' text does not give; "
