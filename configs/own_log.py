@@ -17,6 +17,7 @@ is different for other formats, `--config.data.source.` before each:
 
     own_log:parquet       interactions='day=*/*.parquet'
     own_log:jsonl         interactions=events.jsonl.zst
+    own_log:pylines       interactions=steam_reviews.json.gz (a Python dictionary a line)
     own_log:sqlite        interactions=shop.db table=events catalogue_table=products
                           (or query='SELECT ...' and catalogue_query='SELECT ...')
     own_log:recbole       interactions='*.inter' catalogue='*.item' title=movie_title
@@ -74,6 +75,7 @@ _SOURCES: dict[str, dict[str, Any]] = {
     "csv": {**_LOG, "header": ""},
     "parquet": _LOG,
     "jsonl": _LOG,
+    "pylines": _LOG,
     "sqlite": {**_LOG, "table": "", "query": "", "catalogue_table": "", "catalogue_query": ""},
     "recbole": {
         "folder": "",

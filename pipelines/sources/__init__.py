@@ -21,6 +21,7 @@ SOURCES = {
     "jsonl": "pipelines.sources.jsonl_log",
     "minionerec": "pipelines.sources.minionerec",
     "parquet": "pipelines.sources.parquet_log",
+    "pylines": "pipelines.sources.pylines_log",
     "recbole": "pipelines.sources.recbole",
     "retailrocket": "pipelines.sources.retailrocket",
     "sasrec": "pipelines.sources.sasrec",

@@ -18,7 +18,7 @@ from pipelines.sources.ids import clean_ids
 from pipelines.sources.items import ItemColumns, read_items
 from pipelines.sources.times import check_unit, to_ticks
 from pipelines.sources.values import BELOW, keep_from
-from pipelines.tables import CsvTable, JsonlTable, Kind, ParquetTable, Table
+from pipelines.tables import CsvTable, JsonlTable, Kind, ParquetTable, PyLinesTable, Table
 from pipelines.tables.table import check_columns
 
 _FORMATS = {
@@ -211,7 +211,8 @@ class LogConfig:
         min_value: rows whose value is lower are left out and counted: with 4, only ratings of 4
             and more are events. Rows without a number there are bad rows.
         catalogue: file (or pattern) of the catalogue; "" for none: the items of the log.
-        catalogue_format: "csv", "jsonl" or "parquet"; "" tells it by the file's ending.
+        catalogue_format: "csv", "jsonl", "parquet" or "pylines" (Python dictionaries, one a line);
+            "" tells the first three by the file's ending.
         item_id: column of item ids there; "" for the same as `item`.
         title: column of titles; "" for none.
         text: columns that, after the title, make up an item's text.
@@ -296,10 +297,13 @@ class LogConfig:
             )
         if kind == "jsonl":
             return JsonlTable(str(path), name, encoding)
+        if kind == "pylines":
+            return PyLinesTable(str(path), name, encoding)
         if kind == "parquet":
             return ParquetTable(str(path), name)
         raise ValueError(
-            f"source.catalogue_format is {kind!r}, for {path}; it must be csv, jsonl or parquet"
+            f"source.catalogue_format is {kind!r}, for {path}; it must be csv, jsonl, parquet or "
+            "pylines"
         )
 
 

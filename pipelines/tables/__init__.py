@@ -7,6 +7,7 @@ columns mean is a source's business.
 from pipelines.tables.csv_table import CsvTable
 from pipelines.tables.jsonl_table import JsonlTable
 from pipelines.tables.parquet_table import ParquetTable
+from pipelines.tables.pylines_table import PyLinesTable
 from pipelines.tables.sqlite_table import SqliteTable
 from pipelines.tables.table import Kind, Problem, Rows, Table, flush
 from pipelines.tables.text_file import text_blocks
@@ -17,6 +18,7 @@ __all__ = [
     "Kind",
     "ParquetTable",
     "Problem",
+    "PyLinesTable",
     "Rows",
     "SqliteTable",
     "Table",

@@ -15,14 +15,14 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from pipelines.tables.csv_layout import not_utf8_message, short
-from pipelines.tables.objects import FloatText, WrongTypeError, check_unicode, list_of, text_of
-from pipelines.tables.table import Kind, Problem, Rows, no_rows, truncated, without_rows
-from pipelines.tables.text_file import check_encoding, text_blocks
+from pipelines.tables.object_lines import ObjectLines, from_pairs
+from pipelines.tables.objects import FloatText
+from pipelines.tables.table import Kind, Rows
 
-_FIRST_BYTES = 1 << 20  # in which every column must occur at least once
 _SMALL = 64 << 10  # bytes that are not worth a second try to read them fast
 
+_MOST_DIGITS = 4000  # Python itself refuses 4,300
+_LONG_NUMBER = re.compile(r"\d{4000}")
 _EXACT = 1 << 53  # up to here a float holds every whole number
 
 # What a value may begin with for both readers to see the same in it: a longer number would be
@@ -36,7 +36,7 @@ _PLAIN_VALUE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonlTable:
+class JsonlTable(ObjectLines):
     """A file of JSON lines.
 
     Attributes:
@@ -46,39 +46,25 @@ class JsonlTable:
         is_exact: read every line by Python; the result is the same.
     """
 
-    path: str
-    name: str
-    encoding: str = "utf-8"
     is_exact: bool = False
 
-    place = "line"
+    reason = "not_json"
+    what = "a JSON object"
 
-    def __post_init__(self):
-        check_encoding(self.encoding)
-
-    def columns(self) -> list[str]:
-        """Returns the keys that occur in the first MiB; [] where no line is an object."""
-        names: dict[str, None] = {}
-        for block in text_blocks(self.path, self.encoding, _FIRST_BYTES):
-            for line in block.data.split(b"\n"):
-                value = _object(line.decode("utf-8", "replace"))
-                if isinstance(value, dict):
-                    names.update(dict.fromkeys(value))
-            break
-        return list(names)
-
-    def rows(self, columns: Mapping[str, Kind]) -> Iterator[Rows]:
-        """Yields the rows: String, or List(String) for the kind "list"; see `Table.rows`."""
-        num_rows, line, is_truncated = 0, 1, False
-        for block in text_blocks(self.path, self.encoding):
-            line, is_truncated = block.first_line + block.num_lines, block.truncated
-            for rows in self._block(block.data, block.first_line, columns):
-                num_rows += len(rows.line) + len(rows.problems)
-                yield rows
-        if is_truncated:
-            yield no_rows(columns, truncated(self.name, line - 1))
-        elif not num_rows:
-            yield no_rows(columns, without_rows(self.name, has_header=False))
+    def parse(self, text: str) -> dict[str, Any] | str:
+        """Returns the object in a line, or why there is none."""
+        try:
+            value = _decode(text)
+        except (ValueError, RecursionError) as error:
+            if not _LONG_NUMBER.search(text):
+                return str(error)
+            try:  # it may stand where nothing is read
+                value = _decode_long(text)
+            except (ValueError, RecursionError) as second:
+                return str(second)
+        if not isinstance(value, dict):
+            return f"it is a {type(value).__name__}"
+        return value
 
     def _block(self, data: bytes, first_line: int, columns: Mapping[str, Kind]) -> Iterator[Rows]:
         """The rows of whole lines; a mistake sends only its neighbourhood to the slow way."""
@@ -96,98 +82,25 @@ class JsonlTable:
             second_line = first_line + data.count(b"\n", 0, half)
             yield from self._block(data[half:], second_line, columns)
 
-    def _exact_rows(self, data: bytes, first_line: int, columns: Mapping[str, Kind]) -> Rows:
-        values: dict[str, list[Any]] = {name: [] for name in columns}
-        numbers: list[int] = []
-        problems: list[Problem] = []
-        for line, raw in enumerate(data.split(b"\n")[:-1], start=first_line):
-            if not raw or raw.isspace():
-                continue
-            row = self._row(raw, line, columns)
-            if isinstance(row, Problem):
-                problems.append(row)
-                continue
-            for name, value in row.items():
-                values[name].append(value)
-            numbers.append(line)
-        schema = {
-            name: pl.List(pl.String) if kind == "list" else pl.String()
-            for name, kind in columns.items()
-        }
-        frame = pl.DataFrame(values, schema=schema)
-        return Rows(frame, np.array(numbers, np.int64), problems)
-
-    def _row(self, raw: bytes, line: int, columns: Mapping[str, Kind]) -> dict[str, Any] | Problem:
-        where = f"{self.name}, line {line}"
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            message = not_utf8_message(self.name, line, error.start + 1, raw[error.start])
-            return Problem(line, "not_utf8", message)
-        value = _object(text)
-        if isinstance(value, str):
-            message = f"{where}: not a JSON object: {value}: {short(text)}"
-            return Problem(line, "not_json", message)
-        if isinstance(value, _WithDuplicates):
-            for name in columns:
-                if name in value.duplicates:
-                    message = f"{where}: key {name!r} is there more than once: {short(text)}"
-                    return Problem(line, "duplicate_key", message)
-        row: dict[str, Any] = {}
-        for name, kind in columns.items():
-            entry = value.get(name)
-            try:
-                if kind == "list":
-                    row[name] = list_of(entry)
-                elif type(entry) is str:  # most are
-                    check_unicode(entry)
-                    row[name] = entry
-                else:
-                    row[name] = text_of(entry, kind)
-            except WrongTypeError as error:
-                message = f"{where}: {name!r} is {_shown(entry)}; it must be {error}"
-                return Problem(line, error.reason, message)
-        return row
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, FloatText) else f"{value!a:.80}"
-
-
-class _WithDuplicates(dict[str, Any]):
-    """An object with keys that are there twice."""
-
-    duplicates: set[str]
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    value = _WithDuplicates(pairs)
-    keys = [key for key, _ in pairs]
-    value.duplicates = {key for key in keys if keys.count(key) > 1}
-    return value
-
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
+def _whole(text: str) -> int | FloatText:
+    return FloatText(text) if len(text) > _MOST_DIGITS else int(text)
+
+
 _decode = json.JSONDecoder(
-    object_pairs_hook=_pairs, parse_float=FloatText, parse_constant=_no_constant
+    object_pairs_hook=from_pairs, parse_float=FloatText, parse_constant=_no_constant
 ).decode
-
-
-def _object(text: str) -> dict[str, Any] | str:
-    """The object in a line, or why there is none."""
-    try:
-        value = _decode(text)
-    except (ValueError, RecursionError) as error:
-        return str(error)
-    if not isinstance(value, dict):
-        return f"it is a {type(value).__name__}"
-    return value
+# Slower; a number of more digits stays text.
+_decode_long = json.JSONDecoder(
+    object_pairs_hook=from_pairs,
+    parse_float=FloatText,
+    parse_constant=_no_constant,
+    parse_int=_whole,
+).decode
 
 
 def _fast_rows(data: bytes, first_line: int, columns: Mapping[str, Kind]) -> Rows | None:

@@ -19,6 +19,8 @@ class WrongTypeError(Exception):
         self.reason = reason
 
 
+_MOST_BITS = 10_000  # Python writes no number of more than 4,300 digits
+
 _MAY_BE = {
     "id": "a text or a whole number",
     "time": "a number or a text",
@@ -50,23 +52,27 @@ def text_of(value: Any, kind: Kind) -> str | None:
         if kind == "text":
             return "true" if value else "false"
     elif isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise WrongTypeError(f"a number of fewer than {_MOST_BITS} bits", "number_too_long")
         return str(value)
     elif isinstance(value, float):
         if kind != "id":
             return repr(value)
-    elif isinstance(value, list) and kind == "text":
+    elif isinstance(value, list | tuple) and kind == "text":
         return "\n".join(list_of(value))
     raise WrongTypeError(_MAY_BE[kind])
 
 
-def list_of(value: Any) -> list[str]:
-    """Returns a value as a list of texts; lists in lists are laid out flat.
+def list_of(value: Any, levels: int = 100) -> list[str]:
+    """Returns a value as a list of texts; lists in lists are laid out flat, so many levels.
 
     Raises:
-        WrongTypeError: an object is among them, or no valid Unicode.
+        WrongTypeError: an object is among them, no valid Unicode, or more levels.
     """
-    if isinstance(value, list):
-        return [text for entry in value for text in list_of(entry)]
+    if isinstance(value, list | tuple):
+        if not levels:
+            raise WrongTypeError("a list of texts and numbers, with few lists in lists")
+        return [text for entry in value for text in list_of(entry, levels - 1)]
     if isinstance(value, dict):
         raise WrongTypeError(_MAY_BE["list"])
     text = text_of(value, "text")

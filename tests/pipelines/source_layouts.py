@@ -139,6 +139,24 @@ def write_jsonl(folder, rows, items=None, log="log.jsonl"):
     return config | {"folder": str(folder)}
 
 
+def write_pylines(folder, rows, items=None, log="log.json.gz"):
+    lines = [
+        {"user": user, "item": item, "time": time, "event": event_name(event), "more": ("a", None)}
+        for user, item, time, event in rows
+    ]
+    pack(folder / log, "".join(f"{line!r}\n" for line in lines).encode())
+    if items is not None:
+        entries = [
+            {"id": i, "title": title, "brand": brand, "categories": many}
+            for i, title, brand, many in items
+        ]
+        # Python 2 wrote its texts so.
+        text = "".join(f"{entry!r}\n".replace(": '", ": u'") for entry in entries)
+        pack(folder / "meta.json.gz", text.encode())
+    config = own_log("pylines", log, "meta.json.gz" if items is not None else "")
+    return config | {"folder": str(folder), "catalogue_format": "pylines"}
+
+
 def write_parquet(folder, rows, items=None, log="log.parquet"):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / log).parent.mkdir(parents=True, exist_ok=True)
@@ -273,6 +291,7 @@ LAYOUTS = [
     Layout("csv_zst", named(write_csv, "log.csv.zst"), "log.csv.zst"),
     Layout("jsonl", write_jsonl, "log.jsonl", first_line=1),
     Layout("jsonl_gz", named(write_jsonl, "log.jsonl.gz"), "log.jsonl.gz", first_line=1),
+    Layout("pylines", write_pylines, "log.json.gz", first_line=1),
     Layout("parquet", write_parquet, "log.parquet", place="row", first_line=1, is_typed=True),
     Layout("sqlite", write_sqlite, "log.db", place="row", first_line=1),
     Layout("recbole", write_recbole, "set.inter", time_column="timestamp", user_column="user_id"),

@@ -266,7 +266,8 @@ def test_times_in_another_unit_are_bad_rows(layout, tmp_path):
 @every_table
 def test_a_log_without_rows_is_an_error_or_a_count(layout, tmp_path):
     config = layout.write(tmp_path, [])
-    reason = "empty_file" if layout.name.startswith("jsonl") else "no_rows"
+    is_objects = layout.name.startswith(("jsonl", "pylines"))
+    reason = "empty_file" if is_objects else "no_rows"
     with pytest.raises(ValueError, match=layout.log):
         read(config)
     _, found, bad_rows = read(config, "skip")

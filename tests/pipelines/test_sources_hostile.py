@@ -1,6 +1,7 @@
 """Files made to fill the memory, or to look like what they are not."""
 
 import gzip
+import re
 import tracemalloc
 
 import pytest
@@ -8,6 +9,9 @@ import zstandard
 
 from pipelines import sources
 from pipelines.bad_rows import BadRows
+from pipelines.sources.items import ItemColumns, read_items
+from pipelines.sources.own_log import LogColumns, TablePart
+from pipelines.tables import JsonlTable, PyLinesTable
 from pipelines.tables import table as sizes
 from pipelines.tables.text_file import text_blocks
 
@@ -88,6 +92,98 @@ def test_long_fields_are_bad_rows_however_they_are_written(tmp_path, text, reaso
     assert [row for chunk in chunks for row in chunk["user"]] == ["ann"]
     assert message in bad_rows.first[reason]
     assert len(bad_rows.first[reason]) < 400
+
+
+DEEP = "[" * 190 + "]" * 190
+HUGE = "9" * 5000
+OBJECTS = {
+    '"x": ' + "[" * 5000 + "]" * 5000: "not_json",
+    '"x": ' + HUGE: "",
+    '"item": ' + HUGE: "wrong_type",
+    '"item": 1' + "0" * 4100: "number_too_long",
+    '"time": ' + HUGE: "time_after_2100",
+    f'"title": {DEEP}': "wrong_type",
+    f'"item": {DEEP}': "wrong_type",
+    '"item": {"a": {"b": 1}}': "wrong_type",
+    '"item": "\\ud800"': "not_unicode",
+    "1: 2": "not_json",
+    "": "not_json",
+}
+
+
+@pytest.mark.parametrize("text", OBJECTS, ids=lambda text: text[:24])
+def test_an_object_that_no_one_can_hold_is_one_bad_row(tmp_path, text):
+    """A key that a line holds twice is a mistake, so that the line has no other."""
+    fields = {"user": '"a"', "item": '"i"', "time": "1", "title": '"t"'}
+    key = text.partition(":")[0].strip('"')
+    line = ", ".join([*(f'"{name}": {x}' for name, x in fields.items() if name != key), text])
+    good = '{"user": "b", "item": "j", "time": 2, "title": "u"}'
+    (tmp_path / "log.jsonl").write_text(f"{{{line}}}\n{good}\n")
+    bad_rows = BadRows("skip")
+    table = JsonlTable(str(tmp_path / "log.jsonl"), "log.jsonl")
+    users = [u for c in TablePart(table, LogColumns()).chunks(bad_rows) for u in c["user"]]
+    items = read_items([table], ItemColumns("item", "title"), bad_rows)
+    reason = OBJECTS[text]
+    assert users[-1] == "b"
+    assert items["raw_item_id"][-1] == "j"
+    assert set(bad_rows.counts) == ({reason} if reason else set())
+    assert all(first.startswith("log.jsonl, line 1: ") for first in bad_rows.first.values())
+    assert all(len(first) < 400 for first in bad_rows.first.values())
+
+
+def read_pylines(path):
+    bad_rows = BadRows("skip")
+    part = TablePart(PyLinesTable(str(path), path.name), LogColumns())
+    users = [user for chunk in part.chunks(bad_rows) for user in chunk["user"]]
+    return users, bad_rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("__import__('os').system('touch PATH')", "it is a Call"),
+        ("{'user': open('PATH', 'w').write('x')}", "it holds more than literals"),
+        ("{'user': [x for x in (1,)]}", "it holds more than literals"),
+        ("{'user': f'{1 + 1}'}", "it holds more than literals"),
+        ("{**{'user': 'a'}}", "a key is no text"),
+        ("{7: 'a'}", "a key is no text"),
+        ("{'user': 'a', 'item': 1, 'item': 2}", "key 'item' is there more than once"),
+        ("{'user': true, 'item': null}", "it holds more than literals"),
+        ("{'user': 'a'", "was never closed"),
+        ("['a']", "it is a List"),
+        ("'a'", "it is a Constant"),
+        ("import os", "invalid syntax"),
+        ("{'user': " + "[" * 5000 + "]" * 5000 + "}", "too many nested"),
+        ("{'user': " + "-" * 100_000 + "1}", "too complex|recursion"),
+        ("{'user': " + "1+" * 50_000 + "1}", "recursion"),
+        ("{'user': " + "a." * 50_000 + "a}", "recursion"),
+        ("{'user': " + "9" * 5000 + "}", "Exceeds the limit"),
+        ("{'user': 0x" + "f" * 50_000 + ", 'item': 1, 'time': 1}", "a number of fewer than"),
+        ("{'user': 'a', 'item': 1.0, 'time': 1}", "'item' is 1.0; it must be a text or a whole"),
+        ("{'user': b'a', 'item': 1, 'time': 1}", "'user' is b'a'; it must be"),
+        ("{'user': {'a'}, 'item': 1, 'time': 1}", "it must be a text"),
+        ("{'user': ..., 'item': 1, 'time': 1}", "it must be a text"),
+        ("{'user': 1j, 'item': 1, 'time': 1}", "it must be a text"),
+        ("{'user': True, 'item': 1, 'time': 1}", "it must be a text"),
+        ("{'user': '\\ud800', 'item': 1, 'time': 1}", "valid Unicode"),
+        ("{'user': 'a', 'x': '" + "y" * 1_100_000 + "'}", "characters, and may have 1048576"),
+        ("{'user': 'a', 'item': {}, 'time': 1}", r"'item' is \{\}; it must be"),
+        ("{'user': 'a\0'}", "null bytes"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_what_is_no_dictionary_of_literals_is_one_bad_row_and_never_run(tmp_path, text, message):
+    good = "{u'user': u'caf\\xe9 \\d', 'item': 'i', 'time': 5, 'more': [(1, None), {'a': True}]}"
+    path = tmp_path / "log.json"
+    text = text.replace("PATH", str(tmp_path / "made"))
+    path.write_text(f"{good}\n{text}\n\n{good}\n")
+    users, bad_rows = read_pylines(path)
+    assert users == ["caf\xe9 \\d"] * 2
+    assert sum(bad_rows.counts.values()) == 1
+    (first,) = bad_rows.first.values()
+    assert re.search(rf"^log.json, line 2: .*(?:{message})", first)
+    assert len(first) < 400
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_header_of_a_million_columns_is_an_error_and_many_are_not_all_listed(tmp_path):

@@ -21,7 +21,7 @@ from pipelines.prepare import prepare
 from pipelines.sources.own_log import LogConfig
 from tests.pipelines.source_layouts import seconds
 
-OWN_LOGS = ["csv", "parquet", "jsonl", "sqlite", "recbole", "retailrocket"]
+OWN_LOGS = ["csv", "parquet", "jsonl", "pylines", "sqlite", "recbole", "retailrocket"]
 MOMENT = datetime.datetime(2017, 7, 14, 2, 40, 0, 999_000)
 
 

@@ -23,6 +23,8 @@ def write(folder, name, ratings, **types):
     texts = [["" if value is None else str(value) for value in row.values()] for row in rows]
     if name == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif name == "pylines":
+        path.write_text("".join(f"{row!r}\n" for row in rows))
     elif name == "parquet":
         pl.DataFrame(rows, schema_overrides=types).write_parquet(path)
     elif name == "sqlite":
@@ -47,7 +49,7 @@ def read(config, action="skip"):
     return users, bad_rows
 
 
-@pytest.mark.parametrize("name", ["csv", "jsonl", "parquet", "sqlite", "recbole"])
+@pytest.mark.parametrize("name", ["csv", "jsonl", "pylines", "parquet", "sqlite", "recbole"])
 @pytest.mark.parametrize(
     ("ratings", "kept"),
     [
@@ -62,7 +64,7 @@ def test_only_rows_from_the_threshold_on_are_events(tmp_path, name, ratings, kep
     assert bad_rows.left_out == {"below_min_value": len(ratings) - len(kept)}
 
 
-@pytest.mark.parametrize("name", ["csv", "jsonl", "parquet", "sqlite", "recbole"])
+@pytest.mark.parametrize("name", ["csv", "jsonl", "pylines", "parquet", "sqlite", "recbole"])
 @pytest.mark.parametrize(
     "wrong", ["good", "", None, "nan", "inf", "1e999", "4,5", "0x5", "٥", "1_0", "5 stars"]
 )
@@ -73,7 +75,9 @@ def test_what_is_no_number_is_a_bad_row(tmp_path, name, wrong):
     users, bad_rows = read(config)
     assert users == ["u0", "u2"]
     assert bad_rows.counts == {"not_a_number": 1}
-    line = {"csv": "line 3", "recbole": "line 3", "jsonl": "line 2"}.get(name, "row 2")
+    line = {"csv": "line 3", "recbole": "line 3", "jsonl": "line 2", "pylines": "line 2"}.get(
+        name, "row 2"
+    )
     with pytest.raises(ValueError, match=rf"log.{name}, {line}: 'rating' is .*on_bad_rows"):
         read(config, "error")
 
@@ -94,7 +98,7 @@ def test_numbers_of_every_type_of_a_file_are_values(tmp_path):
     assert bad_rows.counts == {"wrong_type": 3}
 
 
-@pytest.mark.parametrize("name", ["csv", "jsonl", "parquet", "sqlite"])
+@pytest.mark.parametrize("name", ["csv", "jsonl", "pylines", "parquet", "sqlite"])
 def test_a_rating_may_be_an_event_type_in_every_format(tmp_path, name):
     config = write(tmp_path, name, [5.0, 3.5, 5.0, 4.0])
     config |= {"event": "rating", "events": {"5.0": 2.0, "4.0": 1.0, "3.5": 0.0}}

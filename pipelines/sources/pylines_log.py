@@ -1,0 +1,26 @@
+"""Any log of Python dictionaries, one a line, as Steam's and Amazon's of 2014 are; also `.gz`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipelines.bad_rows import BadRows
+from pipelines.interactions import RawDataset
+from pipelines.sources.own_log import LogConfig, read_log
+from pipelines.tables import PyLinesTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(LogConfig):
+    """Fields of the source: those of `LogConfig`; a column is a key of the dictionaries."""
+
+
+def load(config: Config, bad_rows: BadRows) -> RawDataset:
+    """Opens the log and reads the catalogue.
+
+    Raises:
+        ValueError: see `read_log`.
+    """
+    return read_log(
+        config, bad_rows, lambda path, name: PyLinesTable(str(path), name, config.encoding)
+    )
