@@ -17,7 +17,7 @@ from pipelines.event_order import event_order
 from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
 from pipelines.interactions import TICKS_PER_SECOND, RawDataset
 from pipelines.kcore import count, k_core
-from pipelines.prepared import COLUMNS
+from pipelines.prepared_files import COLUMNS
 
 Progress = Callable[[int], None]
 NOT_GROUPED = "a source with a given split must group its interactions by user"

@@ -15,13 +15,24 @@ import polars as pl
 from jaxtyping import Int
 
 from minirec import files
+from minirec.files.schema import check
+from pipelines.prepared_files import (
+    COLUMNS,
+    ITEMS,
+    MANIFEST,
+    REMEDY,
+    USERS,
+    read_column,
+    read_offsets,
+    read_table,
+    read_views,
+)
 from pipelines.splits import train_views
 
 FORMAT_VERSION = 3
-COLUMNS = {"item": "int32", "time": "int64", "event": "int32"}
 SPLIT_NAMES = ("train", "valid", "test")
-_REMEDY = "run launch.prepare again"
-_REMEDY_OVER_IT = f"{_REMEDY}, with --overwrite"
+_ONE_TYPE = ["interaction"]
+_REMEDY_OVER_IT = f"{REMEDY}, with --overwrite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +68,14 @@ class Prepared:
         folder = Path(folder)
         manifest = read_manifest(folder)
         check_outputs(folder, manifest)
-        columns = {name: _array(folder / "columns" / f"{name}.npy") for name in COLUMNS}
-        offsets = _array(folder / "offsets.npy")
-        items = _table(folder / "items.parquet")
-        for name, column in columns.items():
-            if len(column) != offsets[-1] or column.dtype != COLUMNS[name]:
-                raise ValueError(
-                    f"{folder / 'columns' / name}.npy holds {len(column)} values of "
-                    f"{column.dtype}; it must hold {offsets[-1]} of {COLUMNS[name]}: prepare again"
-                )
-        sequences = _array(folder / "splits" / "train_sequences.npy")
+        counts = manifest["counts"]["prepared"]
+        num_events = counts["interactions"]
+        items = read_table(folder / "items.parquet", ITEMS, counts["items"])
+        ends = {"item": len(items), "event": len(manifest.get("event_types", _ONE_TYPE))}
+        columns = {name: read_column(folder, name, num_events, ends.get(name)) for name in COLUMNS}
+        offsets = read_offsets(folder / "offsets.npy", counts["users"], num_events)
+        path = folder / "splits" / "train_sequences.npy"
+        sequences = read_views(path, offsets, with_target=False)
         return cls(folder, items, columns, offsets, sequences, manifest)
 
     @property
@@ -82,7 +91,16 @@ class Prepared:
     @functools.cached_property
     def users(self) -> pl.DataFrame:
         """One row a user: `user` (its index) and `raw_user_id`."""
-        return _table(self.folder / "users.parquet")
+        return read_table(self.folder / "users.parquet", USERS, self.num_users)
+
+    @functools.cached_property
+    def _held_out(self) -> dict[str, Int[np.ndarray, "n 3"]]:
+        return {
+            split: read_views(
+                self.folder / "splits" / f"{split}.npy", self.offsets, with_target=True
+            )
+            for split in ("valid", "test")
+        }
 
     @functools.cached_property
     def train_count(self) -> Int[np.ndarray, " N"]:
@@ -96,7 +114,7 @@ class Prepared:
         Raises:
             ValueError: the manifest's types and weights do not fit together.
         """
-        names = self.manifest.get("event_types", ["interaction"])
+        names = self.manifest.get("event_types", _ONE_TYPE)
         weights = self.manifest.get("event_weights", [1.0] * len(names))
         where = self.folder / "manifest.json"
         if len(names) != len(weights) or len(set(names)) < len(names):
@@ -139,7 +157,7 @@ class Prepared:
             raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLIT_NAMES)}")
         if split == "train":  # They follow from the sequences, and are many.
             return train_views(self.train_sequences)
-        return _array(self.folder / "splits" / f"{split}.npy")
+        return self._held_out[split]
 
     def targets(self, split: str) -> Int[np.ndarray, " n"]:
         """Returns the item that each view of a split asks for, int32 `[n]`."""
@@ -187,7 +205,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "records may be in the wrong order where times have fractions of a second); "
             f"{_REMEDY_OVER_IT}"
         )
-    return files.unseal(manifest, path, _REMEDY_OVER_IT)
+    manifest = files.unseal(manifest, path, _REMEDY_OVER_IT)
+    try:
+        check(manifest, MANIFEST, str(path))
+    except ValueError as error:
+        raise files.DamagedError(f"{error}; {_REMEDY_OVER_IT}") from error
+    return manifest
 
 
 def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -196,27 +219,4 @@ def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one is missing or damaged; the message names it.
     """
-    files.check_files(folder, manifest.get("outputs"), remedy=_REMEDY)
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; prepare again") from error
-    except (ValueError, EOFError) as error:
-        # An empty array cannot be mapped, but it can be read.
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError):
-            raise ValueError(f"{path} is damaged ({error}); prepare again") from error
-    return array
-
-
-def _table(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; prepare again") from error
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} is damaged ({error}); prepare again") from error
+    files.check_files(folder, manifest.get("outputs"), remedy=REMEDY)

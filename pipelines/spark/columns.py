@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from minirec import files
 from pipelines.interactions import TICKS_PER_SECOND, RawDataset
 from pipelines.ordered_log import NOT_GROUPED, OrderedLog, writing
-from pipelines.prepared import COLUMNS
+from pipelines.prepared_files import COLUMNS
 from pipelines.spark import user_tasks as tasks
 from pipelines.spark.filtering import Left, Users
 from pipelines.spark.frames import broadcast, kept, mapped, num_partitions
@@ -65,7 +66,10 @@ def write_columns(
         with writing("a temporary file beside columns/time.npy"):
             ticks_file.flush()
         ticks = np.memmap(ticks_file, np.int64, "r")
-    columns = {name: np.load(folder / "columns" / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+    columns = {
+        name: files.read_npy(folder / "columns" / f"{name}.npy", kind, mapped=True)
+        for name, kind in COLUMNS.items()
+    }
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     if offsets[-1] != left.num_rows:
         raise RuntimeError(f"Spark gave {offsets[-1]} interactions of {left.num_rows}")

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int32, Int64
 
-from pipelines.prepared import COLUMNS
+from pipelines.prepared_files import COLUMNS
 from pipelines.spark.read_task import Shared
 
 # A user's interactions are one row, which Java's arrays bound.

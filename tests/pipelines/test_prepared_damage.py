@@ -4,11 +4,13 @@ import os
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 
 from minirec import files
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
+from tests.pipelines.edited import replace_array, vouch_for
 
 CONFIG = {"source": {"name": "generated", "num_users": 20, "num_items": 192}}
 CONFIG |= {"split": "leave_one_out"}
@@ -76,6 +78,102 @@ def test_somebody_elses_manifest_is_never_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"manifest\.json"):
         prepare(CONFIG, tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def look(prepared):
+    """Everything that a reader of a prepared folder looks at."""
+    data = Prepared.load(prepared)
+    return data.users, data.views("train"), data.views("valid"), data.views("test")
+
+
+def rows(array, row, values):
+    changed = np.array(array)
+    changed[row] = values
+    return changed
+
+
+OTHER_ARRAYS = [
+    ("columns/item.npy", lambda a: a.astype(np.int64), "holds int64 .*; expected int32"),
+    ("columns/item.npy", lambda a: a.astype(np.float32), "holds float32 .*; expected int32"),
+    ("columns/item.npy", lambda a: a[:-1], "expected int32"),
+    ("columns/item.npy", lambda a: a[:, None], "expected int32"),
+    ("columns/item.npy", lambda a: rows(a, 3, 192), r"values from 0 to 192; .* \[0, 192\)"),
+    ("columns/item.npy", lambda a: rows(a, 3, -1), "values from -1 to"),
+    ("columns/event.npy", lambda a: rows(a, -1, 99), "values from 0 to 99"),
+    ("columns/time.npy", lambda a: a.astype(">i8"), "holds >i8 .*; expected int64"),
+    ("offsets.npy", lambda a: a[:-1], r"expected int64 \[21\]"),
+    ("offsets.npy", lambda a: rows(a, 0, 1), "must rise from 0"),
+    ("offsets.npy", lambda a: rows(a, 5, a[-1]), "must rise from 0"),
+    ("offsets.npy", lambda a: rows(a, -1, a[-1] + 1), "must rise from 0"),
+    ("splits/train_sequences.npy", lambda a: a[:, :2], r"expected int64 \[any, 3\]"),
+    ("splits/train_sequences.npy", lambda a: rows(a, 2, (20, 0, 0)), "row 2.* no events"),
+    ("splits/train_sequences.npy", lambda a: rows(a, 2, (-1, 0, 0)), "row 2.* no events"),
+    ("splits/train_sequences.npy", lambda a: rows(a, 2, a[2] + (1, 0, 0)), "row 2.* no events"),
+    ("splits/valid.npy", lambda a: rows(a, 0, (0, 3, 2)), "row 0.* no events"),
+    ("splits/valid.npy", lambda a: a.astype(np.float64), "holds float64"),
+    ("splits/test.npy", lambda a: rows(a, 0, a[0] + (0, 0, 1)), "row 0.* no events"),
+    ("splits/test.npy", lambda a: rows(a, 1, (1, 2**40, 2**40)), "row 1.* no events"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"), OTHER_ARRAYS, ids=[f"{name}: {m}" for name, _, m in OTHER_ARRAYS]
+)
+def test_an_array_of_another_shape_is_refused_though_its_digest_is_right(
+    prepared, name, change, message
+):
+    replace_array(prepared, name, change(np.load(prepared / name)))
+    with pytest.raises(ValueError, match=f"{name}: .*{message}.*; run launch.prepare again"):
+        look(prepared)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("items", lambda t: t.drop("title"), "column 'title' is of type none"),
+        (
+            "items",
+            lambda t: t.cast({"train_count": pl.String}),
+            "column 'train_count' is of type S",
+        ),
+        ("items", lambda t: t.head(-1), "191 rows; there must be 192"),
+        ("items", lambda t: t.reverse(), "column 'item_id' does not count from 0"),
+        ("items", lambda t: t.with_columns(-pl.col("train_count") - 1), "negative somewhere"),
+        ("items", lambda t: t.with_columns(raw_item_id=pl.lit(None, pl.String)), "has nulls"),
+        ("users", lambda t: t.select("raw_user_id"), "column 'user' is of type none"),
+        ("users", lambda t: pl.concat([t, t]), "40 rows; there must be 20"),
+        ("users", lambda t: b"PAR1 is how such a file begins", "damaged: "),
+    ],
+)
+def test_a_table_of_another_shape_is_refused_though_its_digest_is_right(
+    prepared, name, change, message
+):
+    path = prepared / f"{name}.parquet"
+    table = change(pl.read_parquet(path))
+    if isinstance(table, bytes):
+        path.write_bytes(table)
+    else:
+        table.write_parquet(path)
+    vouch_for(prepared, path.name)
+    with pytest.raises(ValueError, match=f"{path}: .*{message}.*; run launch.prepare again"):
+        look(prepared)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": []}, r"config is \[\]; expected an object"),
+        ({"config": {"source": "x", "split": {"name": "y"}}}, "config.source is 'x'"),
+        ({"fingerprint": None}, "fingerprint is None; expected text"),
+        ({"event_types": "view"}, "event_types is 'view'; expected a list"),
+        ({"counts": {}}, "counts.prepared is missing"),
+        ({"outputs": [1]}, r"\[1\]; expected an object"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused_though_its_seal_is_right(prepared, change, message):
+    vouch_for(prepared, "offsets.npy", **change)
+    with pytest.raises(ValueError, match=f"prepared.*{message}.*; run launch.prepare again"):
+        look(prepared)
 
 
 def test_a_large_file_is_read_once_a_process_unless_it_changes(tmp_path, monkeypatch):
