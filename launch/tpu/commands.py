@@ -18,6 +18,7 @@ from launch.tpu.tpu_vm import WORD
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SCRIPT = Path(__file__).parent / "tpu_vm.py"
 _WHEEL = re.compile(r"[A-Za-z0-9_.+-]+\.whl", re.ASCII)
+_EXTRAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,8 @@ def setup(spec: TpuSpec, package: Package, data: Sequence[str] = ()) -> list[Com
     name = Path(package.wheel).name
     if _WHEEL.fullmatch(name) is None:
         raise UsageError(f"--wheel={package.wheel!r}: expected the path of a wheel, NAME.whl")
+    if package.extras and _EXTRAS.fullmatch(package.extras) is None:
+        raise UsageError(f"--extras={package.extras!r}: expected names with commas between")
     sources = [
         _local(path) for path in (short(_SCRIPT), package.wheel, package.constraints) if path
     ]

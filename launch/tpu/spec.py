@@ -18,8 +18,31 @@ _RUNTIMES = {
     "v6e": "v2-alpha-tpuv6e",
 }
 _ACCELERATOR = re.compile(r"([a-z][a-z0-9]*)-([1-9][0-9]*)", re.ASCII)
-_DISK = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+# What Google Cloud lets names be. Some of gcloud's flags are lists (`--data-disk=source=…,mode=…`):
+# a comma, a space or a leading '-' in a name would become an option of its own.
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_PROJECT = re.compile(r"([a-z0-9][a-z0-9.-]*:)?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.:-]*)+", re.ASCII)
 _MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+", re.ASCII)
+_NFS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:/([A-Za-z0-9_][A-Za-z0-9_.-]*/?)*", re.ASCII)
+_CREATE_FLAG = re.compile(r"--([a-z][a-z0-9-]*)(=[^\x00-\x1f\x7f]*)?", re.ASCII)
+_PLAIN_NAME = "lower-case letters, digits and '-', beginning with a letter"
+_PATTERNS = {
+    "name": (_NAME, _PLAIN_NAME),
+    "project": (_PROJECT, "lower-case letters, digits and '-', perhaps after DOMAIN:"),
+    "zone": (_NAME, f"{_PLAIN_NAME}, such as us-west4-a"),
+    "disk": (_NAME, _PLAIN_NAME),
+    "runtime_version": (_VERSION, "letters, digits, '.', '_' and '-'"),
+    "disk_device": (_FOLDER, "an absolute path of plain names"),
+    "mount": (_MOUNT, "an absolute folder of plain names"),
+    "nfs": (_NFS, "SERVER:/share, of plain names"),
+}
+# Said by flags of this program; gcloud would take the last one given.
+_OWN_FLAGS = (
+    *("project", "zone", "accelerator-type", "version", "runtime-version", "node-id"),
+    *("data-disk", "spot", "preemptible"),
+)
 _ONE_HOST = 8  # The largest size, in chips or cores, of which one host has all.
 
 
@@ -64,13 +87,19 @@ class TpuSpec:
             UsageError: a value is missing or impossible; the message names the flag.
         """
         for field in ("name", "project", "zone"):
-            value = getattr(self, field)
-            if not value:
+            if not getattr(self, field):
                 raise UsageError(f"--{field} is missing: a TPU VM has a name, a project and a zone")
-            if "\0" in value:
-                raise UsageError(f"--{field}={value!r}: no command can hold a NUL")
-        if self.name.startswith("-"):
-            raise UsageError(f"--name={self.name!r}: gcloud would take it for an option")
+        for field, (pattern, expected) in _PATTERNS.items():
+            value = getattr(self, field)
+            if value and (pattern.fullmatch(value) is None or ".." in value):
+                raise UsageError(f"--{field}={value!r}: expected {expected}")
+        for flag in self.create_flags:
+            match = _CREATE_FLAG.fullmatch(flag)
+            if match is None or match[1] in _OWN_FLAGS:
+                raise UsageError(
+                    f"--create_flag={flag!r}: expected --FLAG or --FLAG=VALUE of gcloud's create, "
+                    f"and none of {', '.join(_OWN_FLAGS)}, which have flags here"
+                )
         if self.accelerator_type and _ACCELERATOR.fullmatch(self.accelerator_type) is None:
             raise UsageError(
                 f"--accelerator_type={self.accelerator_type!r}: expected a type and a size, such "
@@ -78,19 +107,13 @@ class TpuSpec:
             )
         if self.disk and self.nfs:
             raise UsageError("--disk and --nfs: give one of them, where runs shall live")
-        if self.disk and _DISK.fullmatch(self.disk) is None:
-            raise UsageError(
-                f"--disk={self.disk!r}: a disk's name has lower-case letters, digits and '-'"
-            )
-        if self.nfs and not re.fullmatch(r"[^-\s][^\s:]*:/\S*", self.nfs):
-            raise UsageError(f"--nfs={self.nfs!r}: expected SERVER:/share")
         if self.disk and self.accelerator_type and self.several_hosts:
             raise UsageError(
                 f"--disk={self.disk}: {self.accelerator_type} has several hosts, and a disk can be "
                 "written by one; use --nfs=SERVER:/share"
             )
-        if _MOUNT.fullmatch(self.mount) is None or ".." in self.mount.split("/"):
-            raise UsageError(f"--mount={self.mount!r}: expected an absolute folder of plain names")
+        if not self.mount:
+            raise UsageError(f"--mount is missing: expected {_PATTERNS['mount'][1]}")
         if self.queued and self.provisioning == "preemptible":
             raise UsageError("--queued: a queued VM is on_demand or spot, not preemptible")
 

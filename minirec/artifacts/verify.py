@@ -33,9 +33,21 @@ def problems(
     if not folder.is_dir():
         return {"": f"{folder}: there is no such folder"}
     present = present_files(folder)
-    found = {}
+    # What a link leads to is not in the folder, and a pipe would be waited for.
+    found = {
+        name: f"{folder / name}: a link or no plain file; an artifact's files lie in its folder"
+        for name in present
+        if (folder / name).is_symlink() or not (folder / name).is_file()
+    }
+    found |= {
+        path.relative_to(folder).as_posix(): f"{path}: a link; an artifact's folders lie in its own"
+        for path in folder.rglob("*")
+        if path.is_symlink() and path.is_dir()
+    }
     for name, wanted in artifact.files.items():
         path = folder / name
+        if name in found:
+            continue
         if name not in present:
             found[name] = f"{path}: missing"
             continue
@@ -47,7 +59,7 @@ def problems(
         elif wanted.sha256 is None and not recorded_only:
             found[name] = f"{path}: no sha256 is recorded; verify --record records it"
     if artifact.files:
-        for name in sorted(set(present) - set(artifact.files)):
+        for name in sorted(set(present) - set(artifact.files) - set(found)):
             found[name] = f"{folder / name}: unexpected; the manifest does not list it"
     elif not recorded_only:
         found[""] = f"{folder}: no files are recorded; verify --record records those there"

@@ -1,6 +1,7 @@
 """`launch.artifacts` against a hub that is a folder of this machine."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -177,6 +178,30 @@ def test_files_placed_by_hand_are_recorded_once_and_then_held(run, hub):
     with pytest.raises(ValueError, match=f"{weights}: missing"):
         run("verify", "--record")  # records nothing over what is recorded
     assert manifest()[NAME]["files"]["deep/model.safetensors"]["sha256"] == wanted
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_links_and_pipes_in_an_artifacts_folder_are_not_followed(run, hub, tmp_path, record):
+    run("init")
+    run("download")
+    folder = pathlib.Path("artifacts") / NAME
+    outside = tmp_path / "outside"
+    shutil.copytree(folder / "deep", outside)
+    file = folder / "deep" / "model.safetensors"
+    arguments = ["--record"] if record else []
+    file.unlink()
+    file.symlink_to(outside / file.name)  # The same bytes, today.
+    with pytest.raises(ValueError, match=r"model\.safetensors: a link or no plain file"):
+        run("verify", *arguments)
+    shutil.rmtree(folder / "deep")
+    (folder / "deep").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"deep: a link; an artifact's folders lie in its own"):
+        run("verify", *arguments)
+    (folder / "deep").unlink()
+    (folder / "deep").mkdir()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match=r"model\.safetensors: a link or no plain file"):
+        run("verify", *arguments)
 
 
 def test_what_comes_must_be_what_was_recorded(run, hub):
