@@ -4,6 +4,14 @@ import os
 import sys
 from pathlib import Path
 
+from launch.hidden import hidden
+
+if problem := hidden(Path(__file__).resolve().parent.parent):
+    if sys.argv[:1] == ["-m"]:  # `python -m launch.VERB` is looking for the verb.
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    raise ImportError(problem)
+
 from launch import ending
 
 if sys.argv[:1] == ["-m"]:  # `python -m launch.VERB` is looking for the verb.
