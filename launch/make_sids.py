@@ -37,6 +37,8 @@ from minirec.sids.statistics import sid_report
 from minirec.sids.text_transform import TextTransform
 from pipelines.prepared import Prepared
 
+_Training = tuple[Int[np.ndarray, " E"], Int[np.ndarray, " S1"]]
+
 _APPEND = flags.DEFINE_string("append", None, "File of new items to give SIDs to.")
 _APPEND_VECTORS = flags.DEFINE_string("append_vectors", None, "Their vectors, an .npy, in order.")
 
@@ -62,7 +64,7 @@ def item_vectors(
     prepared: Prepared,
     config: ConfigDict,
     seed: int,
-    training: tuple[Int[np.ndarray, " E"], Int[np.ndarray, " S1"]] | None = None,
+    training: _Training | None = None,
 ) -> tuple[Float32[np.ndarray, "N D"], TextTransform | None]:
     """Returns `[N, D]` float32 vectors as `config.vectors` asks for; nothing held out enters.
 
@@ -91,42 +93,55 @@ def item_vectors(
         )
     parts, text = [], None
     if kind in ("text", "both"):
-        vectors, text = fit_text(
-            prepared.items["text"].to_list(),
-            prepared.items["attributes"].to_list(),
-            dim=config.dim,
-            seed=seed,
-        )
+        vectors, text = _of_text(prepared, config, seed)
         parts.append(vectors)
     if kind in ("cooccurrence", "both"):
-        item, offsets = training or prepared.training_items()
-        parts.append(
-            cooccurrence_vectors(
-                item,
-                offsets,
-                prepared.num_items,
-                dim=config.dim,
-                seed=seed,
-                window=config.window,
-            )
-        )
+        parts.append(_of_neighbours(prepared, config, seed, training))
     if not any(part.any() for part in parts):
-        raise ValueError(f"config.sids.vectors={kind!r}: {_nothing_known(prepared, kind)}")
+        raise ValueError(
+            f"config.sids.vectors={kind!r}: {_nothing_known(prepared, config, training)}"
+        )
     if len(parts) == 1:
         return parts[0], text
     return combine_vectors(parts, [config.text_weight, 1.0 - config.text_weight]), text
 
 
-def _nothing_known(prepared: Prepared, kind: str) -> str:
-    """Returns why no item has a vector, and what to do."""
+def _of_text(
+    prepared: Prepared, config: ConfigDict, seed: int
+) -> tuple[Float32[np.ndarray, "N D"], TextTransform]:
+    return fit_text(
+        prepared.items["text"].to_list(),
+        prepared.items["attributes"].to_list(),
+        dim=config.dim,
+        seed=seed,
+    )
+
+
+def _of_neighbours(
+    prepared: Prepared, config: ConfigDict, seed: int, training: _Training | None
+) -> Float32[np.ndarray, "N D"]:
+    item, offsets = training or prepared.training_items()
+    return cooccurrence_vectors(
+        item, offsets, prepared.num_items, dim=config.dim, seed=seed, window=config.window
+    )
+
+
+def _nothing_known(prepared: Prepared, config: ConfigDict, training: _Training | None) -> str:
+    """Returns why no item has a vector, and what of all that there is would help here."""
     text = (
         f"none of the {prepared.num_items} items in {prepared.folder / 'items.parquet'} has words "
         "or attributes that another one shares"
     )
     near = f"no two items follow one another in the training sequences of {prepared.folder}"
-    if kind == "both":
-        return f"{text}, and {near}"
-    return f"{text}; use 'cooccurrence'" if kind == "text" else f"{near}; use 'text'"
+    if config.vectors == "text" and _of_neighbours(prepared, config, 0, training).any():
+        return f"{text}; use 'cooccurrence'"
+    if config.vectors == "cooccurrence" and _of_text(prepared, config, 0)[0].any():
+        return f"{near}; use 'text'"
+    return (
+        f"{text}, and {near}: give the items titles, texts or attributes "
+        "(config.data.source.catalogue and its columns), vectors of your own "
+        "(config.sids.vectors=FILE.npy) or SIDs (config.sids.source='given')"
+    )
 
 
 def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = "") -> MadeSids:
