@@ -11,7 +11,6 @@ import ast
 import dataclasses
 import difflib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,11 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from launch.program import UsageError
+from minirec import files
 
 SEED = "seed"
 _NAME = "name"
+_SHOWN = 60
 _OPENING, _CLOSING, _QUOTES = "([", ")]", "'\""
 
 
@@ -94,11 +95,11 @@ def _read_product(given: str, config: ConfigDict) -> list[Setting]:
 
 def _read_json(path: Path, config: ConfigDict) -> list[Setting]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        entries = files.read_json(path)
     except OSError as error:
         raise UsageError(f"--grid={path}: {error.strerror}") from error
-    except (UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"--grid={path}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"--grid={error}") from error
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"--grid={path}: must be a list of settings, at least one")
     settings = []
@@ -180,7 +181,7 @@ def _parse(text: str, current: Any, where: str) -> Any:
         return text.lower() == "true"
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # The last two: nested deeply.
         value = text
     return _typed(value, current, where)
 
@@ -212,7 +213,8 @@ def _typed(value: Any, current: Any, where: str) -> Any:
 
 
 def _wrong(value: Any, wanted: str, where: str) -> NoReturn:
-    raise UsageError(f"{where}={value}: must be {wanted}")
+    text = str(value)
+    raise UsageError(f"{where}={text[:_SHOWN]}{'…' * (len(text) > _SHOWN)}: must be {wanted}")
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -234,12 +236,3 @@ def _split(text: str, separator: str) -> list[str]:
     if quote or depth:
         raise UsageError(f"--grid: {text!r}: a bracket or a quote is not closed")
     return parts
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in entries:
-            raise ValueError(f"{name} occurs twice in one setting")
-        entries[name] = value
-    return entries

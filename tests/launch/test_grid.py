@@ -63,6 +63,7 @@ def test_values_have_the_types_of_their_fields(config):
         ("sids.codebook_sizes=(8,a)", r"sids.codebook_sizes=\(8,a\): must be a tuple"),
         ("sids.codebook_sizes=(8,1.5)", "sids.codebook_sizes=1.5: must be a whole number"),
         ("sids.codebook_sizes=(8,8", "is not closed"),
+        (f"seed={'(' * 5000}1{')' * 5000}", r"seed=.{60}…: must be a whole number"),
     ],
 )
 def test_a_mistake_in_a_grid_names_the_field(given, message, config):
@@ -93,7 +94,8 @@ def test_a_file_lists_settings_that_are_no_product(tmp_path, config):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "settings.json: Expecting"),
+        ("[\n{},", "settings.json: not a JSON file: .*line 2 column 4"),
+        ("[" * 100_000, "settings.json: not a JSON file: nested deeper"),
         ([], "at least one"),
         ({"model.dropout": [0.1]}, "must be a list of settings"),
         ([0.1], "setting 0: 0.1 must be an object"),
@@ -106,7 +108,7 @@ def test_a_file_lists_settings_that_are_no_product(tmp_path, config):
         ([{"name": "a"}, {"name": "a", "model.dropout": 0.1}], "name='a' occurs twice"),
         ([{"seed": 0}, {"seed": 1}], "setting 1 .* is the same as setting 0"),
         ([{}, {"model.dropout": 0.0}], "setting 1 .model.dropout=0.0. is the same as setting 0"),
-        ('[{"model.dropout": 0.1, "model.dropout": 0.2}]', "model.dropout occurs twice"),
+        ('[{"model.dropout": 0.1, "model.dropout": 0.2}]', "'model.dropout' stands there twice"),
     ],
 )
 def test_a_mistake_in_a_file_names_setting_and_field(content, message, tmp_path, config):
