@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from launch import make_sids, program, quantisers, wiring
+from minirec import files
 from minirec.evaluation.sid_comparison import (
     Comparison,
     QuantiserScores,
@@ -88,6 +89,7 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
         ValueError: a name or a setting is wrong, the given SIDs do not fit the records, or no
             training sequence has three items.
         FloatingPointError: the training of an RQ-VAE diverged.
+        OSError: no page could be written.
     """
     sids, seed = job.config.sids, job.config.seed
     folder = job.config.data.source.get("folder", "")
@@ -106,6 +108,7 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
         transitions = transitions_of(item, offsets, held_out, prepared.num_items)
     except ValueError as error:
         raise ValueError(f"{prepared.folder}: training sequences: {error}") from error
+    files.check_writable(job.sids / _FOLDER)
     vectors, _ = make_sids.item_vectors(prepared, sids, seed, (item, offsets))
     made = {}
     for name, config in configs.items():

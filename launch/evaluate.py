@@ -110,11 +110,13 @@ def search(job: program.Job, split: str) -> Searched:
     Raises:
         ValueError: the data, the SIDs and the run do not belong together.
         FileNotFoundError: a step before this one has not run.
+        OSError: no report could be written.
     """
     started = time.monotonic()
     config = job.config
     mesh = wiring.make_mesh(config)
     catalogue, model = wiring.load_run(job, mesh=mesh)
+    files.check_writable(job.run / wiring.REPORTS[split])
     ranker = ranking.Ranker(config, catalogue, model, mesh)
     weights = ranking.run_weights(job, ranker)
     max_users = config.evaluate.test_users

@@ -9,6 +9,7 @@ and settings. Whoever asks first, evaluation or recommendation, the choice is th
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -176,7 +177,8 @@ def run_weights(job: Job, ranker: Ranker) -> FusionWeights | None:
     """Returns the run's weights, chosen on its validation users where that is not done yet.
 
     None where there are no such users to choose on. Of several processes all must call this, and
-    the first writes.
+    the first writes; where it cannot, as on a read-only disk, it says so, and the choice, which is
+    always the same, holds for this call.
 
     Args:
         job: whose run.
@@ -191,7 +193,16 @@ def run_weights(job: Job, ranker: Ranker) -> FusionWeights | None:
     chosen = choose_weights(rankings.lists, target)
     made_of = _made_of(job)  # Reads checkpoints, which processes do together.
     if is_first():
-        files.write_json(job.run / FUSION, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
+        path = job.run / FUSION
+        try:
+            files.write_json(path, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
+        except OSError as error:
+            print(
+                f"note: {path} cannot be written ({error.strerror or error}): the system's weights "
+                "were chosen in memory and will be chosen again each time; run launch.evaluate "
+                "where the folder can be written to keep them",
+                file=sys.stderr,
+            )
     return chosen
 
 

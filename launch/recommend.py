@@ -6,22 +6,25 @@ item ids, `--history` takes a file with one JSON list of item ids a line.
 
 `--rank_by=system`, the default, ranks by the search, the item table and the transition count
 together, with the weights that the validation users chose; `--rank_by=model` by the search alone.
+
+Item ids that the catalogue lacks are an error; `--unknown=skip` leaves them out and counts them. A
+line has a `note` where a user has no history left to go by, and one with nothing else but `user`
+and `note` stands for a user to whom no item is left.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
-from jaxtyping import Int32
 from ml_collections import ConfigDict
 
 from launch import program, ranking, wiring
+from launch.histories import KnownItems, read_histories
 from minirec.decoding.ranking import rank_users
 from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.sids import sid_string
@@ -34,33 +37,9 @@ _HISTORY = flags.DEFINE_string(
 _TOP = flags.DEFINE_integer("top", 10, "Items to recommend a user.", lower_bound=1)
 _RANK_BY = flags.DEFINE_enum("rank_by", SYSTEM, [SYSTEM, MODEL], "What ranks the items.")
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Item ids that must not be recommended (no stock).")
-
-
-def read_histories(text: str) -> list[list[str]]:
-    """Returns the histories that `--history` names, each a list of raw item ids.
-
-    Raises:
-        ValueError: a file that holds no history, or a line that is not a JSON list of ids.
-    """
-    if not os.path.isfile(text):  # Path.is_file raises where the text is too long for a name
-        if text.endswith((".json", ".jsonl", ".txt")):
-            raise ValueError(f"--history={text}: no such file")
-        return [[part.strip() for part in text.split(",") if part.strip()]]
-    histories = []
-    with Path(text).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{text}, line {number}: not JSON: {line.strip()!r}") from error
-            if not isinstance(value, list):
-                raise ValueError(f"{text}, line {number}: expected a list of item ids, got {value}")
-            histories.append([str(raw_item_id) for raw_item_id in value])
-    if not histories:
-        raise ValueError(f"{text}: holds no history; expected a JSON list of item ids a line")
-    return histories
+_UNKNOWN = flags.DEFINE_enum(
+    "unknown", "error", ["error", "skip"], "What to do about item ids that the catalogue lacks."
+)
 
 
 def recommend(
@@ -70,8 +49,11 @@ def recommend(
     top: int,
     exclude: Sequence[str] = (),
     rank_by: str = SYSTEM,
+    skip_unknown: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yields a row a recommended item: user, rank, item_id, title, sid, score.
+
+    Rows of users without a history have a note; a user without an item has a row of user and note.
 
     Args:
         job: whose run recommends.
@@ -79,20 +61,21 @@ def recommend(
         top: items a user.
         exclude: raw item ids that nobody shall get.
         rank_by: "system" or "model".
+        skip_unknown: leave out items that the catalogue lacks; standard error tells how many.
 
     Raises:
-        ValueError: an item that the catalogue lacks, or a run that does not fit the data.
+        ValueError: an item that the catalogue lacks, unless such are left out; or a run that does
+            not fit the data.
     """
     mesh = wiring.make_mesh(job.config)
     catalogue, model = wiring.load_run(job, mesh=mesh, with_appended=True)
     raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
-    index = {raw_item_id: item for item, raw_item_id in enumerate(raw_item_ids)}
-    items = [
-        _item_ids(history, index, f"--history, user {user}")
-        for user, history in enumerate(histories)
-    ]
+    known = KnownItems(raw_item_ids, catalogue.prepared, skip=skip_unknown)
+    items = known({f"--history, user {user}": history for user, history in enumerate(histories)})
     allowed = np.ones(len(raw_item_ids), bool)
-    allowed[_item_ids(exclude, index, "--exclude")] = False
+    allowed[known({"--exclude": exclude})[0]] = False
+    if known.unknown and is_first():
+        print(f"note: {known.summary()}; they were left out", file=sys.stderr)
     prompts = list(_prompts(items, wiring.model_tokens(job.config, catalogue), job.config))
     if rank_by == MODEL:
         ranked = rank_users(
@@ -109,9 +92,10 @@ def recommend(
             job, catalogue, model, prompts, items, top=top, allowed=allowed, mesh=mesh
         )
     for user, (best, scores) in enumerate(zip(best_items, best_scores, strict=True)):
-        for rank, item in enumerate(best[:top]):
-            if item < 0:
-                break
+        found = best[:top][best[:top] >= 0]
+        if not len(found):
+            yield {"user": user, "note": _nothing_left(items[user], allowed)}
+        for rank, item in enumerate(found):
             yield {
                 "user": user,
                 "rank": rank,
@@ -119,14 +103,19 @@ def recommend(
                 "title": titles[item],
                 "sid": sid_string(catalogue.table.codes[item]),
                 "score": round(float(scores[rank]), 6),
-            }
+            } | ({} if len(items[user]) else {"note": _no_history(histories[user])})
 
 
-def _item_ids(raw: Sequence[str], index: dict[str, int], what: str) -> Int32[np.ndarray, " n"]:
-    for raw_item_id in raw:
-        if raw_item_id not in index:
-            raise ValueError(f"{what}: the catalogue has no item {raw_item_id!r}")
-    return np.array([index[raw_item_id] for raw_item_id in raw], np.int32)
+def _no_history(raw: Sequence[str]) -> str:
+    why = f": none of the {len(raw)} items given is known" if raw else ""
+    return f"recommended without a history{why}"
+
+
+def _nothing_left(history: np.ndarray, allowed: np.ndarray) -> str:
+    return (
+        f"no item is left: of {len(allowed)} items {int((~allowed).sum())} are excluded, and "
+        f"{len(np.unique(history))} are in the history"
+    )
 
 
 def _prompts(
@@ -145,9 +134,15 @@ def main(job: program.Job) -> None:
     if _HISTORY.value is None:
         raise program.UsageError("--history is missing: item ids with commas, or a file")
     histories = read_histories(_HISTORY.value)
-    for row in recommend(
-        job, histories, top=_TOP.value, exclude=_EXCLUDE.value, rank_by=_RANK_BY.value
-    ):
+    rows = recommend(
+        job,
+        histories,
+        top=_TOP.value,
+        exclude=_EXCLUDE.value,
+        rank_by=_RANK_BY.value,
+        skip_unknown=_UNKNOWN.value == "skip",
+    )
+    for row in rows:
         if is_first():
             print(json.dumps(row, ensure_ascii=False))
 

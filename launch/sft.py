@@ -201,6 +201,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
             )
         folder, sids = language.base_folder(job, prepared), job.sids
     catalogue = language.load_catalogue(job, prepared, sids, folder, mesh)
+    files.check_writable(job.run / wiring.REPORTS[split])
     if catalogue.tokenizer.added:
         raise ValueError(
             f"{folder}: its tokenizer lacks {len(catalogue.tokenizer.added)} SID tokens, such as "

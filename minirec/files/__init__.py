@@ -10,7 +10,7 @@ from minirec.files.checksums import (
     write_checksums,
 )
 from minirec.files.digest import sha256
-from minirec.files.errors import naming
+from minirec.files.errors import check_writable, naming
 from minirec.files.folders import atomic_folder
 from minirec.files.json_file import parse_json, read_json, read_json_lines
 from minirec.files.pointers import check_fetched
@@ -28,6 +28,7 @@ __all__ = [
     "check_files",
     "check_folder",
     "checksums",
+    "check_writable",
     "clear_leftovers",
     "json_line",
     "naming",

@@ -8,6 +8,19 @@ from collections.abc import Generator
 from pathlib import Path
 
 
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Checks that a folder can be written in, or made, before work whose result goes there.
+
+    Raises:
+        OSError: it cannot; the message names what stands in the way.
+    """
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise OSError(f"{folder} cannot be written: {place} is read-only or another user's")
+
+
 @contextlib.contextmanager
 def naming(
     path: str | os.PathLike[str], *, workplace: Path | None = None, place: Path | None = None

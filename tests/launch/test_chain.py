@@ -1,6 +1,7 @@
 """The whole chain on generated worlds: it learns what is there to learn, and nothing else."""
 
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from launch import (
     recommend,
     train,
 )
+from minirec import files
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics
 from pipelines.prepared import Prepared
@@ -143,10 +145,44 @@ def test_more_items_than_beams_can_be_asked_for(smoke):
     assert len({row["item_id"] for row in rows}) == len(rows)
 
 
-def test_an_item_that_the_catalogue_lacks_is_named(smoke):
+def test_items_that_the_catalogue_lacks_are_named_or_left_out_and_counted(smoke, capsys):
     job, _ = smoke
-    with pytest.raises(ValueError, match="user 1: the catalogue has no item 'nope'"):
-        list(recommend.recommend(job, [[], ["nope"]], top=1))
+    prepared = Prepared.load(job.prepared)
+    raw, counts = prepared.raw_item_ids, prepared.manifest["counts"]
+    left_out = counts["read"]["items"] - counts["prepared"]["items"]
+    assert left_out > 0
+    told = (
+        r"user 1: the catalogue has no item 'nope'; 3 of the ids given, in 2 lists, are unknown: "
+        rf"'nope', '00{raw[0].upper()}' \(there is '{raw[0]}'\); 1 of 2 are known if leading zeros"
+        rf".*left out {left_out} of the \d+ items that it read \(config.data.k_core=5\)"
+    )
+    given = [[raw[3]], ["nope", raw[7], f"00{raw[0].upper()}"], ["nope"]]
+    with pytest.raises(ValueError, match=told + ".*; --unknown=skip leaves such ids out"):
+        list(recommend.recommend(job, given, top=2))
+    rows = list(recommend.recommend(job, given, top=2, exclude=["gone"], skip_unknown=True))
+    error = capsys.readouterr().err
+    assert "note: 4 of the ids given, in 3 lists, are unknown: 'nope', " in error
+    assert [row["user"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert ["note" in row for row in rows] == [False] * 4 + [True] * 2
+    assert rows[4]["note"].endswith("none of the 1 items given is known")
+    known = recommend.recommend(job, [[raw[3]], [raw[7]], []], top=2)
+    assert [row["item_id"] for row in rows] == [row["item_id"] for row in known]
+    assert not capsys.readouterr().err
+
+
+def test_a_user_to_whom_no_item_is_left_has_a_line_that_says_so(smoke):
+    job, _ = smoke
+    raw = Prepared.load(job.prepared).raw_item_ids
+    for rank_by in ("system", "model"):
+        rows = list(
+            recommend.recommend(job, [raw[:1], raw[1:2]], top=3, exclude=raw[1:], rank_by=rank_by)
+        )
+        assert rows[0].keys() == {"user", "note"}
+        assert rows[0]["note"] == (
+            f"no item is left: of {len(raw)} items {len(raw) - 1} are excluded, and 1 are in the "
+            "history"
+        )
+        assert [(row["user"], row["item_id"]) for row in rows[1:]] == [(1, raw[0])]
 
 
 def test_histories_come_as_ids_or_as_a_file(tmp_path):
@@ -161,7 +197,9 @@ def test_histories_come_as_ids_or_as_a_file(tmp_path):
     ("content", "message"),
     [
         ('["a"]\n{oops\n', "line 2: not JSON"),
-        ('["a"]\n\n"b"\n', "line 3: expected a list"),
+        ('["a"]\n\n"b"\n', "line 3: .*a list"),
+        ('["a"]\n["b", null]\n', r"line 2: \[1\] is None; expected text or a whole number"),
+        ("[" * 100_000, "line 1: not JSON: nested deeper"),
         ("", "no history"),
         (None, "no such file"),
     ],
@@ -258,14 +296,27 @@ def test_without_validation_users_there_is_no_system_and_the_search_recommends(s
     assert ranked[0] == ranked[1]
 
 
-def test_the_systems_weights_are_the_same_whoever_asks_first_and_go_with_their_run(smoke, tmp_path):
+def test_the_systems_weights_are_the_same_whoever_asks_first_and_go_with_their_run(
+    smoke, tmp_path, monkeypatch, capsys
+):
     job, _ = smoke
     workdir = tmp_path / "copy"
     shutil.copytree(job.workdir, workdir)
     copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
     chosen = json.loads((copy.run / "fusion.json").read_text())
     (copy.run / "fusion.json").unlink()
-    list(recommend.recommend(copy, [[Prepared.load(copy.prepared).raw_item_ids[3]]], top=5))
+    history = [[Prepared.load(copy.prepared).raw_item_ids[3]]]
+
+    def refuse(path, value):
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(files, "write_json", refuse)
+        unwritten = list(recommend.recommend(copy, history, top=5))
+    told = f"note: {copy.run / 'fusion.json'} cannot be written (Read-only file system): "
+    assert told in capsys.readouterr().err
+    assert not (copy.run / "fusion.json").exists()
+    assert list(recommend.recommend(copy, history, top=5)) == unwritten
     assert json.loads((copy.run / "fusion.json").read_text()) == chosen
 
     record = json.loads((copy.run / "config.json").read_text())
