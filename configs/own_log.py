@@ -30,6 +30,9 @@ Of a log of ratings only those from a threshold on may count: MovieLens 1M is
                           catalogue=movies.dat catalogue_header=item,title,genres
                           title=title attributes=genres attribute_separator='|'
 
+A `time_unit` with a percent sign is a pattern as `strptime` has them, for times such as
+`Sun Jul 23 07:26:12 -0700 2017`: `--config.data.source.time_unit='%a %b %d %H:%M:%S %z %Y'`.
+
 For more than a try, copy this file and write the fields down. Preparing reads a million rows a
 second; training takes as long as `config.train.num_epochs` asks for, within `min_steps` and
 `max_steps` (8,000: half an hour on 2 CPU cores). Its score depends on the log: `launch.evaluate`
@@ -53,7 +56,7 @@ _LOG = {
     "item": "item",
     "time": "time",  # "" for a log in order that has none
     "event": "",
-    "time_unit": "s",  # "ms", "us", "ns" or "iso"
+    "time_unit": "s",  # "ms", "us", "ns", "iso" or a pattern, such as "%d/%m/%Y %H:%M"
     "events": "",  # such as "view=1,cart=3"
     "value": "",  # such as "rating"
     "min_value": 0.0,  # rows of a lower value are left out

@@ -39,7 +39,7 @@ class LogColumns:
         item: column of item ids.
         time: column of times; "" for a log in order that has none.
         event: column of event types; "" for a log of one type.
-        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; or "iso" for text.
+        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; for text "iso" or a pattern.
         weights: what each known event type counts as a training target, in order; rows of a type
             of weight 0 are left out.
         value: column of a number, such as a rating; "" for none.
@@ -201,8 +201,10 @@ class LogConfig:
         item: column of item ids.
         time: column of times; "" for a log in order that has none.
         event: column of event types; "" for a log of one type.
-        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; or "iso" for ISO 8601 text. Columns
-            of dates say by themselves what they are.
+        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; for text "iso" (ISO 8601, such as
+            "2019-10-01 00:00:00 UTC") or a pattern of `strptime`'s directives, such as
+            "%d/%m/%Y %H:%M" (English names; UTC without `%z`). Columns of dates say by themselves
+            what they are.
         events: known event types in order, and what each counts as a training target:
             `{"view": 1, "cart": 3}` or "view=1,cart=3". Rows of a type of weight 0 are left out
             and counted; rows of a type that is not named are bad rows. A type that a file holds

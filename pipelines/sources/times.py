@@ -12,17 +12,23 @@ import dataclasses
 import datetime
 import decimal
 import re
-from collections.abc import Callable
 
 import polars as pl
 
 from pipelines.interactions import TICKS_PER_SECOND
 from pipelines.sources.checked import Checked
+from pipelines.sources.time_patterns import (
+    EXAMPLE,
+    check_pattern,
+    likely_patterns,
+    read_pattern,
+)
+from pipelines.sources.time_texts import SECOND_PLACES, Read, fill, iso_time, places, read_iso
 
 # Units a second.
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Decimal places of a number in each that are whole nanoseconds.
-_PLACES = {"s": 9, "ms": 6, "us": 3, "ns": 0}
+_PLACES = {"s": SECOND_PLACES, "ms": 6, "us": 3, "ns": 0}
 ISO = "iso"
 _NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _END = 4_133_980_800  # 2101-01-01
@@ -34,31 +40,22 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _DECIMAL = r"^([0-9]{1,18})\.([0-9]*)$"
 # Rounds down, so that more digits than it holds change no whole number of nanoseconds.
 _EXACT = decimal.Context(prec=100, rounding=decimal.ROUND_FLOOR)
-_DATE_TIME = "%Y-%m-%d{}%H:%M:%S"
-_DATE_TIME_CHARS = 19
-_FRACTION = r"^[.,]([0-9]+)"
-_ZONE = re.compile(
-    r"\s*(?:(?P<sign>[+-])(?P<hours>[01]\d|2[0-3])(?::?(?P<minutes>[0-5]\d))?)?"
-    r"\s*(?P<utc>UTC|GMT|Z)?",
-    re.ASCII | re.IGNORECASE,
-)
-# What `fromisoformat` does not know: names, and spaces before an offset.
-_ZONE_AT_END = re.compile(
-    r"\s*(?:\s[+-]\d\d(?::?\d\d)?)?\s*(?:UTC|GMT|Z)$|\s+[+-]\d\d(?::?\d\d)?$",
-    re.ASCII | re.IGNORECASE,
-)
-_DATE_WITH_ZONE = re.compile(r"\d{4}-\d\d-\d\d[+-]", re.ASCII)
-_FINER = re.compile(r"[.,]\d{6}(\d{1,3})", re.ASCII)
+_LOOKED_AT = 1000  # rows of a block, for a hint
 # Columns beside the log's own, whose names no file has.
 _WHOLE, _REST = "\0whole", "\0rest"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def check_unit(unit: str) -> None:
-    """Raises ValueError for a unit that is not known."""
-    if unit not in UNITS and unit != ISO:
+    """Raises ValueError for what is no unit, nor "iso", nor a pattern that tells a day."""
+    if "%" in unit:
+        check_pattern(unit)
+    elif unit not in UNITS and unit != ISO:
         known = ", ".join(map(repr, (*UNITS, ISO)))
-        raise ValueError(f"time_unit is {unit!r}; it must be one of {known}")
+        raise ValueError(
+            f"time_unit is {unit!r}; it must be one of {known}, or a strptime pattern such as "
+            f"{EXAMPLE!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +96,7 @@ def to_ticks(checked: Checked, column: str, unit: str) -> None:
     Args:
         checked: the rows.
         column: holds numbers, text, dates or date-times.
-        unit: of numbers, one of `UNITS`, or `ISO`.
+        unit: of numbers, one of `UNITS`; of text, `ISO` or a pattern, see `time_patterns`.
     """
     times = _times_of(checked.frame[column], unit)
     per_second = times.per_second
@@ -123,7 +120,7 @@ def to_ticks(checked: Checked, column: str, unit: str) -> None:
         checked.frame[_WHOLE].is_null(),
         "not_a_time",
         lambda place: (
-            f"{shown(place)}, which is no time{_hint(checked.frame[column][place], unit)}"
+            f"{shown(place)}, which is no time{_hint(checked.frame[column], place, unit)}"
         ),
     )
     checked.leave_out(
@@ -161,7 +158,9 @@ def _times_of(values: pl.Series, unit: str) -> _Times:
     if isinstance(values.dtype, pl.Datetime):
         return _Times(values.to_physical(), None, UNITS[values.dtype.time_unit])
     if unit == ISO:
-        return _Times(*_of_iso(values.cast(pl.String)), 1)
+        return _Times(*read_iso(values.cast(pl.String)), 1)
+    if unit not in UNITS:
+        return _Times(*read_pattern(values.cast(pl.String), unit), 1)
     return _Times(*_of_numbers(values, _PLACES[unit]), UNITS[unit])
 
 
@@ -174,10 +173,7 @@ def _ticks(times: _Times) -> pl.Series:
     return ticks if times.rest is None else ticks + times.rest
 
 
-_Read = tuple[pl.Series, pl.Series | None]  # `whole` and `rest`
-
-
-def _of_numbers(values: pl.Series, digits: int) -> _Read:
+def _of_numbers(values: pl.Series, digits: int) -> Read:
     """Reads numbers of a unit that has so many decimal places of nanoseconds."""
     if values.dtype.is_integer():
         if values.dtype == pl.UInt64:
@@ -199,10 +195,10 @@ def _of_numbers(values: pl.Series, digits: int) -> _Read:
     return whole.scatter(broken, whole_of_broken), rest
 
 
-def _of_texts(values: pl.Series, digits: int) -> _Read:
+def _of_texts(values: pl.Series, digits: int) -> Read:
     """Reads numbers in text; null for what is none."""
     whole = values.cast(pl.Int64, strict=False)
-    return _fill(
+    return fill(
         values,
         (whole, None),
         lambda rest: _decimals(rest, digits),
@@ -210,47 +206,9 @@ def _of_texts(values: pl.Series, digits: int) -> _Read:
     )
 
 
-def _of_iso(values: pl.Series) -> _Read:
-    """Reads ISO 8601 texts; null for what is none."""
-    return _fill(values, _date_times(values, "T"), lambda rest: _date_times(rest, " "), _iso)
-
-
-def _fill(
-    values: pl.Series,
-    read: _Read,
-    further: Callable[[pl.Series], _Read],
-    one: Callable[[str], tuple[int, int] | None],
-) -> _Read:
-    """Fills in what is null in `read`: by columns with `further`, then one by one with `one`."""
-
-    def one_by_one(rest: pl.Series) -> _Read:
-        pairs = [one(text) or (None, None) for text in rest]
-        columns = zip(*pairs, strict=True)
-        first, second = (pl.Series(column, dtype=pl.Int64) for column in columns)
-        return first, second
-
-    whole, rest = read
-    for of_missing in (further, one_by_one):
-        missing = (whole.is_null() & values.is_not_null()).arg_true()
-        if not len(missing):
-            break
-        more, more_rest = of_missing(values.gather(missing))
-        whole = whole.scatter(missing, more)
-        if more_rest is not None:
-            if rest is None:
-                rest = pl.repeat(0, len(values), dtype=pl.Int64, eager=True)
-            rest = rest.scatter(missing, more_rest)
-    return whole, rest
-
-
-def _decimals(values: pl.Series, digits: int) -> _Read:
+def _decimals(values: pl.Series, digits: int) -> Read:
     parts = values.str.strip_chars(" \t").str.extract_groups(_DECIMAL).struct.unnest()
-    return parts.to_series(0).cast(pl.Int64), _places(parts.to_series(1), digits)
-
-
-def _places(fraction: pl.Series, digits: int) -> pl.Series:
-    """The first decimal places as a whole number; null for no text."""
-    return ("0" + fraction.str.slice(0, digits).str.pad_end(digits, "0")).cast(pl.Int64)
+    return parts.to_series(0).cast(pl.Int64), places(parts.to_series(1), digits)
 
 
 def _number(text: str, digits: int) -> tuple[int, int] | None:
@@ -264,63 +222,27 @@ def _number(text: str, digits: int) -> tuple[int, int] | None:
     return int(whole), int(_EXACT.scaleb(_EXACT.subtract(value, whole), digits))
 
 
-def _date_times(values: pl.Series, separator: str) -> _Read:
-    """Reads `YYYY-MM-DD HH:MM:SS`, perhaps with a fraction, perhaps with a time zone."""
-    texts = values.str.strip_chars(" \t")
-    whole = texts.str.slice(0, _DATE_TIME_CHARS).str.to_datetime(
-        _DATE_TIME.format(separator), time_unit="us", strict=False, exact=True
-    )
-    whole = whole.to_physical() // UNITS["us"]
-    tails = texts.str.slice(_DATE_TIME_CHARS)
-    if (tails == "").all():
-        return whole, None
-    # A log has few time zones.
-    zones = tails.str.replace(_FRACTION, "")
-    known = zones.unique().drop_nulls()
-    shift = pl.Series(map(_zone, known), dtype=pl.Int64)
-    whole -= zones.replace_strict(known, shift, default=None, return_dtype=pl.Int64)
-    return whole, _places(tails.str.extract(_FRACTION), _PLACES["s"]).fill_null(0)
-
-
-def _zone(text: str) -> int | None:
-    """By how many seconds clocks there are ahead of UTC; None for what is no time zone."""
-    found = _ZONE.fullmatch(text)
-    if found is None:
-        return None
-    seconds = int(found["hours"] or 0) * 3600 + int(found["minutes"] or 0) * 60
-    if found["utc"] and seconds:
-        return None
-    return -seconds if found["sign"] == "-" else seconds
-
-
-def _iso(text: str) -> tuple[int, int] | None:
-    """Reads any other text of ISO 8601, and a time zone after a space."""
-    text = text.strip()
-    if _DATE_WITH_ZONE.match(text):  # Python would take the offset for a time of day
-        return None
-    end = _ZONE_AT_END.search(text)
-    bare = text if end is None else text[: end.start()]
-    try:
-        time = datetime.datetime.fromisoformat(bare)
-    except ValueError:
-        return None
-    zone = 0 if end is None else _zone(end[0])
-    if zone is None or (end is not None and time.utcoffset()):
-        return None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=datetime.UTC)
-    whole, micros = divmod((time - _EPOCH) // datetime.timedelta(microseconds=1), UNITS["us"])
-    # Python takes the rest of a fraction, and drops it.
-    finer = _FINER.search(bare)
-    return whole - zone, micros * 1000 + (int(finer[1].ljust(3, "0")) if finer else 0)
-
-
-def _hint(value: object, unit: str) -> str:
-    if isinstance(value, str) and unit != ISO and _iso(value) is not None:
-        return " in numbers; for dates set time_unit='iso'"
-    if isinstance(value, str) and unit == ISO and _number(value, 0) is not None:
-        return " in ISO 8601; for numbers set time_unit='s' or 'ms'"
-    return f" (time_unit is {unit!r})"
+def _hint(values: pl.Series, place: int, unit: str) -> str:
+    """What to set for the value at a place to be a time."""
+    text = values[place]
+    if not isinstance(text, str) or not text.strip():
+        return f" (time_unit is {unit!r})"
+    what = " in numbers" if unit in UNITS else " in ISO 8601" if unit == ISO else f" after {unit!r}"
+    if unit != ISO and iso_time(text) is not None:
+        return f"{what}; for dates set time_unit='iso'"
+    if unit not in UNITS and _number(text, 0) is not None:
+        return f"{what}; for numbers set time_unit='s' or 'ms'"
+    patterns = likely_patterns(text)
+    if len(patterns) > 1:
+        # Other rows may tell the day from the month.
+        some = values.head(_LOOKED_AT).cast(pl.String)
+        fit = [read_pattern(some, pattern)[0].count() for pattern in patterns]
+        most = max(fit)
+        patterns = [pattern for pattern, num in zip(patterns, fit, strict=True) if num == most]
+    if patterns:
+        unclear = ": nothing tells which number is the day" if len(patterns) > 1 else ""
+        return f"{what}; set time_unit={' or '.join(map(repr, patterns))}{unclear}"
+    return f" (time_unit is {unit!r}; it may be a strptime pattern, such as {EXAMPLE!r})"
 
 
 def _when(ticks: int, unit: str) -> str:

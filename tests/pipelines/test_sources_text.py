@@ -152,6 +152,8 @@ def test_encodings(read):
         ("user,item,time\n", {"delimiter": "\n"}, "it must be one ASCII"),
         ("user,item,time\n", {"delimiter": '"'}, "the quote must not be part of"),
         ("user,item,time\n", {"time_unit": "h"}, "time_unit is 'h'; it must be one of 's', 'ms'"),
+        ("user,item,time\n", {"time_unit": "h"}, "or a strptime pattern such as '%d/%m/%Y %H:%M'"),
+        ("user,item,time\n", {"time_unit": "%H:%M"}, "time_unit is '%H:%M': it has no year"),
         ("user,item,time\n", {"event": "type"}, "an event column needs its event types"),
         ("user,item,time\n", {"events": "view=1"}, "an event column needs its event types"),
         ("u,i,t,e\n", {"event": "e", "events": "a=-1"}, "gives 'a' the weight -1.0"),

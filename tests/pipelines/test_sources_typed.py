@@ -18,6 +18,7 @@ from launch import program
 from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.prepare import prepare
+from pipelines.prepared import Prepared
 from pipelines.sources.own_log import LogConfig
 from tests.pipelines.source_layouts import seconds
 
@@ -308,6 +309,16 @@ def test_every_field_of_a_source_stands_in_its_variant_of_the_config(own_log, va
     for name, field in defaults.items():
         if field.default is not dataclasses.MISSING and name != "interactions":
             assert getattr(made, name) == field.default, name
+
+
+def test_a_pattern_of_times_is_given_on_the_command_line(own_log, tmp_path):
+    log = "user,item,time\na,x,Sun Jul 23 07:26:12 -0700 2017\na,y,Sun Jul 23 07:26:12 +0000 2017\n"
+    (tmp_path / "log.csv").write_text(log)
+    argv = [f"--config.data.source.folder={tmp_path}", "--config.data.source.interactions=log.csv"]
+    argv += ["--config.data.source.time_unit=%a %b %d %H:%M:%S %z %Y", "--config.data.k_core=0"]
+    prepare(own_log("--config=own_log:csv", *argv).data.to_dict(), tmp_path / "prepared")
+    times = Prepared.load(tmp_path / "prepared").columns["time"]
+    assert times.tolist() == [1_500_794_772, 1_500_819_972]
 
 
 def test_a_log_is_described_on_the_command_line(own_log, tmp_path):

@@ -137,6 +137,14 @@ def seconds_as(tick, place):
     return float(decimal_text(tick)) if place % 2 else decimal_text(tick)
 
 
+def pattern_text(tick, place):
+    ahead = ZONES[place % len(ZONES)]
+    zone = datetime.timezone(datetime.timedelta(seconds=ahead))
+    moment = datetime.datetime.fromtimestamp(tick // TICKS_PER_SECOND, zone)
+    fraction = f"{tick % TICKS_PER_SECOND:09}".rstrip("0") or "0"
+    return moment.strftime(f"%a %d %b %Y %I:%M:%S.{fraction} %p %z")
+
+
 TIME_LAYOUTS = [
     *(TimeLayout(f"csv_{unit}", unit, write_text(whole(unit), unit)) for unit in PER_SECOND),
     *(
@@ -145,6 +153,7 @@ TIME_LAYOUTS = [
     ),
     TimeLayout("csv_exponent", "ns", write_text(lambda tick, place: f"{tick}e-9", "s")),
     TimeLayout("csv_iso", "ns", write_text(iso_text, "iso")),
+    TimeLayout("csv_pattern", "ns", write_text(pattern_text, "%a %d %b %Y %I:%M:%S.%f %p %z")),
     TimeLayout("jsonl_ns", "ns", write_text(whole("ns"), "ns", "jsonl")),
     TimeLayout("jsonl_ms", "ms", write_text(whole("ms"), "ms", "jsonl")),
     TimeLayout("jsonl_fraction", "ns", write_text(fraction_of("s"), "s", "jsonl")),
