@@ -192,7 +192,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} holds no prepared data set (no manifest.json); prepare it first"
+            f"{folder} holds no prepared data set (no manifest.json); run launch.prepare first"
         )
     try:
         manifest = files.read_json(path)
