@@ -18,6 +18,7 @@ from minirec.sids.free_sids import FreeSids
 from minirec.sids.table import SidTable, parse_sids, token_string
 
 _FILE = {"sids_sha256": str, "items": {str: {"title": str, "sid": [str]}}}
+_REMEDY = "remove the file and append the items again"
 
 
 def append_sids(
@@ -99,13 +100,13 @@ class AppendedItems:
     codes: Int32[np.ndarray, "n L"]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `{"sids_sha256": …, "items": {raw_item_id: {"title": …, "sid": […]}}}`."""
+        """Writes `{"sids_sha256": …, "items": {raw_item_id: {"title": …, "sid": […]}}}`, sealed."""
         rows = zip(self.raw_item_ids, self.titles, self.codes.tolist(), strict=True)
         items = {
             raw: {"title": title, "sid": [token_string(*entry) for entry in enumerate(sid)]}
             for raw, title, sid in rows
         }
-        files.write_json(path, {"sids_sha256": self.sids_sha256, "items": items})
+        files.write_sealed(path, {"sids_sha256": self.sids_sha256, "items": items})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], table: SidTable, sids_sha256: str) -> AppendedItems:
@@ -123,7 +124,7 @@ class AppendedItems:
         if not path.is_file():
             empty = np.zeros((0, table.num_levels), np.int32)
             return cls(sids_sha256, (), (), empty)
-        value = files.read_json(path, _FILE)
+        value = files.read_sealed(path, _REMEDY, _FILE)
         items = value["items"]
         if value["sids_sha256"] != sids_sha256:
             raise ValueError(

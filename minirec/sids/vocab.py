@@ -165,17 +165,18 @@ class SidVocab:
         return self.code_of_token[safe]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `{"tokens": ["<pad>", "<bos>", "<a_0>", …]}`; the place in it is the token."""
-        files.write_json(path, {"tokens": list(self.token_strings)})
+        """Writes `{"tokens": ["<pad>", "<bos>", "<a_0>", …]}`, sealed; the place is the token."""
+        files.write_sealed(path, {"tokens": list(self.token_strings)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Returns the vocabulary that `save` wrote.
 
         Raises:
-            ValueError: the file is not one; the message names file, token and value.
+            ValueError: the file is not one, or damaged; the message names file, token and value.
         """
-        value = files.read_json(path, {"tokens": [str]})
+        remedy = "train again, which writes it anew"
+        value = files.read_sealed(path, remedy, {"tokens": [str]})
         try:
             return cls(tuple(value["tokens"]))
         except ValueError as error:

@@ -1,11 +1,9 @@
-"""Checkpoints of a run: where it stands (`last/`) and the model that scored best (`best/`).
-
-Orbax writes each beside its place and renames it, so a kill leaves the older ones readable.
-"""
+"""Checkpoints of a run: where it stands (`last/`) and the model that scored best (`best/`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -18,14 +16,15 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from minirec.files.workplace import workplace
+from minirec import files
 from minirec.training import processes
+from minirec.training.step_folders import MismatchError, StepFolders, name_of
 
 CHECKPOINTS = "checkpoints"
-
-
-class MismatchError(ValueError):
-    """A checkpoint belongs to another model."""
+_REMEDY = (
+    "train again with the same command, which mends what can be mended from the run's other "
+    "checkpoints, or with --overwrite"
+)
 
 
 @dataclasses.dataclass
@@ -45,6 +44,7 @@ class Position:
         early_stop: state of `EarlyStop`.
         window: the sums that the next log line will average.
         metrics_bytes: length of `metrics.jsonl`; what a later step wrote comes after it.
+        metrics_sha256: digest of these bytes.
         seconds: training time so far, over all its processes.
     """
 
@@ -57,6 +57,7 @@ class Position:
     early_stop: dict[str, Any]
     window: dict[str, list[float]]
     metrics_bytes: int
+    metrics_sha256: str
     seconds: float
 
     @classmethod
@@ -72,6 +73,7 @@ class Position:
             early_stop={},
             window={},
             metrics_bytes=0,
+            metrics_sha256=hashlib.sha256().hexdigest(),
             seconds=0.0,
         )
 
@@ -81,8 +83,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str], *, keep_last: int) -> None:
         root = Path(folder).absolute() / CHECKPOINTS
-        self._last = _Steps(root / "last", keep=keep_last)
-        self._best = _Steps(root / "best", keep=1)
+        self._last = StepFolders(root / "last", keep=keep_last)
+        self._best = StepFolders(root / "best", keep=1)
 
     def save_last(self, model: nnx.State, optimizer: nnx.State, position: Position) -> None:
         """Saves the whole state at `position.step`, unless that step is there already."""
@@ -105,52 +107,76 @@ class Checkpoints:
 
     def save_best(self, model: nnx.State, step: int) -> None:
         """Saves the model as the best so far, in place of every other."""
-        # A best model ahead of the run is left where a damaged checkpoint sent the run back.
         self._best.discard(step)
         self._best.save(step, model=ocp.args.StandardSave(to_arrays(model)))
 
     def restore_newest(
-        self, model: nnx.Module, make_optimizer: Callable[[int], nnx.Optimizer]
+        self,
+        model: nnx.Module,
+        make_optimizer: Callable[[int], nnx.Optimizer],
+        check_record: Callable[[Position], None] = lambda position: None,
     ) -> tuple[Position, nnx.State, nnx.State] | None:
         """Returns the newest whole checkpoint and discards damaged ones after it.
+
+        Whatever is wrong with a newer one is said on standard error.
 
         Args:
             model: gives the model's structure and its arrays' places on the devices.
             make_optimizer: makes the optimizer of the stage with the index given.
+            check_record: raises DamagedError where what the run wrote until then is not whole; the
+                first process calls it.
 
         Returns:
             (position, model state, optimizer state), or None where nothing was saved.
 
         Raises:
             MismatchError: the model is not the one that was saved; the message names the parameter.
-            RuntimeError: there are checkpoints, and none is readable.
+            DamagedError: there are checkpoints, and none is whole; the message names their files.
         """
         steps = sorted(self._last.steps(), reverse=True)
-        model_state = nnx.state(model)
+        problems = []
         for step in steps:
-            found = self._read(step, model_state, make_optimizer)
-            if processes.everywhere(found is not None):
+            found = self._read(step, model, make_optimizer, check_record)
+            if processes.everywhere(not isinstance(found, Exception)):
                 for damaged in steps[: steps.index(step)]:
                     self._last.discard(damaged)
+                assert not isinstance(found, Exception)
                 return found
+            problems.append(f"step {step}: {found}")
+            if processes.is_first():
+                print(f"step {step}: {found}; trying an older one", file=sys.stderr)
         if steps:
-            raise RuntimeError(
-                f"{self._last.folder}: none of the checkpoints {steps} is readable; "
-                "set overwrite=True to start anew"
+            raise files.DamagedError(
+                f"{self._last.folder}: none of the checkpoints is whole ({'; '.join(problems)}); "
+                "put the files back, or set overwrite=True (--overwrite) to start anew"
             )
         return None
+
+    def restore_step(
+        self, model: nnx.Module, make_optimizer: Callable[[int], nnx.Optimizer], step: int
+    ) -> tuple[Position, nnx.State, nnx.State] | None:
+        """Returns the checkpoint of `step`, None where it is not there or not whole."""
+        if step not in self._last.steps():
+            return None
+        found = self._read(step, model, make_optimizer, lambda position: None)
+        whole = processes.everywhere(not isinstance(found, Exception))
+        return None if not whole or isinstance(found, Exception) else found
 
     def _read(
         self,
         step: int,
-        model_state: nnx.State,
+        model: nnx.Module,
         make_optimizer: Callable[[int], nnx.Optimizer],
-    ) -> tuple[Position, nnx.State, nnx.State] | None:
-        """Returns one checkpoint, None where it is damaged."""
+        check_record: Callable[[Position], None],
+    ) -> tuple[Position, nnx.State, nnx.State] | Exception:
+        """Returns one checkpoint, or what is wrong with it."""
+        model_state = nnx.state(model)
         try:
+            self._last.check(step, "this checkpoint is not restored")
             position = Position(
                 **self._last.restore(step, position=ocp.args.JsonRestore())["position"]
             )
+            processes.first_alone(lambda: check_record(position))
             optimizer_state = nnx.state(make_optimizer(position.stage))
             arrays = self._last.restore(
                 step,
@@ -162,9 +188,7 @@ class Checkpoints:
         except MismatchError:
             raise
         except Exception as error:  # Whatever the damage looks like, an older one may do.
-            folder = self._last.folder / str(step)
-            print(f"{folder}: unreadable, trying an older one: {error}", file=sys.stderr)
-            return None
+            return error
         return (
             position,
             from_arrays(model_state, arrays["model"]),
@@ -172,94 +196,24 @@ class Checkpoints:
         )
 
     def best_step(self) -> int | None:
-        """Returns the step of the best model, None where there is none."""
-        return max(self._best.steps(), default=None)
+        """Returns the step of the best model, None where there is none that is whole.
+
+        What is wrong with one is said on standard error.
+        """
+        for step in reversed(self._best.steps()):
+            try:
+                self._best.check(step, "the best model is looked for among the last checkpoints")
+            except ValueError as error:
+                if processes.is_first():
+                    print(error, file=sys.stderr)
+            else:
+                return step
+        return None
 
     def close(self) -> None:
         """Ends the background work of Orbax."""
         self._last.close()
         self._best.close()
-
-
-class _Steps:
-    """One folder of checkpoints by step, each of which is there whole or not at all."""
-
-    def __init__(self, folder: Path, *, keep: int | None, read_only: bool = False) -> None:
-        self.folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                # Last and best are written in a fixed order, and the buffers are donated to the
-                # next step: waiting is simplest.
-                enable_async_checkpointing=False,
-                # What looks like rubbish to a reader may be a save in progress.
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-            ),
-            item_handlers={
-                "model": ocp.StandardCheckpointHandler(),
-                "optimizer": ocp.StandardCheckpointHandler(),
-                "position": ocp.JsonCheckpointHandler(),
-            },
-        )
-
-    def steps(self) -> list[int]:
-        return list(self._manager.all_steps())
-
-    def save(self, step: int, **items: Any) -> None:
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-
-    def restore(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
-
-    def wanted(self, step: int, item: str, state: nnx.State) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns what to restore for `state`, placed on devices as it is.
-
-        Raises:
-            MismatchError: the checkpoint does not hold just that.
-        """
-        wanted = {}
-        # An abstract model goes to one device, wherever the checkpoint's arrays once lay.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        for path, variable in nnx.to_flat_state(state):
-            value = variable.get_value()
-            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-                value = jax.eval_shape(jax.random.key_data, value)
-            wanted[_name(path)] = jax.ShapeDtypeStruct(
-                value.shape, value.dtype, sharding=getattr(value, "sharding", None) or here
-            )
-        saved = self._manager.item_metadata(step)[item]
-        place = f"{self.folder / str(step)}: the {item}"
-        for name in sorted({*wanted, *saved.keys()}):
-            if name not in saved:
-                raise MismatchError(f"{place} saved there lacks {name!r}; is the config the run's?")
-            if name not in wanted:
-                raise MismatchError(
-                    f"{place} saved there has {name!r}, the given one lacks it; "
-                    "is the config the run's?"
-                )
-            if tuple(saved[name].shape) != wanted[name].shape:
-                raise MismatchError(
-                    f"{place} saved there has {name!r} of shape {tuple(saved[name].shape)}, the "
-                    f"given one of shape {wanted[name].shape}; is the config the run's?"
-                )
-        return wanted
-
-    def discard(self, step: int) -> None:
-        """Removes a step at once, so that a kill half-way leaves no half checkpoint."""
-        if step not in self.steps():
-            return
-
-        def remove() -> None:
-            with workplace(self.folder.parent / "discarded") as trash:
-                os.replace(self.folder / str(step), trash / str(step))
-
-        processes.first_alone(remove)
-        self._manager.reload()
-
-    def close(self) -> None:
-        self._manager.close()
 
 
 def load_best[Model: nnx.Module](folder: str | os.PathLike[str], model: Model) -> Model:
@@ -277,6 +231,7 @@ def load_best[Model: nnx.Module](folder: str | os.PathLike[str], model: Model) -
     Raises:
         FileNotFoundError: the run has saved no best model.
         MismatchError: the model does not match the checkpoint; the message names the parameter.
+        DamagedError: a file of the checkpoint is not as it was written; the message names it.
     """
     return _load(Path(folder).absolute() / CHECKPOINTS / "best", model)
 
@@ -287,19 +242,7 @@ def best_step(folder: str | os.PathLike[str]) -> int:
     Raises:
         FileNotFoundError: the run has saved no best model.
     """
-    return _newest(Path(folder).absolute() / CHECKPOINTS / "best")
-
-
-def _newest(folder: Path) -> int:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no checkpoint; train the run first")
-    saved = _Steps(folder, keep=None, read_only=True)
-    try:
-        if not (steps := saved.steps()):
-            raise FileNotFoundError(f"{folder}: no checkpoint; train the run first")
-        return max(steps)
-    finally:
-        saved.close()
+    return _newest(StepFolders(Path(folder).absolute() / CHECKPOINTS / "best", keep=None))
 
 
 def load_last[Model: nnx.Module](folder: str | os.PathLike[str], model: Model) -> Model:
@@ -307,10 +250,35 @@ def load_last[Model: nnx.Module](folder: str | os.PathLike[str], model: Model) -
     return _load(Path(folder).absolute() / CHECKPOINTS / "last", model)
 
 
+def checkpoints_are_whole(folder: str | os.PathLike[str]) -> bool:
+    """Returns whether a run's newest checkpoint and its best model are there and whole.
+
+    What is wrong is said on standard error. Of several processes each must call it.
+    """
+    for name in ("last", "best"):
+        saved = StepFolders(Path(folder).absolute() / CHECKPOINTS / name, keep=None)
+        try:
+            saved.check(_newest(saved), "trying to mend it")
+        except (ValueError, FileNotFoundError) as error:
+            if processes.is_first():
+                print(error, file=sys.stderr)
+            return False
+        finally:
+            saved.close()
+    return True
+
+
+def _newest(saved: StepFolders) -> int:
+    if not (steps := saved.steps()):
+        raise FileNotFoundError(f"{saved.folder}: no checkpoint; train the run first")
+    return steps[-1]
+
+
 def _load[Model: nnx.Module](folder: Path, model: Model) -> Model:
-    step = _newest(folder)
-    saved = _Steps(folder, keep=None, read_only=True)
+    saved = StepFolders(folder, keep=None)
     try:
+        step = _newest(saved)
+        saved.check(step, _REMEDY)
         graph, state = nnx.split(model)
         wanted = saved.wanted(step, "model", state)
         restored = saved.restore(step, model=ocp.args.StandardRestore(wanted))
@@ -325,7 +293,7 @@ def to_arrays(state: nnx.State) -> dict[str, jax.Array]:
     for path, variable in nnx.to_flat_state(state):
         value = variable.get_value()
         is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        arrays[_name(path)] = jax.random.key_data(value) if is_key else value
+        arrays[name_of(path)] = jax.random.key_data(value) if is_key else value
     return arrays
 
 
@@ -333,12 +301,8 @@ def from_arrays(like: nnx.State, arrays: dict[str, jax.Array]) -> nnx.State:
     """Returns a state built as `like` is, with the values that `to_arrays` gave."""
     flat = []
     for path, variable in nnx.to_flat_state(like):
-        value = arrays[_name(path)]
+        value = arrays[name_of(path)]
         if jnp.issubdtype(variable.get_value().dtype, jax.dtypes.prng_key):
             value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(variable.get_value()))
         flat.append((path, variable.replace(value)))
     return nnx.from_flat_state(flat)
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return ".".join(str(part) for part in path)

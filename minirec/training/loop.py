@@ -14,13 +14,20 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
+from minirec.files import DamagedError
 from minirec.models.sharding import place, put_rows
 from minirec.training import processes, run_folder
-from minirec.training.checkpoints import Checkpoints, Position, load_last
+from minirec.training.checkpoints import Checkpoints, Position, checkpoints_are_whole, load_last
 from minirec.training.config import Stage, TrainConfig, as_record, check_stages
 from minirec.training.early_stop import EarlyStop
 from minirec.training.interrupts import AbandonedError, StopSignals
-from minirec.training.metrics_log import MetricsLog, read_metrics
+from minirec.training.metrics_log import (
+    FINAL,
+    METRICS_FILE,
+    MetricsLog,
+    check_prefix,
+    read_metrics,
+)
 from minirec.training.optimizer import make_optimizer, make_schedule
 from minirec.training.progress import ProgressBar
 from minirec.training.reporter import Clock, NonFiniteError, Reporter
@@ -95,21 +102,31 @@ def train(
         place(model, mesh)
 
         # A finished run has a final line, written after everything else.
-        lines = read_metrics(folder)
-        if lines and lines[-1]["kind"] == "final":
+        if (final := _finished(folder)) is not None:
             nnx.update(model, nnx.state(load_last(folder, model)))
-            final = TrainResult.from_record(lines[-1])
             if is_writer:
                 print(f"{folder}: this run is finished: {final.describe()}", file=sys.stderr)
             return final
 
         # Resume, in this order:
-        # 1. model, optimizer and position, from the newest checkpoint that is whole;
+        # 1. model, optimizer and position, from the newest checkpoint that is whole, as is
+        #    metrics.jsonl until then;
         checkpoints = Checkpoints(folder, keep_last=config.keep_last)
         stack.callback(checkpoints.close)
-        restored = checkpoints.restore_newest(
-            model, lambda index: new_optimizer(model, stages[index], mesh)
-        )
+
+        def first_optimizer(index: int) -> nnx.Optimizer:
+            return new_optimizer(model, stages[index], mesh)
+
+        try:
+            restored = checkpoints.restore_newest(
+                model,
+                first_optimizer,
+                lambda at: check_prefix(folder / METRICS_FILE, at.metrics_bytes, at.metrics_sha256),
+            )
+        except DamagedError:
+            if is_writer:
+                run_folder.forget_overwrite(folder)
+            raise
         if restored is None:
             position, restored_optimizer = Position.start(config.seed), None
         else:
@@ -117,9 +134,22 @@ def train(
             nnx.update(model, restored_model)
         early_stop = EarlyStop(**position.early_stop)
         step, evaluated_step = position.step, position.evaluated_step
-        # 2. the best model, if the kill came between the last and the best of one step;
-        if restored is not None and early_stop.best_step == step != checkpoints.best_step():
-            checkpoints.save_best(TrainState(restored[1], restored[2]).evaluated, step)
+        # 2. the best model, if the kill came between the last and the best of one step, or it has
+        #    been damaged since;
+        wanted = early_stop.best_step
+        if wanted is not None and wanted != (best_step := checkpoints.best_step()):
+            found = restored
+            if wanted != step:
+                found = checkpoints.restore_step(model, first_optimizer, wanted)
+            if found is not None:
+                checkpoints.save_best(TrainState(*found[1:]).evaluated, wanted)
+            elif is_writer and (best_step is None or best_step < step):
+                print(
+                    f"{folder}: the best model, of step {wanted}, is lost, and no checkpoint of "
+                    "that step is left; a better one will take its place if there is one, and "
+                    "overwrite=True (--overwrite) starts anew",
+                    file=sys.stderr,
+                )
         # 3. metrics.jsonl and TensorBoard, cut back to the checkpoint;
         log = MetricsLog(
             folder,
@@ -240,6 +270,7 @@ def train(
                             early_stop=dataclasses.asdict(early_stop),
                             window=reporter.window,
                             metrics_bytes=log.num_bytes,
+                            metrics_sha256=log.sha256,
                             seconds=clock.seconds,
                         )
                         checkpoints.save_last(state.model, state.optimizer, position_now)
@@ -276,9 +307,25 @@ def train(
             checkpoints.save_best(state.evaluated, step)
         reason = "early_stop" if early_stop.exhausted(config.patience) else "finished"
         final = result(reason)
-        log.write({"kind": "final", "stage": stages[-1].name, **final.as_record()})
+        log.write({"kind": FINAL, "stage": stages[-1].name, **final.as_record()})
         progress.note(f"{folder}: {final.describe()}")
         return final
+
+
+def _finished(folder: Path) -> TrainResult | None:
+    """Returns how a run ended; None where it is not at its end, or a file of it is not whole.
+
+    What is wrong is said on standard error; going on from a checkpoint mends it.
+    """
+    lines = []
+    try:
+        lines = read_metrics(folder)
+    except ValueError as error:
+        if processes.is_first():
+            print(error, file=sys.stderr)
+    if not processes.everywhere(bool(lines) and lines[-1]["kind"] == FINAL):
+        return None
+    return TrainResult.from_record(lines[-1]) if checkpoints_are_whole(folder) else None
 
 
 def new_optimizer(model: nnx.Module, stage: Stage, mesh: Mesh | None) -> nnx.Optimizer:

@@ -1,7 +1,12 @@
-"""`metrics.jsonl`: what a run measured, a JSON object a line, and the same for TensorBoard."""
+"""`metrics.jsonl`: what a run measured, a JSON object a line, and the same for TensorBoard.
+
+Every checkpoint holds the digest of the file until then; the last line of a finished run holds that
+of all before it and of itself.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -10,15 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minirec.files import atomic_path, read_json_lines
+from minirec.files import SEAL, DamagedError, atomic_path, read_json_lines
 from minirec.files.schema import COUNT, NUMBER, check
 
 METRICS_FILE = "metrics.jsonl"
+FINAL = "final"
+"""The kind of the last line of a finished run."""
 # What the readers of a line count on, and what those of a kind do; other fields are the task's.
 _LINE = {"kind": str, "step": COUNT}
 _KINDS = {
     "train": {"loss": (NUMBER, None)},
-    "final": {
+    FINAL: {
         "reason": str,
         "select_metric": str,
         "best_metric": (NUMBER, None),
@@ -34,8 +41,12 @@ def is_wall_clock(field: str) -> bool:
 
 
 def without_wall_clock(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a line that an exact repetition of the run repeats."""
-    return {name: value for name, value in record.items() if not is_wall_clock(name)}
+    """Returns the fields of a line that an exact repetition of the run repeats.
+
+    The digest of the lines is not among them, since these hold times.
+    """
+    kept = (name for name in record if name != SEAL and not is_wall_clock(name))
+    return {name: record[name] for name in kept}
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -47,6 +58,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: a line is not JSON or lacks a field; the message names the file and the line.
+        DamagedError: the run is finished, and the file is not as it was then.
     """
     path = Path(folder) / METRICS_FILE
     if not path.exists():
@@ -55,7 +67,41 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, record in read_json_lines(path, _LINE, may_be_cut=True):
         check(record, _KINDS.get(record["kind"], {}), f"{path}, line {number}")
         records.append(record)
+    if records and records[-1]["kind"] == FINAL:
+        whole = path.read_bytes().rstrip(b"\n")
+        before = hashlib.sha256(whole[: whole.rfind(b"\n") + 1])
+        final = {name: value for name, value in records[-1].items() if name != SEAL}
+        if records[-1].get(SEAL) != _sealed(before, final):
+            raise DamagedError(
+                f"{path}: has been damaged or edited since the run ended: the digest in its last "
+                "line is not that of the file; train again with the same command, which makes the "
+                "lines anew from a checkpoint"
+            )
     return records
+
+
+def check_prefix(path: Path, num_bytes: int, digest: str) -> None:
+    """Checks that a file still begins as it was when a checkpoint was saved.
+
+    Args:
+        path: `metrics.jsonl`.
+        num_bytes: how long it was.
+        digest: SHA-256 of it then, in hexadecimal.
+
+    Raises:
+        DamagedError: it does not; the message names the file.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    if len(data) < num_bytes:
+        raise DamagedError(
+            f"{path}: holds {len(data)} bytes, and held {num_bytes} when the checkpoint was saved: "
+            "lines are missing"
+        )
+    if hashlib.sha256(data[:num_bytes]).hexdigest() != digest:
+        raise DamagedError(
+            f"{path}: its first {num_bytes} bytes have been damaged or edited since the checkpoint "
+            "was saved"
+        )
 
 
 class MetricsLog:
@@ -83,11 +129,12 @@ class MetricsLog:
         """
         self._file = self._writer = None
         self._on_line = on_line
+        self._digest = hashlib.sha256()
         if not enabled:
             return
         folder = Path(folder)
         path = folder / METRICS_FILE
-        _cut(path, keep_bytes)
+        self._digest.update(_cut(path, keep_bytes))
         self._file = path.open("ab")
         if tensorboard:
             if not keep_bytes:
@@ -104,13 +151,22 @@ class MetricsLog:
         """The file's length so far."""
         return 0 if self._file is None else self._file.tell()
 
+    @property
+    def sha256(self) -> str:
+        """The digest of the file so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends a line. It needs `kind` and `step`; a number that JSON lacks becomes null."""
         if self._file is None:
             return
-        line = json.dumps({name: _plain(value) for name, value in record.items()}, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
+        plain = {name: _plain(value) for name, value in record.items()}
+        if plain["kind"] == FINAL:
+            plain[SEAL] = _sealed(self._digest, plain)
+        line = json.dumps(plain, allow_nan=False).encode() + b"\n"
+        self._file.write(line)
         self._file.flush()
+        self._digest.update(line)
         if self._writer is not None:
             for name, value in record.items():
                 if name != "step" and isinstance(value, float) and math.isfinite(value):
@@ -136,13 +192,22 @@ class MetricsLog:
             self._writer.close()
 
 
-def _cut(path: Path, keep_bytes: int) -> None:
+def _cut(path: Path, keep_bytes: int) -> bytes:
+    """Cuts the file back and returns what is left."""
     data = path.read_bytes() if path.exists() else b""
     kept = data[:keep_bytes]
     kept = kept[: kept.rfind(b"\n") + 1]
     if kept != data or not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_bytes(kept)
+    return kept
+
+
+def _sealed(before: Any, line: Mapping[str, Any]) -> str:
+    """Returns the digest of what a hash has seen and of a line's fields after it."""
+    whole = before.copy()
+    whole.update(json.dumps(line).encode())
+    return whole.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,7 @@
-import json
-
 import numpy as np
 import pytest
 
+from minirec import files
 from minirec.sids import SidTable
 from minirec.sids.append import AppendedItems, append_sids
 from minirec.sids.codebooks import Codebooks
@@ -90,12 +89,12 @@ def test_appended_items_are_kept_and_belong_to_their_sids(tmp_path):
     np.testing.assert_array_equal(again.codes, added.codes)
     with pytest.raises(ValueError, match=r"appended.json: sids_sha256 is 'digest'"):
         AppendedItems.load(path, table, "another")
-    value = json.loads(path.read_text())
+    value = files.read_sealed(path, "")
     value["items"]["x"] = value["items"]["ü"]
-    path.write_text(json.dumps(value))
+    files.write_sealed(path, value)
     with pytest.raises(ValueError, match="item 'x' is among the others already"):
         AppendedItems.load(path, table, "digest")
     value["items"] = {"new": {"title": "A pan", "sid": ["<a_0>", "<b_9>"]}}
-    path.write_text(json.dumps(value))
+    files.write_sealed(path, value)
     with pytest.raises(ValueError, match=r"item 'new': '<b_9>' at level 1 lies outside"):
         AppendedItems.load(path, table, "digest")

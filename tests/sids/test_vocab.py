@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from minirec import files
 from minirec.sids import SidTable, SidVocab
 
 TABLE = SidTable(["0", "1", "2"], np.array([[5, 0], [2, 9], [5, 3]]), (8, 16))
@@ -92,7 +93,7 @@ def test_a_broken_vocabulary_is_refused_and_its_file_named(tmp_path, strings, me
     with pytest.raises(ValueError, match=message):
         SidVocab.from_token_strings(strings)
     path = tmp_path / "vocab.json"
-    path.write_text(json.dumps({"tokens": strings}))
+    files.write_sealed(path, {"tokens": strings})
     with pytest.raises(ValueError, match=rf"vocab\.json: .*{message}"):
         SidVocab.load(path)
 
@@ -103,6 +104,10 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"vocab\.json"):
         SidVocab.load(path)
+    if text.startswith("{"):
+        files.write_sealed(path, json.loads(text))
+        with pytest.raises(ValueError, match=r'vocab\.json: expected {"tokens": '):
+            SidVocab.load(path)
 
 
 def test_the_real_beauty_sids_have_965_codes(real_data):
