@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def append_items(
             "new item's; take an index that holds it, or make SIDs by config.sids.source "
             "rq_kmeans or rq_vae"
         )
+    wiring.checked_sids(job.sids, wiring.CODEBOOKS)
     quantiser, about, arrays = load_codebooks(codebooks_path)
     if about.get("sids_sha256") != digest:
         raise ValueError(
@@ -68,6 +70,25 @@ def append_items(
     )
     added.save(job.sids / wiring.APPENDED)
     return added
+
+
+def drop_stale(job: program.Job) -> None:
+    """Removes the items that were appended to other SIDs than the ones that lie there now."""
+    path = job.sids / wiring.APPENDED
+    if not path.is_file():
+        return
+    try:
+        belongs = files.read_sealed(path, "it is removed").get("sids_sha256")
+    except ValueError as error:
+        print(f"note: {error}", file=sys.stderr)
+        belongs = None
+    if belongs != files.sha256(job.sids / wiring.SIDS):
+        path.unlink()
+        print(
+            f"note: {path} held items that were appended to the SIDs before, and is removed; "
+            "append them again with --append",
+            file=sys.stderr,
+        )
 
 
 def read_new_items(path: Path) -> pl.DataFrame:

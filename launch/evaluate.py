@@ -33,15 +33,16 @@ from minirec.evaluation import (
     ItemTransition,
     RankedLists,
     Report,
+    curves_of,
     evaluate_lists,
     item_ranks,
     metric_lines,
     pair_strata,
-    read_curves,
     write_report,
 )
 from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.sids import SidTable
+from minirec.training import read_metrics
 from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
 from minirec.training.run_folder import CONFIG_FILE
@@ -206,7 +207,7 @@ def make_report(
     for name, baseline in baselines.items():
         lists = baseline.recommend(histories, length, exclude_seen=exclude_seen)
         evaluations[name] = evaluate_lists(lists, target, codes, ks=ks, **bootstrap)
-    curves = read_curves(job.run / "metrics.jsonl")
+    curves = curves_of(read_metrics(job.run))
     report = Report(
         name=job.run.name,
         dataset=config.name,

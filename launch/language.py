@@ -27,6 +27,7 @@ from minirec.models.vocabulary import grow, new_rows, split_rows
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import load_codebooks
 from minirec.sids.table import parse_token
+from minirec.training.processes import first_alone
 from pipelines.prepared import Prepared
 from pipelines.text.answers import answer_tokens, sid_names, sid_tuples
 from pipelines.text.prompt_batches import PromptBatches, prompt_batches
@@ -97,6 +98,9 @@ def base_folder(job: Job, prepared: Prepared) -> Path:
             f"config.model.checkpoint={name!r}: {folder / 'config.json'} is missing; it must be a "
             "local Hugging Face folder"
         )
+    if (folder / files.CHECKSUMS).is_file():  # Written here.
+        remedy = f"remove {files.CHECKSUMS} if the change is meant, or take another checkpoint"
+        first_alone(lambda: files.check_folder(folder, remedy=remedy))
     return folder
 
 
@@ -246,6 +250,7 @@ def _codebooks(job: Job) -> tuple[Any, ...]:
             f"config.sft.new_rows='codebooks' needs {path}, which launch.make_sids writes where it "
             "makes the SIDs itself; use 'mean' or 'random' for SIDs that were given"
         )
+    wiring.checked_sids(job.sids, wiring.CODEBOOKS)
     codebooks, about, _ = load_codebooks(path)
     if about["sids_sha256"] != files.sha256(job.sids / wiring.SIDS):
         raise ValueError(f"{path}: belongs to other SIDs than {job.sids / wiring.SIDS}")

@@ -198,6 +198,7 @@ def make(job: program.Job) -> None:
     report["config"] = job.config.sids.to_dict()
     # What the vectors were made from: SIDs of another split would hold what this one holds out.
     report["prepared"] = prepared.manifest["fingerprint"]
+    # The report vouches for the rest: it goes first and comes last.
     for name in (wiring.SIDS_REPORT, wiring.CODEBOOKS):
         (job.sids / name).unlink(missing_ok=True)
     table.save(job.sids / wiring.SIDS)
@@ -209,7 +210,10 @@ def make(job: program.Job) -> None:
         }
         arrays = None if made.text is None else made.text.arrays()
         made.quantiser.save(job.sids / wiring.CODEBOOKS, about, arrays)
-    files.write_json(job.sids / wiring.SIDS_REPORT, report)
+    append.drop_stale(job)
+    made_files = (wiring.SIDS, *([wiring.CODEBOOKS] if made.quantiser is not None else []))
+    report["files"] = files.checksums(job.sids, made_files)
+    files.write_sealed(job.sids / wiring.SIDS_REPORT, report)
     for row in report["levels"]:
         print(" ".join(f"{name}={_short(value)}" for name, value in row.items()))
     totals = ("num_items", "distinct_sids", "items_sharing_sid", "largest_group")

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -43,7 +44,12 @@ def run_metrics(
 
     Raises:
         ValueError: a file is not as it should be; the message names file and row.
+        DamagedError: the predictions lie in a run's report, and are not as they were written.
     """
+    predictions = Path(predictions)
+    if (predictions.parent / files.CHECKSUMS).is_file():
+        names = [predictions.name]
+        files.check_folder(predictions.parent, names, remedy="evaluate the run again")
     return offline.offline_metrics(
         files.read_json(predictions, foreign=True),
         offline.read_catalogue_sids(item_info),

@@ -40,6 +40,7 @@ from pipelines.prepared import Prepared
 FUSION = "fusion.json"
 ITEM_HEAD, ITEM_TRANSITION = "item_head", "item_transition"
 _WEIGHTS, _MADE_OF = "fusion", "made_of"
+_REMEDY = "remove it: the weights are chosen anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +168,8 @@ def kept_weights(job: Job) -> FusionWeights | None:
         FileNotFoundError: the run has saved no model yet.
     """
     path, made_of = job.run / FUSION, _made_of(job)
-    kept = files.read_json(path) if path.is_file() else None
-    if not isinstance(kept, dict) or kept.get(_MADE_OF) != made_of:
+    kept = files.read_sealed(path, _REMEDY) if path.is_file() else None
+    if kept is None or kept.get(_MADE_OF) != made_of:
         return None
     return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))
 
@@ -195,7 +196,7 @@ def run_weights(job: Job, ranker: Ranker) -> FusionWeights | None:
     if is_first():
         path = job.run / FUSION
         try:
-            files.write_json(path, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
+            files.write_sealed(path, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
         except OSError as error:
             print(
                 f"note: {path} cannot be written ({error.strerror or error}): the system's weights "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ def make_scratch(job: Job, prepared: Prepared) -> Path:
         "scratch": fields,
         "seed": config.seed,
     }
-    path = folder / _RECORD
-    if everywhere(path.is_file() and files.read_json(path) == record):
+    if everywhere(_is_made(folder, record)):
         return folder
     most, tie_embeddings = fields.pop("tokens"), fields.pop("tie_embeddings")
     words = [text for entries in record["prompts"].values() for text in entries.values()]
@@ -52,8 +52,18 @@ def make_scratch(job: Job, prepared: Prepared) -> Path:
     def finish() -> None:
         tokenizer.save(partial)
         files.write_json(partial / _RECORD, record)
+        files.write_checksums(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
     first_alone(finish)
     return folder
+
+
+def _is_made(folder: Path, record: dict[str, Any]) -> bool:
+    """Returns whether the folder is there, made from the same, and as it was written."""
+    try:
+        files.check_folder(folder, remedy="it is made anew")
+    except ValueError:
+        return False
+    return files.read_json(folder / _RECORD) == json.loads(json.dumps(record))

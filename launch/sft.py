@@ -29,10 +29,11 @@ from launch import evaluate, language, make_sids, prepare, program, train, wandb
 from launch.run_summary import SUMMARY, write_summary
 from minirec import files
 from minirec.evaluation import Report, metric_lines
+from minirec.files.schema import NUMBER, SHA256
 from minirec.models import SidDecoder, sharding
 from minirec.models.hf import save_checkpoint
 from minirec.models.vocabulary import merged
-from minirec.training import SidTask, Stage, TrainResult, as_record, compare, load_best
+from minirec.training import SidTask, Stage, TrainResult, as_record, compare, load_best, run_folder
 from minirec.training import train as train_model
 from minirec.training.first_steps import first_losses
 from minirec.training.processes import first_alone, first_says, is_first
@@ -43,6 +44,8 @@ _RUN_MODE = flags.DEFINE_enum(
     "run_mode", "train_eval", ["train", "eval", "train_eval"], "What to do."
 )
 NEW_ROWS_FILE = "new_rows.json"
+_NEW_ROWS = {"record": SHA256, "losses": {str: [NUMBER]}}
+_MODEL_REMEDY = "remove the folder and run with --run_mode=train: it is written anew"
 
 
 def run_training(job: program.Job) -> TrainResult:
@@ -82,22 +85,19 @@ def run_training(job: program.Job) -> TrainResult:
     )
     record = run_record(job, catalogue, folder) | as_record(settings, [stage])
     make_model = functools.partial(language.make_model, job, folder, catalogue, mesh)
-    compared = _compare_new_rows(job, catalogue, make_model, task, stage, mesh)
+    compared = _compare_new_rows(job, catalogue, make_model, task, stage, mesh, record)
 
-    is_new = job.overwrite or not (job.run / "config.json").is_file()
     with contextlib.ExitStack() as stack:
         log: list[wandb_log.Log | None] = [None]
 
         def claimed() -> None:
-            for name in (wiring.SIDS, wiring.SIDS_REPORT):
-                with files.atomic_path(job.run / name) as temporary:
-                    shutil.copyfile(job.sids / name, temporary)
-            if is_new:
+            wiring.keep_sids(job)
+            if not run_folder.has_begun(job.run):
                 # What an evaluation of the checkpoint as it was, or another run, has left.
                 for name in (language.MODEL, *wiring.REPORTS.values()):
                     shutil.rmtree(job.run / name, ignore_errors=True)
                 (job.run / SUMMARY).unlink(missing_ok=True)
-            files.write_json(job.run / NEW_ROWS_FILE, compared)
+            files.write_sealed(job.run / NEW_ROWS_FILE, compared)
             log[0] = stack.enter_context(wandb_log.started(config, job.run))
 
         model = make_model()
@@ -139,19 +139,28 @@ def _compare_new_rows(
     task: SidTask,
     stage: Stage,
     mesh: Mesh | None,
-) -> dict[str, list[float]]:
+    record: dict[str, Any],
+) -> dict[str, Any]:
     """Returns the losses of the first steps from each start of the new tokens' rows.
 
-    A run that goes on has them already.
+    A run that goes on has them already; `record` tells it from others.
     """
     num_steps = min(job.config.sft.compare_new_rows, stage.num_steps)
-    path = job.run / NEW_ROWS_FILE
-    if path.is_file() and not job.overwrite:
-        return files.read_json(path)
-    if not num_steps or not catalogue.tokenizer.added:
-        return {}
-    starts = {start: functools.partial(make_model, start) for start in language.starts(job)}
-    return first_losses(starts, task, stage, num_steps, seed=job.config.seed, mesh=mesh)
+    of_run = files.seal({"record": record})[files.SEAL]
+    if (job.run / NEW_ROWS_FILE).is_file():
+        before = _read_new_rows(job)
+        if before["record"] == of_run:
+            return before
+    losses: dict[str, list[float]] = {}
+    if num_steps and catalogue.tokenizer.added:
+        starts = {start: functools.partial(make_model, start) for start in language.starts(job)}
+        losses = first_losses(starts, task, stage, num_steps, seed=job.config.seed, mesh=mesh)
+    return {"record": of_run, "losses": losses}
+
+
+def _read_new_rows(job: program.Job) -> dict[str, Any]:
+    remedy = "remove it: the steps are taken again"
+    return files.read_sealed(job.run / NEW_ROWS_FILE, remedy, _NEW_ROWS)
 
 
 def save_model(
@@ -171,6 +180,7 @@ def save_model(
 
     def finish() -> None:
         tokenizer.save(partial)
+        files.write_checksums(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
@@ -200,6 +210,8 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
                 "--run_mode=train"
             )
         folder, sids = language.base_folder(job, prepared), job.sids
+    else:
+        first_alone(lambda: files.check_folder(job.run / language.MODEL, remedy=_MODEL_REMEDY))
     catalogue = language.load_catalogue(job, prepared, sids, folder, mesh)
     files.check_writable(job.run / wiring.REPORTS[split])
     if catalogue.tokenizer.added:
@@ -216,8 +228,8 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
     if not is_first():
         return None
     searched = evaluate.Searched(split, catalogue, ranked, catalogue.codes(ranked), started)
-    path = job.run / NEW_ROWS_FILE
-    first_losses = files.read_json(path) if trained and path.is_file() else {}
+    has_losses = trained and (job.run / NEW_ROWS_FILE).is_file()
+    first_losses = _read_new_rows(job)["losses"] if has_losses else {}
     return evaluate.make_report(
         job, searched, first_losses=first_losses, extra={"fine_tuned": trained}
     )
@@ -252,7 +264,7 @@ def run_record(
 
 def _check_run(job: program.Job, catalogue: language.LanguageCatalogue) -> None:
     path, config = job.run / "config.json", job.config.to_dict()
-    trained = files.read_json(path)
+    trained = run_folder.read_config(job.run)
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],
         "sids_sha256": files.sha256(job.run / wiring.SIDS),

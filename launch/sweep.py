@@ -41,7 +41,7 @@ from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.evaluation.seeds import best_first, setting_row
 from minirec.evaluation.sweep_report import Sweep, markdown, write_sweep
 from minirec.training import TrainResult, compare, read_metrics
-from minirec.training.run_folder import locked
+from minirec.training.run_folder import OVERWRITE_FILE, locked, overwrite_once
 
 RESULTS, FAILURES, RECORD = "results.jsonl", "failed.jsonl", "sweep.json"
 _GRID = flags.DEFINE_string(
@@ -56,6 +56,8 @@ _BY = flags.DEFINE_enum(
     [MODEL, ranking.ITEM_HEAD, SYSTEM],
     "Recommender whose NDCG@10 sorts the table.",
 )
+_REMEDY = "put the file back, or --overwrite the sweep with all its runs"
+_LINE_REMEDY = "remove the line: the same command makes it anew from its run"
 # They change neither a batch nor a result.
 _HOW_FAST = ("num_threads", "num_workers", "prefetch")
 
@@ -143,8 +145,8 @@ def run_sweep(
     folder = job.workdir / "sweeps" / job.run.name
     with locked(folder):
         files.clear_leftovers(folder, recursive=True)
-        _claim(folder, job)
         runs = plan(job, settings, folder)
+        _claim(folder, job, runs, split)
         results, failures = (_read_lines(folder / name) for name in (RESULTS, FAILURES))
         sweep = _summary(job, runs, split, by, results, failures)
         write_sweep(folder, sweep)
@@ -175,21 +177,30 @@ def run_sweep(
     return sweep
 
 
-def _claim(folder: Path, job: program.Job) -> None:
+def _claim(folder: Path, job: program.Job, runs: Sequence[Run], split: str) -> None:
     """Makes the folder that of a sweep around this config.
 
     Raises:
         ValueError: it is that of another; the message names the fields.
     """
     path, record = folder / RECORD, {"config": _plain(job.config)}
-    if job.overwrite:
-        for entry in folder.iterdir():
+
+    def remove() -> None:
+        # The record goes last: as long as something of the old sweep is there, so is its name.
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry == path):
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != ".lock":
+            elif entry.name not in (".lock", OVERWRITE_FILE):
                 entry.unlink()
+
+    def finished() -> bool:
+        results = _read_lines(folder / RESULTS)
+        return all((run.name, split) in results for run in runs)
+
+    work = record | {"runs": sorted(run.name for run in runs), "split": split}
+    overwrite_once(folder, work, asked=job.overwrite, finished=finished, remove=remove)
     if path.is_file():
-        differences = compare(files.read_json(path), record)
+        differences = compare(files.read_sealed(path, _REMEDY), record)
         if differences:
             lines = [f"  {name}: {old} there, {new} now" for name, old, new in differences]
             raise program.UsageError(
@@ -198,7 +209,8 @@ def _claim(folder: Path, job: program.Job) -> None:
                 + "\nGo on with that config, name another sweep with --run, or --overwrite it "
                 "with all its runs"
             )
-    files.write_json(path, record)
+    else:
+        files.write_sealed(path, record)
 
 
 def _summary(
@@ -253,6 +265,7 @@ def _about(run: Run, split: str) -> dict[str, Any]:
 
 def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
     """Returns the line of a finished run."""
+    files.check_folder(report_path.parent, [report_path.name], remedy="run the sweep again")
     report = files.read_json(report_path)
     final = TrainResult.from_record(read_metrics(run.job.run)[-1])
     return _about(run, split) | {
@@ -316,12 +329,17 @@ def _read_lines(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Returns the lines of a file by run and split."""
     if not path.is_file():
         return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        files.unseal(line, f"{path}, line {number}", _LINE_REMEDY)
+        for number, line in files.read_json_lines(path)
+    ]
     return {(line["run"], line["split"]): line for line in lines}
 
 
 def _write_lines(path: Path, lines: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
-    texts = [json.dumps(line, ensure_ascii=False, allow_nan=False) for line in lines.values()]
+    texts = [
+        json.dumps(files.seal(line), ensure_ascii=False, allow_nan=False) for line in lines.values()
+    ]
     files.write_text(path, "".join(f"{text}\n" for text in texts))
 
 

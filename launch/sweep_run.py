@@ -63,13 +63,13 @@ def write_spec(job: SweepJob, split: str) -> Path:
         "prepared": str(job.prepared),
         "sids": str(job.sids),
     }
-    files.write_json(path, content)
+    files.write_sealed(path, content)
     return path
 
 
 def read_spec(path: Path) -> tuple[SweepJob, str]:
     """Returns the job that a file describes, and the split to evaluate on."""
-    content = files.read_json(path)
+    content = files.read_sealed(path, "run launch.sweep again, which writes it anew")
     config = ConfigDict(_with_tuples(content["config"]))
     workdir, prepared, sids = (Path(content[name]) for name in ("workdir", "prepared", "sids"))
     return SweepJob(config, workdir, path.parent, False, prepared, sids), content["split"]

@@ -24,7 +24,6 @@ from ml_collections import ConfigDict
 
 from kernels.trie import Trie
 from launch import program, ranking, wiring
-from minirec import files
 from minirec.decoding.ranking import rank_users
 from minirec.evaluation import KS, item_ranks, metrics_at, sid_ranks
 from minirec.training import (
@@ -37,6 +36,7 @@ from minirec.training import (
     TrainConfig,
     TrainResult,
     as_record,
+    run_folder,
     train,
 )
 from minirec.training.processes import is_first
@@ -259,11 +259,9 @@ def evaluator_of(
 
 def keep_catalogue(job: program.Job, catalogue: wiring.Catalogue) -> None:
     """Keeps the SIDs and the vocabulary with the run, whose record has just been found to match."""
-    for name in (wiring.SIDS, wiring.SIDS_REPORT):
-        with files.atomic_path(job.run / name) as temporary:
-            shutil.copyfile(job.sids / name, temporary)
+    wiring.keep_sids(job)
     catalogue.vocab.save(job.run / wiring.VOCAB)
-    if job.overwrite:
+    if not run_folder.has_begun(job.run):  # What another run here has left.
         for report in wiring.REPORTS.values():
             shutil.rmtree(job.run / report, ignore_errors=True)
         (job.run / ranking.FUSION).unlink(missing_ok=True)

@@ -72,7 +72,7 @@ def started(
 
     path = run_folder / _RUN_FILE
     if not path.is_file():
-        files.write_json(path, {"id": uuid.uuid4().hex[:12]})
+        files.write_sealed(path, {"id": uuid.uuid4().hex[:12]})
     settings = wandb.Settings(
         silent=True, console="off", api_key=_key(dotenv) if mode == "online" else None
     )
@@ -81,7 +81,7 @@ def started(
         project=config.wandb.project,
         entity=config.wandb.entity or None,
         name=run_folder.name,
-        id=files.read_json(path)["id"],
+        id=files.read_sealed(path, "remove it: the run goes on under a new id")["id"],
         resume="allow" if mode == "online" else None,
         dir=str(run_folder),
         config=config.to_dict(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from minirec.models import (
 )
 from minirec.sids import SidTable, SidVocab
 from minirec.sids.append import AppendedItems
-from minirec.training import compare, load_best
+from minirec.training import compare, load_best, run_folder
 from pipelines.batches import BatchConfig, EvalBatches, eval_batches
 from pipelines.prepared import Prepared
 
@@ -38,6 +39,7 @@ SIDS_REPORT = "sids_report.json"
 CODEBOOKS = "codebooks.npz"
 APPENDED = "appended.json"
 VOCAB = "vocab.json"
+_SIDS_REMEDY = "run launch.make_sids again, or launch.train for the copy that its run keeps"
 # A report on validation users stands beside the one on test users, not in its place.
 REPORTS = {"test": "report", "valid": "report_valid"}
 
@@ -128,12 +130,10 @@ def load_table(prepared: Prepared, sids_folder: Path) -> SidTable:
     """Returns the SIDs in a folder, which were made for just these records.
 
     Raises:
-        ValueError: a step before this one has not run, or the SIDs do not fit the records.
+        ValueError: a step before this one has not run, a file is damaged, or the SIDs do not fit
+            the records.
     """
-    for name in (SIDS, SIDS_REPORT):
-        if not (sids_folder / name).is_file():
-            raise ValueError(f"{sids_folder / name} is missing: run launch.make_sids and train")
-    report = files.read_json(sids_folder / SIDS_REPORT)
+    report = checked_sids(sids_folder, SIDS)
     if report["prepared"] != prepared.manifest["fingerprint"]:
         raise ValueError(
             f"{sids_folder / SIDS_REPORT}: prepared is {report['prepared']!r}, but the records in "
@@ -141,6 +141,33 @@ def load_table(prepared: Prepared, sids_folder: Path) -> SidTable:
             "other records"
         )
     return SidTable.load(sids_folder / SIDS, prepared.raw_item_ids, report["codebook_sizes"])
+
+
+def checked_sids(sids_folder: Path, name: str) -> dict[str, Any]:
+    """Returns `sids_report.json`, once a file beside it is found to be as that says.
+
+    Raises:
+        ValueError: one of them is missing or damaged.
+    """
+    for needed in (name, SIDS_REPORT):
+        if not (sids_folder / needed).is_file():
+            raise ValueError(f"{sids_folder / needed} is missing: run launch.make_sids and train")
+    report = files.read_sealed(sids_folder / SIDS_REPORT, _SIDS_REMEDY)
+    files.check_files(sids_folder, report.get("files"), [name], remedy=_SIDS_REMEDY)
+    return report
+
+
+def keep_sids(job: Job) -> None:
+    """Keeps the SIDs with the run; their report, which vouches for them, goes first, comes last."""
+    if all(
+        (job.run / name).is_file() and files.sha256(job.run / name) == files.sha256(job.sids / name)
+        for name in (SIDS, SIDS_REPORT)
+    ):
+        return
+    (job.run / SIDS_REPORT).unlink(missing_ok=True)
+    for name in (SIDS, SIDS_REPORT):
+        with files.atomic_path(job.run / name) as temporary:
+            shutil.copyfile(job.sids / name, temporary)
 
 
 def popularity_trie(
@@ -198,7 +225,7 @@ def load_run(
         raise ValueError(f"{path} is missing: run launch.train first")
     appended = job.sids / APPENDED if with_appended else None
     catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
-    trained, config = files.read_json(path), job.config.to_dict()
+    trained, config = run_folder.read_config(job.run), job.config.to_dict()
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],
         "sids_sha256": files.sha256(job.run / SIDS),

@@ -5,7 +5,7 @@ say. Nothing here imports JAX.
 """
 
 from minirec.evaluation.baselines import ItemTransition, Popularity
-from minirec.evaluation.curves import Curves, read_curves
+from minirec.evaluation.curves import Curves, curves_of, read_curves
 from minirec.evaluation.evaluate import Evaluation, evaluate_lists
 from minirec.evaluation.fusion import choose_weights, fuse
 from minirec.evaluation.fusion_weights import FusionWeights
@@ -54,6 +54,7 @@ __all__ = [
     "metric_table",
     "metrics_at",
     "ndcg",
+    "curves_of",
     "read_curves",
     "report_json",
     "sid_ranks",

@@ -286,8 +286,9 @@ def codebook_use(report: Report) -> list[dict[str, float]]:
 def write_report(folder: str | os.PathLike[str], report: Report) -> Path:
     """Writes `report.json`, `predictions.json` and `index.html`; returns the page's path.
 
-    Each file appears whole or not at all, the page last. `index.html` is one file that needs no
-    network, and the same report gives the same bytes.
+    They take the place of the whole folder at once, with the digest of each in `checksums.json`:
+    whoever reads there finds files of one report. `index.html` is one file that needs no network,
+    and the same report gives the same bytes.
 
     Raises:
         ValueError: the report holds NaN, an infinity or something else that JSON cannot hold.
@@ -296,9 +297,10 @@ def write_report(folder: str | os.PathLike[str], report: Report) -> Path:
 
     folder = Path(folder)
     page = render_page(report)
-    files.write_json(folder / "report.json", report_json(report))
-    write_predictions(
-        folder / "predictions.json", report.ranked_sids, report.catalogue.codes[report.target]
-    )
-    files.write_text(folder / "index.html", page)
+    target_sid = report.catalogue.codes[report.target]
+    with files.atomic_folder(folder) as new:
+        files.write_json(new / "report.json", report_json(report))
+        write_predictions(new / "predictions.json", report.ranked_sids, target_sid)
+        files.write_text(new / "index.html", page)
+        files.write_checksums(new)
     return folder / "index.html"

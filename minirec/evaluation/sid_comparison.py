@@ -169,7 +169,7 @@ def additive_error(
 def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> Path:
     """Writes `compare.json` and `index.html`; returns the page's path.
 
-    Each file appears whole or not at all, the page last; it is one file that needs no network.
+    They take the place of the whole folder at once. The page is one file that needs no network.
 
     Raises:
         ValueError: the comparison holds NaN, an infinity or something else that JSON cannot hold.
@@ -178,8 +178,9 @@ def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> 
 
     folder = Path(folder)
     page = render_page(comparison)
-    files.write_json(folder / "compare.json", comparison_json(comparison))
-    files.write_text(folder / "index.html", page)
+    with files.atomic_folder(folder) as new:
+        files.write_json(new / "compare.json", comparison_json(comparison))
+        files.write_text(new / "index.html", page)
     return folder / "index.html"
 
 

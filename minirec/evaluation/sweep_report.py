@@ -75,10 +75,13 @@ class Sweep:
 def write_sweep(folder: str | os.PathLike[str], sweep: Sweep) -> Path:
     """Writes `table.md`, `plot.svg` (once a run is finished) and `index.html`; returns its path.
 
-    Each file appears whole or not at all, the page last; it is one file that needs no network. The
-    test split's have `test_` before their names.
+    Each file appears whole or not at all. The page goes first and comes last: where it is, the
+    others are those of the same state. It is one file that needs no network. The test split's have
+    `test_` before their names.
     """
     folder = Path(folder)
+    path = folder / sweep.file_name("index.html")
+    path.unlink(missing_ok=True)
     files.write_text(folder / sweep.file_name("table.md"), markdown(sweep))
     plot = ""
     if sweep.num_finished:
@@ -89,7 +92,6 @@ def write_sweep(folder: str | os.PathLike[str], sweep: Sweep) -> Path:
             folder / sweep.file_name("plot.svg"),
             sweep_plots.standalone(plot, _legend_entries(sweep)),
         )
-    path = folder / sweep.file_name("index.html")
     files.write_text(path, _page(sweep, plot))
     return path
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from minirec import files
 from minirec.evaluation import (
     Catalogue,
     Curves,
@@ -29,6 +30,7 @@ from minirec.evaluation import (
 )
 from minirec.evaluation.curves import curves_of
 from minirec.evaluation.predictions import write_predictions
+from tests.files.power import power_cut
 
 HOSTILE = '<img src="http://evil.example/x.png" onerror=alert(1)> & "$x_1$" \u202e 日本'
 
@@ -353,6 +355,43 @@ def test_a_report_needs_the_model_first_and_the_same_users(report):
         make_report(evaluations={"popularity": report.evaluations["popularity"]})
     with pytest.raises(ValueError, match="model has 60 users, target has 3"):
         make_report(target=report.target[:3])
+
+
+def test_a_report_that_is_cut_short_anywhere_leaves_the_files_of_one_report(
+    report, tmp_path, monkeypatch
+):
+    page = "<html>the page of {}</html>"
+    monkeypatch.setattr(
+        "minirec.evaluation.page.render_page", lambda report: page.format(report.seed)
+    )
+    other = dataclasses.replace(report, seed=8, ranked_sids=report.ranked_sids[:, ::-1])
+    write_report(tmp_path / "old", report)
+    write_report(tmp_path / "new", other)
+    whole = {
+        (folder / "predictions.json").read_bytes(): seed
+        for folder, seed in ((tmp_path / "old", 7), (tmp_path / "new", 8))
+    }
+    with power_cut(monkeypatch, None) as asked:
+        write_report(tmp_path / "all", other)
+    assert len(asked) == 5
+    seen = set()
+    for at in range(len(asked) + 2):
+        folder = tmp_path / str(at)
+        write_report(folder, report)
+        with power_cut(monkeypatch, at):
+            write_report(folder, other)
+        try:
+            files.check_folder(folder, remedy="again")
+        except files.DamagedError as error:
+            seen.add("is missing" in str(error))
+        else:
+            seed = json.loads((folder / "report.json").read_text())["seed"]
+            assert whole[(folder / "predictions.json").read_bytes()] == seed
+            assert (folder / "index.html").read_text() == page.format(seed)
+            seen.add(seed)
+        write_report(folder, other)
+        files.check_folder(folder, remedy="again")
+    assert seen == {7, 8, True}
 
 
 def test_nothing_is_left_behind_when_a_report_cannot_be_written(tmp_path):

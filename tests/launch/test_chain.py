@@ -20,12 +20,13 @@ from launch import (
     ranking,
     recommend,
     train,
+    wiring,
 )
 from minirec import files
 from minirec.evaluation import difference_intervals
-from minirec.training import read_metrics
+from minirec.training import read_metrics, run_folder
 from pipelines.prepared import Prepared
-from tests.pipelines.edited import replace_array
+from tests.pipelines.edited import replace_array, vouch_for
 
 HR = "hr@10"
 # One program for both worlds, which learns in a few hundred steps; as many beams as the longest
@@ -278,6 +279,36 @@ def test_a_valid_report_stands_beside_the_test_report(smoke):
     assert json.loads(before)["chosen_on"] == {}
 
 
+def test_a_flipped_bit_in_a_file_that_a_run_reads_back_is_refused_by_its_name(smoke, tmp_path):
+    job, _ = smoke
+    workdir = tmp_path / "copy"
+    shutil.copytree(job.workdir, workdir)
+    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
+    rng = np.random.default_rng(5)
+
+    def read(name):
+        if name.startswith("report/"):
+            metrics.run_metrics(copy.run / name, copy.run / "sids.json")
+        elif name == "fusion.json":
+            ranking.kept_weights(copy)
+        elif name == "metrics.jsonl":
+            read_metrics(copy.run)
+        else:
+            wiring.load_run(copy)
+
+    names = ["config.json", "sids.json", "sids_report.json", "vocab.json", "fusion.json"]
+    for name in [*names, "metrics.jsonl", "report/predictions.json"]:
+        path = copy.run / name
+        data = path.read_bytes()
+        for place in {0, len(data) - 2, *rng.integers(0, len(data), 3).tolist()}:
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(flipped)
+            with pytest.raises(ValueError, match=re.escape(str(path))):
+                read(name)
+        path.write_bytes(data)
+
+
 def test_without_validation_users_there_is_no_system_and_the_search_recommends(smoke, tmp_path):
     job, report = smoke
     workdir = tmp_path / "copy"
@@ -319,8 +350,8 @@ def test_the_systems_weights_are_the_same_whoever_asks_first_and_go_with_their_r
     assert list(recommend.recommend(copy, history, top=5)) == unwritten
     assert json.loads((copy.run / "fusion.json").read_text()) == chosen
 
-    record = json.loads((copy.run / "config.json").read_text())
-    (copy.run / "config.json").write_text(json.dumps(record | {"seed": 7}))
+    record = run_folder.read_config(copy.run)
+    files.write_sealed(copy.run / "config.json", record | {"seed": 7})
     assert ranking.kept_weights(copy) is None
     few = {"train.num_steps": 4, "train.eval_every": 0, "model.dropout": 0.5}
     train.run_training(dataclasses.replace(changed(copy, **few), overwrite=True))
@@ -368,6 +399,7 @@ def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke,
     table = pl.read_parquet(items)
     nothing = table.with_columns(pl.lit("").alias("text"), attributes=pl.lit([]).cast(pl.List(str)))
     nothing.cast(table.schema).write_parquet(items)
+    vouch_for(copy.prepared, "items.parquet")
     with pytest.raises(ValueError, match=r"sids\.vectors='text': none of the \d+ items in .*parq"):
         make_sids.make(copy)
     assert not (copy.sids / "sids.json").exists()
@@ -375,6 +407,7 @@ def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke,
     assert "note: nothing tells" not in capsys.readouterr().err
     some = pl.concat([table[:200], nothing.cast(table.schema)[200:]])
     some.write_parquet(items)
+    vouch_for(copy.prepared, "items.parquet")
     make_sids.make(copy)
     report = json.loads((copy.sids / "sids_report.json").read_text())
     assert report["items_without_vector"] == len(table) - 200

@@ -1,5 +1,6 @@
 """A language model from nothing to metrics by one command, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from flax import nnx
 
 from launch import evaluate, language, program, sft, train, wiring
+from minirec import files
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
 from minirec.training import load_best, read_metrics
@@ -107,6 +109,32 @@ def test_the_best_model_is_saved_whole_with_its_tokenizer(done):
     # With adapters the old tokens' rows stay.
     first = int(catalogue.sid_token_ids[0])
     np.testing.assert_array_equal(start.embedding[...], saved.embedding[:first])
+
+
+def test_a_flipped_bit_in_what_fine_tuning_left_is_refused_by_its_name(done, tmp_path):
+    job = dataclasses.replace(
+        done, workdir=tmp_path / "W", run=tmp_path / "W" / "runs" / done.run.name
+    )
+    shutil.copytree(done.workdir, job.workdir)
+    for path in sorted((job.run / language.MODEL).iterdir()):
+        data = path.read_bytes()
+        flipped = bytearray(data)
+        flipped[len(data) // 2] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(files.DamagedError, match=f"{path}: "):
+            sft.run_evaluation(job)
+        path.write_bytes(data)
+    path = job.run / "new_rows.json"
+    path.write_text(path.read_text().replace("5", "6", 1))
+    with pytest.raises(files.DamagedError, match=f"{path}: .*remove it"):
+        sft.run_training(job)
+    # What is made from nothing is made again.
+    prepared = Prepared.load(job.prepared)
+    weights = job.workdir / "scratch" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    language.base_folder(job, prepared)
+    assert weights.read_bytes() == whole
 
 
 def test_a_finished_run_is_evaluated_again_without_training(done):

@@ -16,10 +16,13 @@ import pytest
 from launch import make_sids, prepare, program, sweep, sweep_run
 from launch.grid import read_grid
 from minirec import files
-from minirec.evaluation.sweep_report import markdown
+from minirec.evaluation.seeds import setting_row
+from minirec.evaluation.sweep_report import Sweep, markdown, write_sweep
 from minirec.training import RunFolderError
+from minirec.training.metrics_log import MetricsLog
 from minirec.training.run_folder import locked
 from pipelines import child
+from tests.files.power import power_cut
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -52,9 +55,12 @@ class Played:
         folder = {"valid": "report_valid", "test": "report"}[split]
         report |= {"seconds": 1.0, "chosen_on": {"model": 5} if split == "valid" else {}}
         files.write_json(path.parent / folder / "report.json", report)
+        files.write_checksums(path.parent / folder)
         final = {"kind": "final", "step": 30, "reason": "finished", "select_metric": "ndcg@10"}
         final |= {"best_metric": value, "best_step": 15, "seconds": 2.0}
-        files.write_text(path.parent / "metrics.jsonl", json.dumps(final) + "\n")
+        log = MetricsLog(path.parent, keep_bytes=0, step=0, tensorboard=False)
+        log.write(final)
+        log.close()
         return code
 
 
@@ -125,9 +131,10 @@ def test_tables_of_users_that_chose_say_so_and_those_of_test_have_nothing_to_say
     for name in ("test_table.md", "test_index.html", "test_plot.svg"):
         assert "†" not in (folder / name).read_text()
     # Lines of before tell nothing: all users of validation count as having chosen.
-    lines = [
-        json.dumps({k: v for k, v in one.items() if k != "chosen_on"}) for one in lines_of(job)
-    ]
+    lines = []
+    for line in lines_of(job):
+        kept = {name: line[name] for name in line if name not in ("chosen_on", "sha256")}
+        lines.append(json.dumps(files.seal(kept)))
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
     again, names = play(job)
     assert (again.chosen_on, names) == ({"model": 9}, [])
@@ -235,6 +242,51 @@ def test_another_config_is_refused_by_field_unless_it_may_replace_the_sweep(tmp_
     job = job_in(tmp_path, overwrite=True, **changes)
     assert len(play(job, "seed=0")[1]) == 1
     assert len(lines_of(job)) == 1
+
+
+def test_a_sweep_is_overwritten_once_however_often_it_is_stopped(tmp_path):
+    play(job_in(tmp_path), "seed=0,1")
+    anew = job_in(tmp_path, overwrite=True)
+    _, names = play(anew, "seed=0,1", codes={2: sweep_run.STOPPED})
+    assert len(names) == 2
+    assert play(anew, "seed=0,1")[1] == names[1:]
+    assert len(play(anew, "seed=0,1")[1]) == 2  # It was finished: asked for once more.
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "failed.jsonl", "sweep.json"])
+def test_a_flipped_bit_in_what_a_sweep_reads_back_is_refused_by_its_name(tmp_path, name):
+    job = job_in(tmp_path)
+    play(job, "seed=0,1,2", codes={3: sweep_run.FAILED})
+    path = tmp_path / "sweeps" / "try" / name
+    data = path.read_bytes()
+    for place in range(0, len(data), len(data) // 9):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            play(job, "seed=0,1,2")
+    path.write_bytes(data)
+    assert len(play(job, "seed=0,1,2")[1]) == 1
+
+
+def test_tables_that_are_cut_short_anywhere_leave_no_page_of_another_state(tmp_path, monkeypatch):
+    def sweep_of(name):
+        rows = [setting_row([], fields={"seed": 0}, name=name, num_wanted=1, errors=[name])]
+        return Sweep("try", "quickstart", "valid", "model", rows, {})
+
+    with power_cut(monkeypatch, None) as asked:
+        write_sweep(tmp_path / "whole", sweep_of("new"))
+    seen = set()
+    for at in range(len(asked) + 1):
+        write_sweep(tmp_path, sweep_of("old"))
+        with power_cut(monkeypatch, at):
+            write_sweep(tmp_path, sweep_of("new"))
+        if (tmp_path / "index.html").is_file():
+            for name in ("old", "new"):
+                if name in (tmp_path / "index.html").read_text():
+                    assert name in (tmp_path / "table.md").read_text()
+                    seen.add(name)
+    assert seen == {"old", "new"}
 
 
 def test_the_recommender_to_sort_by_must_be_there(tmp_path):

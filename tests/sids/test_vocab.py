@@ -106,7 +106,7 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, text):
         SidVocab.load(path)
     if text.startswith("{"):
         files.write_sealed(path, json.loads(text))
-        with pytest.raises(ValueError, match=r'vocab\.json: expected {"tokens": '):
+        with pytest.raises(ValueError, match=r"vocab\.json.*tokens"):
             SidVocab.load(path)
 
 
