@@ -192,8 +192,8 @@ def forget_overwrite(folder: str | os.PathLike[str]) -> None:
 def _is_finished(folder: Path) -> bool:
     try:
         lines = read_metrics(folder)
-    except ValueError:  # Damaged: nothing to go on with.
-        return True
+    except ValueError:  # Damaged: going on mends it, or says that there is nothing to go on with.
+        return False
     return bool(lines) and lines[-1]["kind"] == FINAL
 
 

@@ -19,13 +19,13 @@ def old_run(folder):
     """Leaves what a run leaves, without one."""
     run_folder.claim(folder, OLD, overwrite=False)
     (folder / "checkpoints" / "last" / "3").mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 3}\n')
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 3, "loss": 1.0}\n')
 
 
 def begin(folder):
     """Leaves what the first steps of a run leave."""
     assert not run_folder.has_begun(folder)
-    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n')
 
 
 @pytest.mark.parametrize("asks_again", [True, False])
