@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 Action = Literal["error", "skip"]
+# Reasons that are no row of the log.
+_NOT_ROWS = ("no_rows", "empty_file", "truncated_file", "duplicate_item", "duplicate_category")
 
 
 @dataclasses.dataclass
@@ -51,6 +53,20 @@ class BadRows:
     def leave_out(self, name: str, count: int) -> None:
         """Counts rows that the config does not want."""
         self.left_out[name] = self.left_out.get(name, 0) + count
+
+    def num_rows(self) -> int:
+        """Returns how many rows of the log have been left out so far."""
+        wrong = [count for reason, count in self.counts.items() if reason not in _NOT_ROWS]
+        return sum(wrong) + sum(self.left_out.values())
+
+    def in_words(self) -> str:
+        """Returns what has been left out so far and why, for the end of a message; "" if nothing.
+
+        Rows that are wrong come with the first of each reason.
+        """
+        wanted = [f"{count} {name}" for name, count in self.left_out.items() if count]
+        wrong = [f"{self.counts[name]} {name} (first: {self.first[name]})" for name in self.counts]
+        return f"; left out: {', '.join(wanted + wrong)}" if wanted + wrong else ""
 
     def merge(self, others: Iterable[BadRows]) -> None:
         """Adds what others have counted, in their order."""

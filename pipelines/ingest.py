@@ -14,6 +14,7 @@ from pipelines.ahead import ahead
 from pipelines.bad_rows import BadRows
 from pipelines.ids import IdCodes
 from pipelines.interactions import ITEM_SCHEMA, RawDataset, check_frame
+from pipelines.like_ids import like_ids
 
 _COLUMNS = {"user": np.int32, "item": np.int32, "time": np.int64, "event": np.int32}
 MAX_ROWS = 2**31 - 1
@@ -79,13 +80,14 @@ def read_log(
             of_users = pool.submit(users.encode, chunk["user"])
             columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
             columns |= {column: chunk[column].to_numpy() for column in ("time", "event")}
-            if listed is not None and len(items) > len(listed):
+            if catalogue is not None and listed is not None and len(items) > len(listed):
                 is_known = columns["item"] < len(listed)
                 if not is_known.all():
                     unknown = chunk.filter(~pl.Series(is_known))
                     # A given split counts rows: it would point at others without these.
                     may_go = raw.given_split is None
-                    report_unknown(name, unknown, bad_rows, may_go=may_go)
+                    listed_ids = catalogue["raw_item_id"]
+                    report_unknown(name, unknown, listed_ids, bad_rows, may_go=may_go)
                     columns = {key: column[is_known] for key, column in columns.items()}
             for key, column in columns.items():
                 # A copy of its own: a view would keep the whole chunk alive.
@@ -160,8 +162,11 @@ def check_size(name: str, num_rows: int) -> None:
 def check_not_empty(num_rows: int, raw: RawDataset, bad_rows: BadRows) -> None:
     """Raises ValueError if a log has no rows."""
     if not num_rows:
-        left_out = f"; {sum(bad_rows.counts.values())} bad rows left out" if bad_rows.counts else ""
-        raise ValueError(f"{names_of(raw)}: no interactions{left_out}: there is nothing to prepare")
+        of = f" of {read} rows" if (read := bad_rows.num_rows()) else ""
+        raise ValueError(
+            f"{names_of(raw)}: no interactions{of}: there is nothing to prepare"
+            f"{bad_rows.in_words()}"
+        )
 
 
 def names_of(raw: RawDataset) -> str:
@@ -216,13 +221,14 @@ def check_events(name: str, chunk: pl.DataFrame, event_types: Sequence[str]) -> 
 
 
 def report_unknown(
-    name: str, unknown: pl.DataFrame, bad_rows: BadRows, *, may_go: bool = True
+    name: str, unknown: pl.DataFrame, listed: pl.Series, bad_rows: BadRows, *, may_go: bool = True
 ) -> None:
     """Tells of rows whose items the catalogue lacks.
 
     Args:
         name: of the part that they are from.
         unknown: the rows, at least one.
+        listed: the catalogue's ids.
         bad_rows: is told.
         may_go: whether such rows can be left out at all.
 
@@ -230,9 +236,10 @@ def report_unknown(
         ValueError: bad rows are errors, or may not be left out.
     """
     row = unknown.row(0, named=True)
+    hint = "" if "unknown_item" in bad_rows.first else like_ids(unknown["item"], listed)
     message = (
         f"{name}, line {row['line']}: user {str(row['user'])!r} has item {str(row['item'])!r}, "
-        "which the catalogue lacks; add it to the catalogue"
+        f"which the catalogue lacks; {hint or 'add it to the catalogue'}"
     )
     if not may_go:
         raise ValueError(f"{message} (no row of a log with a given split can be left out)")

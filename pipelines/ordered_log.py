@@ -90,7 +90,7 @@ def order_in_memory(
         try:
             kept = k_core(log.user, log.item, k)
         except ValueError as error:
-            raise ValueError(f"{names_of(raw)}: {error}") from error
+            raise ValueError(f"{names_of(raw)}: {error}{bad_rows.in_words()}") from error
         log = keep(log, kept, drop_items=True)
         counts["after_k_core"] = log.sizes()
     elif raw.given_split is None:
@@ -147,6 +147,7 @@ def report_single_interactions(
     if single == num_users:
         raise ValueError(
             f"{names_of(raw)}: all {single} users have one interaction: there is nothing to prepare"
+            f"{bad_rows.in_words()}"
         )
 
 

@@ -88,7 +88,7 @@ def _order(
         counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **read}}
         left = Left(np.ones(len(users.items), bool), 1, num_rows)
         if k > 1:
-            left = k_core(spark, raw, users, k)
+            left = k_core(spark, raw, users, k, bad_rows)
         elif raw.given_split is None:
             left = without_single_interactions(spark, raw, users, left, bad_rows)
         log = write_columns(spark, raw, users, left, folder, held)

@@ -57,7 +57,7 @@ class Left:
     num_rows: int
 
 
-def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int) -> Left:
+def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int, bad_rows: BadRows) -> Left:
     """Drops users and items in turn, see `pipelines.kcore.k_core`.
 
     The counts of items are here and those of users where the users are, so that a round sends
@@ -84,7 +84,7 @@ def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int) -> Left:
         most_user=users.most,
         most_item=int(users.item_count.max()),
     )
-    raise ValueError(f"{names_of(raw)}: {error}")
+    raise ValueError(f"{names_of(raw)}: {error}{bad_rows.in_words()}")
 
 
 def without_single_interactions(

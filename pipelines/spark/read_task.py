@@ -52,6 +52,11 @@ class ItemRows:
     def __init__(self, ids: pl.Series) -> None:
         self._ids = ids
 
+    @property
+    def ids(self) -> pl.Series:
+        """The ids, in the catalogue's order."""
+        return self._ids
+
     def __getstate__(self) -> pl.Series:
         return self._ids
 
@@ -125,7 +130,8 @@ def _read_part(number: int, log: Log, catalogue: ItemRows | None) -> Iterator[pa
                 if rows.min(initial=0) < 0:
                     is_known = pl.Series(rows >= 0)
                     unknown = chunk.filter(~is_known)
-                    report_unknown(part.name, unknown, bad_rows, may_go=log.may_lack_items)
+                    may_go = log.may_lack_items
+                    report_unknown(part.name, unknown, catalogue.ids, bad_rows, may_go=may_go)
                     chunk, rows = chunk.filter(is_known), rows[rows >= 0]
             place = np.arange(len(chunk), dtype=np.int64) + (number * PLACES + num_rows)
             num_rows += len(chunk)

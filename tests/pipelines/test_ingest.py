@@ -14,6 +14,7 @@ from pipelines.ids import IdCodes
 from pipelines.ingest import keep, read_log
 from pipelines.interactions import ITEM_SCHEMA, RawDataset
 from pipelines.kcore import k_core
+from pipelines.prepare import prepare
 
 USERS = ["7", "ann", "7", "-3", "bob", "ann", str(2**40), "7", "0", "bob", "9", "9"]
 ITEMS = ["b", "2", "10", "b", "2", "a", "10", "2", "b", "b", "c", "2"]
@@ -158,3 +159,50 @@ def test_who_leaves_early_leaves_no_thread_waiting():
     count = len(made)
     assert count <= 5
     assert len(made) == count
+
+
+@pytest.mark.parametrize(
+    ("items", "listed", "message"),
+    [
+        (["42", "7"], ["0042", "0007", "9"], "2 of 2 .* leading zeros .*, as '0042' for '42'"),
+        (["0042", "x"], ["42"], "1 of 2 .* leading zeros are taken off, as '42' for '0042'"),
+        (["42.0", "x"], ["42"], "1 of 2 .* '.0' is taken off the end, as '42' for '42.0'"),
+        (["42"], ["42.0"], "as '42.0' for '42'"),
+        (["'a'", '"b"'], ["a", "b"], "2 of 2 .* quotes around them .*, as 'a' for \"'a'\""),
+        (["a\u00a0"], ["a"], "1 of 1 .* spaces around them"),
+        (["b00X"], ["B00x"], "letters are made small, as 'B00x' for 'b00X'"),
+        (['"0042.0"'], ["42"], "'.0', quotes, spaces and case are passed over, as '42' for"),
+        (["a"], ["b"], "lacks; add it to the catalogue"),
+        (["0"], ["00", "x"], "as '00' for '0'"),
+    ],
+)
+def test_an_unknown_item_is_told_with_the_id_that_it_may_be(items, listed, message):
+    catalogue = pl.DataFrame({"raw_item_id": listed, "title": "", "text": ""})
+    catalogue = catalogue.with_columns(attributes=pl.lit([], pl.List(pl.String)))
+    raw = RawDataset((Rows(["u"] * len(items), items),), catalogue.cast(ITEM_SCHEMA))
+    with pytest.raises(ValueError, match=f"which the catalogue lacks; .*{message}|{message}"):
+        read_log(raw, BadRows("error"))
+    bad_rows = BadRows("skip")
+    with pytest.raises(ValueError, match=f"no interactions of {len(items)} rows: .*{message}"):
+        read_log(raw, bad_rows)
+    assert bad_rows.counts == {"unknown_item": len(items)}
+
+
+@pytest.mark.parametrize("k_core", [0, 5])
+def test_where_nothing_is_left_all_that_is_known_is_said(tmp_path, k_core):
+    (tmp_path / "log.csv").write_text(
+        "user,item,time,rating\na,x,1,5\nb,y,2,5\nc,z,3,1\nd,w,4,2\n,w,5,5\ne,q,soon,5\n"
+    )
+    source = {"name": "csv", "folder": str(tmp_path), "interactions": "log.csv"}
+    source |= {"value": "rating", "min_value": 3}
+    config = {"source": source, "split": "leave_one_out", "k_core": k_core, "on_bad_rows": "skip"}
+    what = "k_core=5 leaves nothing of 2" if k_core else "all 2 users have one interaction"
+    told = (
+        r"left out: 2 below_min_value, 1 empty_id \(first: log.csv, line 6: .*\), 1 not_a_time "
+        r"\(first: log.csv, line 7: 'time' is 'soon'"
+    )
+    with pytest.raises(ValueError, match=f"log.csv: {what}.*{told}"):
+        prepare(config, tmp_path / "prepared")
+    config["source"]["min_value"] = 6
+    with pytest.raises(ValueError, match=r"no interactions of 6 rows: .* 4 below_min_value"):
+        prepare(config, tmp_path / "prepared")

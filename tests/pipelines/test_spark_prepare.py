@@ -110,6 +110,21 @@ def check_identical(engine, tmp_path, config):
     return manifest
 
 
+def test_python_lines_and_a_threshold_are_byte_identical(engine, tmp_path):
+    rows = [
+        {"user": user, "item": item, "time": time, "stars": place % 5}
+        for place, (user, item, time, _) in enumerate(rows_of_log())
+    ]
+    for number, some in enumerate((rows[:50], rows[50:])):
+        path = tmp_path / f"part-{number}.json"
+        path.write_text("".join(f"{row!r}\n" for row in some), encoding="utf-8")
+    source = {"name": "pylines", "folder": str(tmp_path), "interactions": "part-*.json"}
+    source |= {"value": "stars", "min_value": 2.5}
+    config = {"source": source, "k_core": 2, "split": "leave_one_out"}
+    counts = check_identical(engine, tmp_path, config)["counts"]
+    assert counts["read"]["below_min_value"] == sum(row["stars"] < 2.5 for row in rows)
+
+
 def test_a_k_core_of_several_rounds_is_byte_identical(engine, tmp_path):
     source = write_parts(tmp_path / "log", rows_of_log())
     config = {"source": source, "k_core": 2, "split": "leave_one_out"}
@@ -258,7 +273,10 @@ def errors_of(engine, tmp_path, config):
         ("unknown_item", "which the catalogue lacks"),
         ("k_core", "k_core=40 leaves nothing of"),
         ("single", "has one interaction"),
-        ("nothing", "no interactions; 3 bad rows left out"),
+        (
+            "nothing",
+            "no interactions of 3 rows: there is nothing to prepare; left out: 3 not_a_time",
+        ),
         ("not_grouped", "must group its interactions by user"),
         ("gone", "part-1.csv"),
     ],
