@@ -280,6 +280,21 @@ def test_reading_what_is_not_there_is_an_error(tmp_path):
         Prepared.load(tmp_path / "prepared")
 
 
+def test_a_folder_of_an_older_version_may_be_in_the_wrong_order_and_is_refused(tmp_path):
+    config = {"source": GENERATED, "split": "leave_one_out"}
+    prepare(config, tmp_path / "prepared")
+    manifest = json.loads((tmp_path / "prepared" / "manifest.json").read_text())
+    manifest["format_version"] = 2
+    (tmp_path / "prepared" / "manifest.json").write_text(json.dumps(manifest))
+    message = "format_version is 2, .* wrong order .*launch.prepare again, with --overwrite"
+    with pytest.raises(ValueError, match=message):
+        Prepared.load(tmp_path / "prepared")
+    with pytest.raises(ValueError, match="--overwrite"):
+        prepare(config, tmp_path / "prepared")
+    prepare(config, tmp_path / "prepared", overwrite=True)
+    assert Prepared.load(tmp_path / "prepared").manifest["format_version"] == 3
+
+
 def test_a_user_with_one_interaction_is_an_error_or_left_out(tmp_path, use_raw):
     rows = [("u", "b", 5), ("v", "c", 1), ("u", "d", 6), ("w", "a", 3)]
     config = use_raw(raw_of(rows, "abcd"))

@@ -65,7 +65,7 @@ def write_text(texts, unit, name="csv"):
         if name == "recbole":
             header = ("user_id:token", "item_id:token", "timestamp:float")
             lines = ["\t".join(map(str, row)) for row in [header, *rows]]
-        elif name == "jsonl":
+        elif name in ("jsonl", "pylines"):
             lines = [f'{{"user": "{u}", "item": "{i}", "time": {time}}}' for u, i, time in rows]
         else:
             lines = [",".join(map(str, row)) for row in [("user", "item", "time"), *rows]]
@@ -162,6 +162,8 @@ TIME_LAYOUTS = [
         "ns",
         write_text(lambda tick, place: json.dumps(iso_text(tick, place)), "iso", "jsonl"),
     ),
+    # Python's floats have room for microseconds.
+    TimeLayout("pylines", "us", write_text(fraction_of("s"), "s", "pylines")),
     TimeLayout("recbole", "ns", write_text(fraction_of("s"), "s", "recbole")),
     TimeLayout("retailrocket", "ms", write_retailrocket),
     *(
