@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def data_folder(name: str) -> str:
@@ -41,8 +41,19 @@ def get_config(variant: str = "") -> ConfigDict:
                 "attributes": "",
                 "index_offset": 0,
             },
-            "k_core": 5,
+            # Least interactions of a user and of an item; 0: off. A field of any type, since it may
+            # be two numbers, of users and of items: --config.data.k_core=5,10.
+            "k_core": FieldReference(5, field_type=object),
             "on_bad_rows": "error",  # or "skip": left out, and counted in the manifest
+            # Rows before the one date or date-time (UTC where it has no zone), and at the other or
+            # later, are no part of the log; "": no bound.
+            "time_from": "",
+            "time_to": "",
+            # Events of one user at one time: as the log has them, or "shuffled": drawn by lot.
+            "ties": "log",
+            # "keep", "drop_exact" (user, item, type and time), "drop_consecutive" (an item twice
+            # running) or "first" (of a user and an item); see pipelines/duplicates.py.
+            "duplicates": "keep",
             "split": {"name": "leave_one_out"},
         }
     )

@@ -37,7 +37,7 @@ For more than a try, copy this file and write the fields down. Preparing reads a
 second; training takes as long as `config.train.num_epochs` asks for, within `min_steps` and
 `max_steps` (8,000: half an hour on 2 CPU cores). Its score depends on the log: `launch.evaluate`
 puts popularity and a transition count beside the model. Where people take the same item again, set
-`--config.search.exclude_seen=False`; `launch.evaluate` says if they do.
+`--config.search.exclude_seen=False`; `launch.prepare` says if they do.
 """
 
 from __future__ import annotations

@@ -44,8 +44,13 @@ class Setting:
     def config(self, base: ConfigDict, seed: int) -> ConfigDict:
         """Returns the base config with this setting's values and a seed."""
         changed = base.copy_and_resolve_references()
-        changed.update_from_flattened_dict({**self.fields, SEED: seed})
+        with changed.ignore_type():  # A field of any type has that of its value by now.
+            changed.update_from_flattened_dict({**self.fields, SEED: seed})
         return changed
+
+
+class _OneOrSeveral:
+    """Stands for the value of a field of any type: a whole number or several, as `data.k_core`."""
 
 
 def read_grid(given: str, config: ConfigDict) -> list[Setting]:
@@ -144,20 +149,21 @@ def _check_distinct(given: str, settings: Sequence[Setting], config: ConfigDict)
 
 
 def _current(config: ConfigDict, field: str, where: str) -> Any:
-    """Returns the field's value in the config."""
+    """Returns the field's value in the config, or what stands for one of any type."""
     if field == _NAME:
         raise UsageError(f"{where}: {_NAME} is the experiment's name and no setting; see --run")
     value: Any = config
+    kind: Any = None
     for part in field.split("."):
         if not isinstance(value, ConfigDict) or part not in value:
             known = _leaves(config)
             near = difflib.get_close_matches(field, known, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise UsageError(f"{where}: {field} is not a field of the config{hint}")
-        value = value[part]
+        kind, value = value.get_type(part), value[part]
     if isinstance(value, ConfigDict):
         raise UsageError(f"{where}: {field} holds the fields {', '.join(value)}; name one of them")
-    return value
+    return _OneOrSeveral() if kind is object else value
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -193,6 +199,10 @@ def _typed(value: Any, current: Any, where: str) -> Any:
         UsageError: it is of another.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(current, _OneOrSeveral):
+        if isinstance(value, tuple | list):
+            return tuple(_typed(part, 0, where) for part in value)
+        return _typed(value, 0, where)
     if isinstance(current, bool):
         return value if isinstance(value, bool) else _wrong(value, "true or false", where)
     if isinstance(current, int):

@@ -13,6 +13,7 @@ import time
 from absl import flags
 
 from launch import program
+from minirec.evaluation.log_health import health_lines, health_notes
 from pipelines.ordered_log import Engine, order_in_memory
 from pipelines.prepare import prepare
 from pipelines.spark.session import missing
@@ -33,7 +34,10 @@ _TELL_EVERY_SECONDS = 5.0
 
 
 def main(job: program.Job, engine: Engine = order_in_memory) -> None:
-    """Prepares the log and prints the counts of every stage, and what was left out and why."""
+    """Prepares the log and prints the counts of every stage, what was left out and why, its health.
+
+    What a person should mind before they trust a figure goes to stderr.
+    """
     begin = told = time.monotonic()
     num_read = 0
 
@@ -57,6 +61,11 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
     for reason, found in manifest["skipped"].items():
         print(f"skipped {reason}={found['rows']} (first: {found['first']})")
+    for line in health_lines(manifest["health"]):
+        print(line)
+    exclude_seen = job.config.search.exclude_seen if "search" in job.config else False
+    for note in health_notes(manifest["health"], exclude_seen=exclude_seen):
+        print(note, file=sys.stderr)
     seconds = time.monotonic() - begin
     print(f"seconds={seconds:.1f}")
     if num_read:  # None where the data set lies there already.

@@ -15,6 +15,9 @@ from pipelines.bad_rows import BadRows
 from pipelines.ids import IdCodes
 from pipelines.interactions import ITEM_SCHEMA, RawDataset, check_frame
 from pipelines.like_ids import like_ids
+from pipelines.log_options import AS_IT_IS, LogOptions
+from pipelines.log_times import LogTimes, within_window
+from pipelines.previous import group_offsets
 
 _COLUMNS = {"user": np.int32, "item": np.int32, "time": np.int64, "event": np.int32}
 MAX_ROWS = 2**31 - 1
@@ -31,6 +34,7 @@ class CodedLog:
         event: `[E]` index of the event's type.
         users: raw id of each user.
         items: the catalogue, columns `ITEM_SCHEMA`.
+        place: `[E]` place in the log of each row, once they are in another order.
     """
 
     user: Int32[np.ndarray, " E"]
@@ -39,6 +43,7 @@ class CodedLog:
     event: Int32[np.ndarray, " E"]
     users: pl.Series
     items: pl.DataFrame
+    place: Int32[np.ndarray, " E"] | None = None
 
     def sizes(self) -> dict[str, int]:
         """Returns how many users, items and interactions there are, for the manifest."""
@@ -46,7 +51,12 @@ class CodedLog:
 
 
 def read_log(
-    raw: RawDataset, bad_rows: BadRows, progress: Callable[[int], None] | None = None
+    raw: RawDataset,
+    bad_rows: BadRows,
+    progress: Callable[[int], None] | None = None,
+    *,
+    options: LogOptions = AS_IT_IS,
+    times: LogTimes | None = None,
 ) -> CodedLog:
     """Reads all parts of a log and numbers its users and items.
 
@@ -57,6 +67,8 @@ def read_log(
         raw: what a source found.
         bad_rows: is told of rows that are wrong.
         progress: is told after each chunk how many rows there are so far.
+        options: have the window of time outside of which rows are no part of the log.
+        times: is told the times of the rows.
 
     Raises:
         ValueError: nothing in it, a duplicate in the catalogue, an item that the catalogue lacks,
@@ -77,6 +89,7 @@ def read_log(
     with ahead(chunks) as read, ThreadPoolExecutor(max_workers=1) as pool:
         for name, chunk in read:
             check_events(name, chunk, raw.event_types)
+            chunk = within_window(chunk, options, bad_rows)
             of_users = pool.submit(users.encode, chunk["user"])
             columns = {"item": items.encode(chunk["item"]), "user": of_users.result()}
             columns |= {column: chunk[column].to_numpy() for column in ("time", "event")}
@@ -89,6 +102,8 @@ def read_log(
                     listed_ids = catalogue["raw_item_id"]
                     report_unknown(name, unknown, listed_ids, bad_rows, may_go=may_go)
                     columns = {key: column[is_known] for key, column in columns.items()}
+            if times is not None:
+                times.add(columns["time"])
             for key, column in columns.items():
                 # A copy of its own: a view would keep the whole chunk alive.
                 pieces[key].append(column.astype(_COLUMNS[key], copy=True))
@@ -108,27 +123,39 @@ def read_log(
 
 
 def keep(
-    log: CodedLog, rows: Bool[np.ndarray, " E"] | None = None, *, drop_items: bool = False
+    log: CodedLog,
+    rows: Bool[np.ndarray, " E"] | None = None,
+    *,
+    drop_items: bool = False,
+    by_id: bool = False,
 ) -> CodedLog:
     """Returns the interactions that `rows` marks (None: all), users numbered anew.
 
-    Users are numbered by the first of their interactions that is left; those without one go. The
-    log itself is changed, so that a large one never stands in memory twice.
+    Users are numbered by the first of their interactions in the log that is left; those without one
+    go. The log itself is changed, so that a large one never stands in memory twice.
 
     Args:
-        log: the whole log; used up.
+        log: the whole log, each user's rows together if it is not in its own order; used up.
         rows: which interactions stay.
         drop_items: whether items without an interaction go as well.
+        by_id: number users by their ids as text instead, by the bytes of its UTF-8.
     """
     if rows is not None:
-        for name in _COLUMNS:  # One at a time: the old column goes before the next is made.
-            setattr(log, name, getattr(log, name)[rows])
+        for name in (*_COLUMNS, "place"):  # One at a time: the old goes before the next is made.
+            if (column := getattr(log, name)) is not None:
+                setattr(log, name, column[rows])
     size = len(log.user)
-    first = np.full(len(log.users), size, np.int32)
-    # Of a user's rows the last one written, and so the oldest, stays.
-    first[log.user[::-1]] = np.arange(size - 1, -1, -1, dtype=np.int32)
+    first = np.full(len(log.users), MAX_ROWS, np.int32)
+    if log.place is None:
+        # Of a user's rows the last one written, and so the oldest, stays.
+        first[log.user[::-1]] = np.arange(size - 1, -1, -1, dtype=np.int32)
+    elif size:
+        starts = group_offsets(log.user)[:-1]
+        first[log.user[starts]] = np.minimum.reduceat(log.place, starts)
     order = np.argsort(first, kind="stable").astype(np.int32)
-    order = order[: int(np.count_nonzero(first < size))]
+    order = order[: int(np.count_nonzero(first < MAX_ROWS))]
+    if by_id:
+        order = order[log.users.gather(order).arg_sort().to_numpy()]
     if len(order) < len(first) or (np.diff(order) < 0).any():
         log.user = _inverse(order, len(first))[log.user]
         log.users = log.users.gather(order)

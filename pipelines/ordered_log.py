@@ -10,14 +10,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from pipelines.bad_rows import BadRows
+from pipelines.duplicates import exact_duplicates, kept_events
 from pipelines.event_order import event_order
 from pipelines.ingest import CodedLog, keep, names_of, place_of, read_log
 from pipelines.interactions import TICKS_PER_SECOND, RawDataset
 from pipelines.kcore import count, k_core
+from pipelines.log_options import LogOptions
+from pipelines.log_times import LogTimes, outside_window
 from pipelines.prepared_files import COLUMNS
+from pipelines.previous import group_offsets
+from pipelines.ties import shuffle_ties, user_keys
 
 Progress = Callable[[int], None]
 NOT_GROUPED = "a source with a given split must group its interactions by user"
@@ -32,9 +37,13 @@ class OrderedLog:
             lie in the prepared folder; in memory, or mapped from there.
         ticks: `[E]`: the same times in full, in nanoseconds; `time` has whole seconds of them.
         offsets: `[U + 1]`: the events of user `u` are `offsets[u]:offsets[u + 1]`.
-        users: raw id of each user, numbered by the first of their interactions that is left.
+        users: raw id of each user, numbered by the first of their interactions that is left, or by
+            id where ties are shuffled.
         items: the catalogue, columns `ITEM_SCHEMA`.
         counts: how many users, items and interactions there were at each stage, for the manifest.
+        times: where the times of the rows lie, for `pipelines.log_health`; None without times.
+        duplicates: how many exact ones were `read` (None without times), and how many events were
+            `dropped`.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -43,6 +52,8 @@ class OrderedLog:
     users: pl.Series
     items: pl.DataFrame
     counts: dict[str, Any]
+    times: dict[str, Any] | None
+    duplicates: dict[str, int | None]
 
     def sizes(self) -> dict[str, int]:
         """Returns how many users, items and interactions are left."""
@@ -50,13 +61,13 @@ class OrderedLog:
 
 
 class Engine(Protocol):
-    """Reads a log, takes its k-core and orders it; all engines give the same, bit for bit."""
+    """Reads a log, orders it and takes its k-core; all engines give the same, bit for bit."""
 
     def __call__(
         self,
         raw: RawDataset,
         bad_rows: BadRows,
-        k: int,
+        options: LogOptions,
         folder: Path,
         progress: Progress | None = None,
     ) -> OrderedLog:
@@ -65,7 +76,7 @@ class Engine(Protocol):
         Args:
             raw: what a source found.
             bad_rows: is told of rows that are wrong.
-            k: of the k-core; 0 and 1 are off.
+            options: what is done to the log.
             folder: `columns/NAME.npy` below it are written; it is empty but for what this makes.
             progress: is told now and then how many rows have been read.
 
@@ -79,46 +90,99 @@ class Engine(Protocol):
 def order_in_memory(
     raw: RawDataset,
     bad_rows: BadRows,
-    k: int,
+    options: LogOptions,
     folder: Path,
     progress: Progress | None = None,
 ) -> OrderedLog:
     """Orders a log with NumPy and Polars in this process, see `Engine`."""
-    log = read_log(raw, bad_rows, progress)
+    times = LogTimes() if raw.has_times else None
+    log = read_log(raw, bad_rows, progress, options=options, times=times)
     counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **log.sizes()}}
-    if k > 1:
+    by_id = options.ties == "shuffled"
+    if raw.given_split is None:
+        log.place = _sort(log)
+        if by_id:
+            _shuffle_ties(log)
+            log = keep(log, by_id=True)
+    log, duplicates = _without_duplicates(raw, log, options, counts)
+    if options.takes_core:
         try:
-            kept = k_core(log.user, log.item, k)
+            kept = k_core(log.user, log.item, options.k_core)
         except ValueError as error:
             raise ValueError(f"{names_of(raw)}: {error}{bad_rows.in_words()}") from error
-        log = keep(log, kept, drop_items=True)
+        log = keep(log, kept, drop_items=True, by_id=by_id)
         counts["after_k_core"] = log.sizes()
-    elif raw.given_split is None:
-        log = _without_single_interactions(raw, log, bad_rows)
-    num_users = len(log.users)
-    if raw.given_split is None:
-        order, offsets = event_order(log.user, log.time, num_users)
-    else:
-        if (log.user[1:] < log.user[:-1]).any():
+    if may_leave_single_interactions(raw, options):
+        log = _without_single_interactions(raw, log, options, bad_rows)
+    if (log.user[1:] < log.user[:-1]).any():
+        if raw.given_split is not None:
             raise ValueError(NOT_GROUPED)
-        order = slice(None)
-        offsets = np.searchsorted(log.user, np.arange(num_users + 1)).astype(np.int64)
-    columns = {}
-    for name in COLUMNS:
-        columns[name] = np.ascontiguousarray(getattr(log, name)[order], COLUMNS[name])
-        setattr(log, name, columns[name])  # Not twice in memory.
-    ticks = columns["time"]
-    columns["time"] = ticks // TICKS_PER_SECOND
+        log.place = None
+        _sort(log)  # Users were numbered anew; each one's events stay as they are.
+    offsets = group_offsets(log.user)
+    ticks = log.time
+    log.time = ticks // TICKS_PER_SECOND
+    columns = {
+        name: np.ascontiguousarray(getattr(log, name), kind) for name, kind in COLUMNS.items()
+    }
     (folder / "columns").mkdir()
     for name, column in columns.items():
         with writing(f"columns/{name}.npy"):
             np.save(folder / "columns" / f"{name}.npy", column, allow_pickle=False)
-    return OrderedLog(columns, ticks, offsets, log.users, log.items, counts)
+    return OrderedLog(
+        columns,
+        ticks,
+        offsets,
+        log.users,
+        log.items,
+        counts,
+        None if times is None else {**times.report(), **outside_window(bad_rows)},
+        duplicates,
+    )
+
+
+def _sort(log: CodedLog) -> Int32[np.ndarray, " E"]:
+    """Puts a log's rows in order and returns where each of them was."""
+    order, offsets = event_order(log.user, log.time, len(log.users))
+    # They need not be fetched from all over memory.
+    log.user = np.repeat(np.arange(len(log.users), dtype=np.int32), np.diff(offsets))
+    for name in ("item", "time", "event"):  # One at a time, so that only one stands there twice.
+        setattr(log, name, getattr(log, name)[order])
+    return order
+
+
+def _shuffle_ties(log: CodedLog) -> None:
+    offsets = group_offsets(log.user)
+    keys = user_keys(log.users)[log.user[offsets[:-1]]]
+    columns = {name: getattr(log, name) for name in ("item", "time", "event", "place")}
+    shuffle_ties(columns, offsets, keys)
+
+
+def _without_duplicates(
+    raw: RawDataset, log: CodedLog, options: LogOptions, counts: dict[str, Any]
+) -> tuple[CodedLog, dict[str, int | None]]:
+    """Returns the log without the duplicates that go, and what to tell of them."""
+    offsets = group_offsets(log.user)
+    exact = np.zeros(0, np.int64)
+    if raw.has_times:
+        exact = exact_duplicates(log.item, log.time, log.event, offsets)
+    stays = kept_events(options.duplicates, log.item, offsets, exact)
+    size = len(log.user)
+    if stays is not None:
+        log = keep(log, stays, by_id=options.ties == "shuffled")
+        counts["after_duplicates"] = log.sizes()
+    read = len(exact) if raw.has_times else None
+    return log, {"read": read, "dropped": size - len(log.user)}
 
 
 def sizes(num_users: int, num_items: int, num_interactions: int) -> dict[str, int]:
     """Returns the sizes of a log as the manifest names them."""
     return {"users": num_users, "items": num_items, "interactions": num_interactions}
+
+
+def may_leave_single_interactions(raw: RawDataset, options: LogOptions) -> bool:
+    """Returns whether users of one interaction may be left, which are bad rows then."""
+    return raw.given_split is None and options.k_core[0] < 2
 
 
 def report_single_interactions(
@@ -167,11 +231,15 @@ def writing(name: str) -> Generator[None]:
         ) from error
 
 
-def _without_single_interactions(raw: RawDataset, log: CodedLog, bad_rows: BadRows) -> CodedLog:
+def _without_single_interactions(
+    raw: RawDataset, log: CodedLog, options: LogOptions, bad_rows: BadRows
+) -> CodedLog:
     length = count(log.user, len(log.users))
     if (length > 1).all():
         return log
     user = log.users[int(np.argmin(length > 1))]
     single = int((length == 1).sum())
     report_single_interactions(raw, bad_rows, user, single, len(log.users))
-    return keep(log, (length > 1)[log.user], drop_items=raw.items is None)
+    drop_items = raw.items is None or options.takes_core
+    by_id = options.ties == "shuffled"
+    return keep(log, (length > 1)[log.user], drop_items=drop_items, by_id=by_id)

@@ -2,15 +2,18 @@
 
 What comes out depends on nothing but the config and the bytes of the input files:
 
-- the log is the source's parts in order, each one's rows in order; bad rows are left out first;
+- the log is the source's parts in order, each one's rows in order; bad rows are left out first,
+  then those outside the config's window of time;
 - an id is text; one that a file holds as an integer is its decimal text;
-- the k-core is the largest part of the log in which all users and items have k interactions; items
+- duplicates go, where the config says so, once the log is in order;
+- the k-core is the largest part of the rest in which all users and items have k interactions; items
   that have none of it leave the catalogue;
-- users are numbered by the first of their interactions that is left, in the order of the log;
+- users are numbered by the first of their interactions that is left, in the order of the log, or by
+  id as text where ties are shuffled;
 - items are numbered as the catalogue lists them, or, where there is none, by id as text (by the
   bytes of its UTF-8);
 - a user's events are ordered by time, as finely as the log tells it, and those of equal time as the
-  log has them; whole seconds of the times are stored.
+  log has them, or in an order drawn by lot; whole seconds of the times are stored.
 """
 
 from __future__ import annotations
@@ -30,12 +33,14 @@ from minirec import files
 from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.interactions import TICKS_PER_SECOND, RawDataset
-from pipelines.kcore import count
+from pipelines.kcore import as_ks, count
+from pipelines.log_health import log_health
+from pipelines.log_options import DEFAULTS, LogOptions
 from pipelines.ordered_log import Engine, OrderedLog, Progress, order_in_memory, writing
 from pipelines.prepared import FORMAT_VERSION, check_outputs, read_manifest
 from pipelines.splits import Split, make_split
 
-_FIELDS = ("source", "k_core", "split", "on_bad_rows")
+_FIELDS = ("source", "k_core", "split", "on_bad_rows", "ties", "duplicates", "time_from", "time_to")
 # Where a source lies says nothing of what it holds; hashes of the files do.
 _PLACES = ("folder",)
 
@@ -55,9 +60,13 @@ def prepare(
 
     Args:
         config: `source` (a mapping: `name` and the source's own fields), `k_core` (0, the
-            default, is off), `split` (a mapping: `name` and the split's own fields, or just
-            the name) and `on_bad_rows` ("error", the default, or "skip": rows that are wrong are
-            left out and counted).
+            default, is off; two numbers are of users and of items), `split` (a mapping: `name` and
+            the split's own fields, or just the name), `on_bad_rows` ("error", the default, or
+            "skip": rows that are wrong are left out and counted), `time_from` and `time_to` (ISO
+            dates or date-times, UTC where they have no zone: rows before the one, and at the other
+            or later, are no part of the log; "", the default, is off), `ties` ("log", the default,
+            or "shuffled", see `pipelines.ties`) and `duplicates` ("keep", the default,
+            "drop_exact", "drop_consecutive" or "first", see `pipelines.duplicates`).
         folder: where the prepared data set shall lie.
         overwrite: replace another prepared data set that lies there.
         progress: is told now and then how many rows have been read.
@@ -66,18 +75,27 @@ def prepare(
     Returns:
         The manifest: `format_version`, `fingerprint`, `config`, `inputs` (SHA-256 and size of each
         file), `counts` at each stage, `skipped` rows by reason, `split`, `event_types` and
-        `event_weights`, `has_times`, `schema`, `outputs` (SHA-256 and size of each file) and
-        `versions`. It holds no time of day: equal inputs give equal bytes.
+        `event_weights`, `has_times`, `health` (see `pipelines.log_health`), `schema`, `outputs`
+        (SHA-256 and size of each file) and `versions`. It holds no time of day: equal inputs give
+        equal bytes.
 
     Raises:
         ValueError: a wrong config, a mistake in the data, or a folder that holds something else.
         OSError: the disk is full or refuses to be written.
     """
     plain = _plain_config(config)
+    options = LogOptions.of_config(plain)
+    if plain["split"].get("name") == "as_given" and (changing := options.changing()):
+        field = changing[0]
+        raise ValueError(
+            f"config.{field} is {plain[field]!r}, but a split 'as_given' is taken as it is; set "
+            f"{field} to {DEFAULTS[field]!r} or choose another split"
+        )
     folder = Path(folder)
     _check_place(folder)
     bad_rows = BadRows(plain["on_bad_rows"])
     raw = sources.load(plain["source"], bad_rows)
+    _check_options(raw, options, plain)
     inputs = {
         name: {"sha256": files.sha256(path), "bytes": path.stat().st_size}
         for name, path in sorted(raw.inputs.items())
@@ -95,8 +113,8 @@ def prepare(
                 f"fingerprint {fingerprint!r}); choose another folder or --overwrite it"
             )
     with files.atomic_folder(folder) as temporary:
-        log = engine(raw, bad_rows, plain["k_core"], temporary, progress)
-        return _write(temporary, raw, log, bad_rows, plain, inputs, fingerprint)
+        log = engine(raw, bad_rows, options, temporary, progress)
+        return _write(temporary, raw, log, bad_rows, options, plain, inputs, fingerprint)
 
 
 def _write(
@@ -104,6 +122,7 @@ def _write(
     raw: RawDataset,
     log: OrderedLog,
     bad_rows: BadRows,
+    options: LogOptions,
     config: dict[str, Any],
     inputs: dict[str, Any],
     fingerprint: str,
@@ -149,6 +168,13 @@ def _write(
         "event_types": list(raw.event_types),
         "event_weights": list(raw.event_weights or (1.0,) * len(raw.event_types)),
         "has_times": raw.has_times,
+        "health": log_health(
+            log,
+            split,
+            options,
+            has_times=raw.has_times,
+            as_given=config["split"]["name"] == "as_given",
+        ),
         "schema": {
             "columns": {name: str(column.dtype) for name, column in log.columns.items()},
             "items": {name: str(kind) for name, kind in items.schema.items()},
@@ -176,22 +202,31 @@ def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.source is {plain.get('source')!r}; it must be a mapping with the source's "
             "name and fields"
         )
-    k = plain.setdefault("k_core", 0)
-    if not isinstance(k, int) or k < 0:
-        raise ValueError(f"config.k_core is {k!r}; it must be 0 (off) or a positive integer")
-    plain.setdefault("on_bad_rows", "error")
+    plain = {"on_bad_rows": "error", **DEFAULTS, **plain}
+    ks = as_ks(plain["k_core"])
+    plain["k_core"] = ks[0] if ks[0] == ks[1] else list(ks)
     split = plain.get("split")
     plain["split"] = {"name": split} if isinstance(split, str) else split
     if not isinstance(plain["split"], dict):
         raise ValueError(
             f"config.split is {split!r}; it must be a split's name or a mapping with its name"
         )
-    if plain["split"].get("name") == "as_given" and k > 1:
-        raise ValueError(
-            f"config.k_core is {k}, but a split 'as_given' is taken as it is; set k_core to 0 or "
-            "choose another split"
-        )
     return plain
+
+
+def _check_options(raw: RawDataset, options: LogOptions, config: dict[str, Any]) -> None:
+    """Checks that the log can be treated so."""
+    if not raw.has_times and (comparing := options.comparing_times()):
+        field = comparing[0]
+        raise ValueError(
+            f"config.{field} is {config[field]!r}, which compares times, but source "
+            f"{config['source']['name']!r} has none here; set {field} to {DEFAULTS[field]!r}"
+        )
+    if raw.given_split is not None and options.ties != DEFAULTS["ties"]:
+        raise ValueError(
+            f"config.ties is {options.ties!r}, but a source that brings a split is taken in its "
+            f"own order; set ties to {DEFAULTS['ties']!r}"
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -208,8 +243,10 @@ def _plain(value: Any) -> Any:
 
 def _fingerprint(config: dict[str, Any], inputs: dict[str, Any], raw: RawDataset) -> str:
     source = {key: value for key, value in config["source"].items() if key not in _PLACES}
-    if config["on_bad_rows"] == "error":  # the default says nothing of what came out
-        config = {key: value for key, value in config.items() if key != "on_bad_rows"}
+    # A default says nothing of what came out.
+    silent = {"on_bad_rows": "error", **DEFAULTS}
+    del silent["k_core"]  # Always said.
+    config = {key: value for key, value in config.items() if silent.get(key) != value}
     identity = {**config, "source": source, "inputs": inputs, "format_version": FORMAT_VERSION}
     if not inputs:  # a generated data set is known by what was generated
         for name, frame in (("interactions", raw.interactions), ("items", raw.items)):

@@ -16,10 +16,32 @@ from minirec import files
 from minirec.files.schema import COUNT, NUMBER
 
 REMEDY = "run launch.prepare again"
+_SIZES = {"users": COUNT, "items": COUNT, "interactions": COUNT}
+_TARGETS = {"views": COUNT, "tied": (COUNT, None), "in_history": COUNT}
+_TIMES = {
+    "earliest": (str, None),
+    "latest": (str, None),
+    "bulk": ([str], None),
+    "before": COUNT,
+    "after": COUNT,
+}
+HEALTH = {
+    "times": (_TIMES, None),
+    "ties": str,
+    "targets": {"valid": _TARGETS, "test": _TARGETS},
+    "repeats": COUNT,
+    "read": COUNT,
+    "interactions": COUNT,
+    "duplicates": {"mode": str, "read": (COUNT, None), "dropped": COUNT},
+    "k_core": ({"k": [COUNT], "dropped": _SIZES, "next": [{"k": [COUNT], **_SIZES}]}, None),
+}
+"""What `pipelines.log_health` counts."""
+
 MANIFEST = {
     "fingerprint": str,
     "config": {"source": {"name": str}, "split": {"name": str}},
-    "counts": {"prepared": {"users": COUNT, "items": COUNT, "interactions": COUNT}},
+    "counts": {"prepared": _SIZES},
+    "health": HEALTH,
     "event_types?": [str],
     "event_weights?": [NUMBER],
 }

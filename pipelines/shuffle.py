@@ -17,7 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _HIGH = np.uint64(32)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mixed(x: Integer[np.ndarray, " *shape"]) -> Integer[np.ndarray, " *shape"]:
     """Returns 64 well-mixed bits of each element (the finaliser of SplitMix64)."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -28,10 +28,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def _round_keys(seed: int, epoch: np.ndarray) -> np.ndarray:
     """Returns keys [rounds, epochs], one for every round and epoch."""
     with np.errstate(over="ignore"):
-        base = _mix(np.full(1, seed % 2**64, np.uint64) + _GOLDEN)
-        base = _mix(base + (epoch.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+        base = mixed(np.full(1, seed % 2**64, np.uint64) + _GOLDEN)
+        base = mixed(base + (epoch.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
         rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None]
-        return _mix(base[None, :] + rounds * _GOLDEN)
+        return mixed(base[None, :] + rounds * _GOLDEN)
 
 
 def shuffled_rows(
@@ -83,7 +83,7 @@ def _permute(x: np.ndarray, a: int, b: int, keys: np.ndarray) -> np.ndarray:
         for number, key in enumerate(keys):
             size = sizes[number % 2]
             # 32 hashed bits times the size, shifted down: a number below the size, no division.
-            step = ((_mix(low ^ key) >> _HIGH) * size) >> _HIGH
+            step = ((mixed(low ^ key) >> _HIGH) * size) >> _HIGH
             moved = high + step
             moved -= (moved >= size) * size
             high, low = low, moved

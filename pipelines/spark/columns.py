@@ -31,13 +31,16 @@ def write_columns(
     left: Left,
     folder: Path,
     held: contextlib.ExitStack,
+    *,
+    by_id: bool = False,
 ) -> OrderedLog:
-    """Orders users by their first interaction that is left, and writes the columns."""
+    """Orders users by their first interaction that is left, or by id, and writes the columns."""
     new_row = np.where(left.items, np.cumsum(left.items) - 1, -1).astype(np.int32)
     shared = held.enter_context(broadcast(spark, new_row))
     stay = mapped(users.frame, tasks.keep_left, tasks.KEPT, new_row=shared, least=left.least)
-    stay = stay.repartitionByRange(num_partitions(spark, left.num_rows), "first")
-    pieces = mapped(stay.sortWithinPartitions("first"), tasks.pack, tasks.PIECES)
+    order = "user" if by_id else "first"
+    stay = stay.repartitionByRange(num_partitions(spark, left.num_rows), order)
+    pieces = mapped(stay.sortWithinPartitions(order), tasks.pack, tasks.PIECES)
     pieces = held.enter_context(kept(pieces))
     # All at once: they are fetched one partition after the other.
     pieces.count()
@@ -74,7 +77,7 @@ def write_columns(
     if offsets[-1] != left.num_rows:
         raise RuntimeError(f"Spark gave {offsets[-1]} interactions of {left.num_rows}")
     items = users.items.filter(pl.Series(left.items))
-    return OrderedLog(columns, ticks, offsets, pl.concat(names), items, {})
+    return OrderedLog(columns, ticks, offsets, pl.concat(names), items, {}, None, {})
 
 
 @contextlib.contextmanager

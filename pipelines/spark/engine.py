@@ -21,10 +21,24 @@ import numpy as np
 from pipelines.bad_rows import BadRows
 from pipelines.ingest import catalogue_of, check_catalogue, check_not_empty, check_size
 from pipelines.interactions import RawDataset
-from pipelines.ordered_log import OrderedLog, Progress, sizes
+from pipelines.log_options import LogOptions
+from pipelines.log_times import LogTimes, outside_window
+from pipelines.ordered_log import (
+    OrderedLog,
+    Progress,
+    may_leave_single_interactions,
+    sizes,
+)
 from pipelines.spark import read_task, user_tasks
 from pipelines.spark.columns import write_columns
-from pipelines.spark.filtering import ITEM_BYTES, Left, Users, k_core, without_single_interactions
+from pipelines.spark.filtering import (
+    ITEM_BYTES,
+    Left,
+    Users,
+    k_core,
+    recounted,
+    without_single_interactions,
+)
 from pipelines.spark.frames import (
     broadcast,
     fetched,
@@ -58,7 +72,7 @@ class SparkEngine:
         self,
         raw: RawDataset,
         bad_rows: BadRows,
-        k: int,
+        options: LogOptions,
         folder: Path,
         progress: Progress | None = None,
     ) -> OrderedLog:
@@ -69,32 +83,45 @@ class SparkEngine:
             OSError: a disk is full, or an executor does not see a file.
         """
         with spark_session(self.master, self.settings) as spark, plain_errors():
-            return _order(spark, raw, bad_rows, k, folder, progress)
+            return _order(spark, raw, bad_rows, options, folder, progress)
 
 
 def _order(
     spark: SparkSession,
     raw: RawDataset,
     bad_rows: BadRows,
-    k: int,
+    options: LogOptions,
     folder: Path,
     progress: Progress | None,
 ) -> OrderedLog:
     """Does all the steps, see `Engine`."""
     with contextlib.ExitStack() as held:
-        users = _by_user(spark, raw, bad_rows, progress, held)
-        num_rows = int(users.item_count.sum())
-        read = sizes(users.num_users, len(users.items), num_rows)
+        times = LogTimes()
+        users = _by_user(spark, raw, bad_rows, options, times, progress, held)
+        num_items, num_rows = len(users.items), int(users.item_count.sum())
+        read = sizes(users.num_users, num_items, num_rows + users.dropped)
         counts: dict[str, Any] = {"read": {**raw.counts, **bad_rows.left_out, **read}}
-        left = Left(np.ones(len(users.items), bool), 1, num_rows)
-        if k > 1:
-            left = k_core(spark, raw, users, k, bad_rows)
-        elif raw.given_split is None:
-            left = without_single_interactions(spark, raw, users, left, bad_rows)
-        log = write_columns(spark, raw, users, left, folder, held)
-        if k > 1:
-            counts["after_k_core"] = log.sizes()
+        if options.duplicates != "keep":
+            counts["after_duplicates"] = sizes(users.num_users, num_items, num_rows)
+        left = Left(np.ones(num_items, bool), 1, users.item_count)
+        if options.takes_core:
+            left = k_core(spark, raw, users, options.k_core, bad_rows)
+        cored = left
+        if may_leave_single_interactions(raw, options):
+            left = without_single_interactions(spark, raw, users, left, options, bad_rows)
+        by_id = options.ties == "shuffled"
+        log = write_columns(spark, raw, users, left, folder, held, by_id=by_id)
         log.counts = counts
+        if options.takes_core:
+            single = cored.num_rows - left.num_rows
+            num_items = int(np.count_nonzero(cored.items))
+            counts["after_k_core"] = sizes(len(log.users) + single, num_items, cored.num_rows)
+        if raw.has_times:
+            log.times = {**times.report(), **outside_window(bad_rows)}
+        log.duplicates = {
+            "read": users.duplicates if raw.has_times else None,
+            "dropped": users.dropped,
+        }
         return log
 
 
@@ -102,16 +129,18 @@ def _by_user(
     spark: SparkSession,
     raw: RawDataset,
     bad_rows: BadRows,
+    options: LogOptions,
+    times: LogTimes,
     progress: Progress | None,
     held: contextlib.ExitStack,
 ) -> Users:
-    """Reads the log and brings each user's interactions together, in order."""
+    """Reads the log and brings each user's interactions together, in order, without duplicates."""
     catalogue = None if raw.items is None else check_catalogue(raw.items, bad_rows)
     check_not_empty(len(raw.parts), raw, bad_rows)
     with contextlib.ExitStack() as reading:
         # A given split counts rows: it would point at others if one were left out.
         may_go = raw.given_split is None
-        log = read_task.Log(raw.parts, raw.event_types, bad_rows.action, may_go)
+        log = read_task.Log(raw.parts, raw.event_types, bad_rows.action, may_go, options)
         task: dict[str, Any] = {"log": held.enter_context(broadcast(spark, log)), "catalogue": None}
         if catalogue is not None:
             item_rows = read_task.ItemRows(catalogue["raw_item_id"])
@@ -121,7 +150,10 @@ def _by_user(
         # Text is parsed once.
         read = reading.enter_context(kept(mapped(numbers, read_task.read, schema, **task)))
         notes = read.where("note is not null").select("note").collect()
-        num_rows = _take_notes(spark, raw, [json.loads(row["note"]) for row in notes], bad_rows)
+        told = [json.loads(row["note"]) for row in notes]
+        num_rows = _take_notes(spark, raw, told, bad_rows)
+        for note in told:
+            times.merge(note["times"])
         if progress is not None:
             progress(num_rows)
         rows = read.where("note is null").drop("note")
@@ -138,10 +170,22 @@ def _by_user(
         # The rows of a given split are in order already.
         order = ["user", "time", "place"] if raw.given_split is None else ["user", "place"]
         rows = rows.repartition(num_partitions(spark, num_rows), "user")
-        frame = mapped(rows.sortWithinPartitions(*order), user_tasks.gather_users, user_tasks.USERS)
+        frame = mapped(
+            rows.sortWithinPartitions(*order),
+            user_tasks.gather_users,
+            user_tasks.USERS,
+            has_times=raw.has_times,
+            ties=options.ties,
+            duplicates=options.duplicates,
+        )
         frame = held.enter_context(kept(frame))
-        extent = frame.selectExpr("count(*)", "max(length(item))").collect()[0]
-    return Users(frame, catalogue, item_count, extent[0], extent[1] // ITEM_BYTES)
+        wanted = ("count(*)", "max(length(item))", "sum(length(item))", "sum(duplicates)")
+        num_users, longest, size, duplicates = frame.selectExpr(*wanted).collect()[0]
+    dropped = num_rows - size // ITEM_BYTES
+    users = Users(
+        frame, catalogue, item_count, num_users, longest // ITEM_BYTES, duplicates, dropped
+    )
+    return users if not dropped else recounted(spark, users)
 
 
 def _take_notes(

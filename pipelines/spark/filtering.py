@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int64
 from pipelines.bad_rows import BadRows
 from pipelines.ingest import names_of
 from pipelines.interactions import RawDataset
-from pipelines.kcore import nothing_left
+from pipelines.kcore import Ks, nothing_left
+from pipelines.log_options import LogOptions
 from pipelines.ordered_log import report_single_interactions
 from pipelines.spark import user_tasks as tasks
 from pipelines.spark.frames import broadcast, fetched, mapped
@@ -33,6 +34,8 @@ class Users:
         item_count: `[N]`: interactions of each item.
         num_users: how many there are.
         most: interactions of the busiest.
+        duplicates: exact ones that there were.
+        dropped: interactions that have gone for being duplicates.
     """
 
     frame: DataFrame
@@ -40,6 +43,8 @@ class Users:
     item_count: Int64[np.ndarray, " N"]
     num_users: int
     most: int
+    duplicates: int
+    dropped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +54,28 @@ class Left:
     Attributes:
         items: `[N]`: which items.
         least: interactions with such items that a user must have.
-        num_rows: how many interactions are left.
+        count: `[N]`: interactions of each item that are left.
     """
 
     items: Bool[np.ndarray, " N"]
     least: int
-    num_rows: int
+    count: Int64[np.ndarray, " N"]
+
+    @property
+    def num_rows(self) -> int:
+        """How many interactions are left."""
+        return int(self.count.sum())
 
 
-def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int, bad_rows: BadRows) -> Left:
+def recounted(spark: SparkSession, users: Users) -> Users:
+    """Counts the interactions of each item anew, once some have gone."""
+    nothing, everything = (np.full(len(users.items), is_left) for is_left in (False, True))
+    # With no item left every user leaves, with all of their interactions.
+    round_ = tasks.Round(before=None, now=nothing, left=everything, k=1)
+    return dataclasses.replace(users, item_count=_leaving(spark, users, round_))
+
+
+def k_core(spark: SparkSession, raw: RawDataset, users: Users, ks: Ks, bad_rows: BadRows) -> Left:
     """Drops users and items in turn, see `pipelines.kcore.k_core`.
 
     The counts of items are here and those of users where the users are, so that a round sends
@@ -66,17 +84,20 @@ def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int, bad_rows:
     Raises:
         ValueError: nothing is left.
     """
+    of_users, of_items = ks
     count, num_left, rounds = users.item_count, int(users.item_count.sum()), 0
     before, now = None, np.ones(len(count), bool)
     left = now
     while num_left:
-        left = now & (count >= k)
-        count = np.where(left, count - _leaving(spark, users, tasks.Round(before, now, left, k)), 0)
+        left = now & (count >= of_items)
+        round_ = tasks.Round(before, now, left, of_users)
+        count = np.where(left, count - _leaving(spark, users, round_), 0)
         if int(count.sum()) == num_left:
-            return Left(left, k, num_left)
+            # An item of the catalogue that nobody has goes as well.
+            return Left(left & (count > 0), max(of_users, 1), count)
         before, now, num_left, rounds = now, left, int(count.sum()), rounds + 1
     error = nothing_left(
-        k,
+        ks,
         rows=int(users.item_count.sum()),
         users=users.num_users,
         items=int(np.count_nonzero(users.item_count)),
@@ -88,19 +109,30 @@ def k_core(spark: SparkSession, raw: RawDataset, users: Users, k: int, bad_rows:
 
 
 def without_single_interactions(
-    spark: SparkSession, raw: RawDataset, users: Users, left: Left, bad_rows: BadRows
+    spark: SparkSession,
+    raw: RawDataset,
+    users: Users,
+    left: Left,
+    options: LogOptions,
+    bad_rows: BadRows,
 ) -> Left:
     """Drops users of one interaction, see `report_single_interactions`."""
-    single = users.frame.where(f"length(item) = {ITEM_BYTES}")
-    number, user = single.selectExpr("count(*)", "min_by(user, first)").collect()[0]
+    rows = np.where(left.items, np.int32(0), np.int32(-1))
+    by = "user" if options.ties == "shuffled" else "first"
+    with broadcast(spark, rows) as shared:
+        of_left = mapped(users.frame, tasks.keep_left, tasks.KEPT, new_row=shared, least=1)
+        is_single = f"length(item) = {ITEM_BYTES}"
+        wanted = (f"count_if({is_single})", f"min_by(user, {by}) FILTER (WHERE {is_single})")
+        num_users, number, user = of_left.selectExpr("count(*)", *wanted).collect()[0]
     if not number:
         return left
-    report_single_interactions(raw, bad_rows, user, number, users.num_users)
+    report_single_interactions(raw, bad_rows, user, number, num_users)
     items = left.items
-    if raw.items is None:
-        round_ = tasks.Round(before=None, now=items, left=items, k=2)
-        items = users.item_count > _leaving(spark, users, round_)
-    return Left(items, 2, left.num_rows - number)
+    round_ = tasks.Round(before=None, now=items, left=items, k=2)
+    count = left.count - _leaving(spark, users, round_)
+    if raw.items is None or options.takes_core:
+        items = items & (count > 0)
+    return Left(items, 2, count)
 
 
 def _leaving(spark: SparkSession, users: Users, state: tasks.Round) -> Int64[np.ndarray, " N"]:

@@ -20,6 +20,8 @@ from pipelines.bad_rows import Action, BadRows
 from pipelines.ids import IdCodes
 from pipelines.ingest import check_events, report_unknown
 from pipelines.interactions import Part
+from pipelines.log_options import AS_IT_IS, LogOptions
+from pipelines.log_times import LogTimes, within_window
 
 # A row's place in the log: the number of its part, times this, plus its number in the part.
 PLACES = 1 << 32
@@ -87,12 +89,14 @@ class Log:
         event_types: names of its event types.
         action: what becomes of rows that are wrong.
         may_lack_items: whether rows whose items the catalogue lacks can be left out at all.
+        options: have the window of time outside of which rows are no part of the log.
     """
 
     parts: Sequence[Part]
     event_types: Sequence[str]
     action: Action
     may_lack_items: bool = True
+    options: LogOptions = AS_IT_IS
 
 
 def read(
@@ -100,9 +104,9 @@ def read(
 ) -> Iterator[pa.RecordBatch]:
     """Reads parts of the log and gives their rows, and a note on each part.
 
-    A note is JSON: `part`, `rows`, `counts`, `first` and `left_out` of its `BadRows`, and `error`,
-    the kind and text of what ended the reading, or None. An error is a note so that the driver can
-    tell which comes first in the log, and shows it as it is.
+    A note is JSON: `part`, `rows`, `times` (of its `LogTimes`), `counts`, `first` and `left_out` of
+    its `BadRows`, and `error`, the kind and text of what ended the reading, or None. An error is a
+    note so that the driver can tell which comes first in the log, and shows it as it is.
 
     Args:
         batches: one column, the numbers of the parts.
@@ -120,10 +124,11 @@ def read(
 def _read_part(number: int, log: Log, catalogue: ItemRows | None) -> Iterator[pa.RecordBatch]:
     part, bad_rows = log.parts[number], BadRows(log.action)
     schema = READ_TEXT if catalogue is None else READ_NUMBER
-    num_rows, error = 0, None
+    num_rows, error, times = 0, None, LogTimes()
     try:
         for chunk in part.chunks(bad_rows):
             check_events(part.name, chunk, log.event_types)
+            chunk = within_window(chunk, log.options, bad_rows)
             rows = None
             if catalogue is not None:
                 rows = catalogue.find(chunk["item"])
@@ -133,6 +138,7 @@ def _read_part(number: int, log: Log, catalogue: ItemRows | None) -> Iterator[pa
                     may_go = log.may_lack_items
                     report_unknown(part.name, unknown, catalogue.ids, bad_rows, may_go=may_go)
                     chunk, rows = chunk.filter(is_known), rows[rows >= 0]
+            times.add(chunk["time"].to_numpy())
             place = np.arange(len(chunk), dtype=np.int64) + (number * PLACES + num_rows)
             num_rows += len(chunk)
             yield from _batches(
@@ -154,6 +160,7 @@ def _read_part(number: int, log: Log, catalogue: ItemRows | None) -> Iterator[pa
     note = {
         "part": number,
         "rows": num_rows,
+        "times": times.to_json(),
         "counts": bad_rows.counts,
         "first": bad_rows.first,
         "left_out": bad_rows.left_out,

@@ -9,6 +9,7 @@ nothing here runs once a row. This file does not import Spark.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -17,17 +18,20 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int32, Int64
 
+from pipelines.duplicates import exact_duplicates, kept_events
 from pipelines.prepared_files import COLUMNS
 from pipelines.spark.read_task import Shared
+from pipelines.ties import shuffle_ties, user_keys
 
 # A user's interactions are one row, which Java's arrays bound.
 MAX_USER_ROWS = 20_000_000
 
-# A row a user; `first` and `last` are places.
+# A row a user; `first` and `last` are places, `duplicates` counts the exact ones that there were.
 USERS = pa.schema(
     [
         ("user", pa.string()),
         ("first", pa.int64()),
+        ("duplicates", pa.int64()),
         ("item", pa.binary()),
         ("time", pa.binary()),
         ("event", pa.binary()),
@@ -69,7 +73,7 @@ class Round:
         before: `[N]`: which were left two rounds ago; None: a user of any length was.
         now: `[N]`: which were left one round ago.
         left: `[N]`: which are left.
-        k: the least number of interactions.
+        k: the least number of interactions of a user.
     """
 
     before: Bool[np.ndarray, " N"] | None
@@ -78,11 +82,19 @@ class Round:
     k: int
 
 
-def gather_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def gather_users(
+    batches: Iterable[pa.RecordBatch],
+    has_times: bool = False,
+    ties: str = "log",
+    duplicates: str = "keep",
+) -> Iterator[pa.RecordBatch]:
     """Makes one row of all interactions of a user.
 
     Args:
-        batches: `NUMBERED`, a user's rows next to each other.
+        batches: `NUMBERED`, a user's rows next to each other and in order.
+        has_times: whether times are real ones.
+        ties: how events of equal time stand, see `pipelines.ties`.
+        duplicates: which events go, see `pipelines.duplicates`.
 
     Yields:
         Batches of `USERS`.
@@ -92,6 +104,7 @@ def gather_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """
     # Of the last user there may be more in the next batch.
     pending: list[pl.DataFrame] = []
+    rows = functools.partial(_user_rows, has_times=has_times, ties=ties, duplicates=duplicates)
     for batch in batches:
         frame = pl.DataFrame(batch)
         if frame.is_empty():
@@ -110,25 +123,42 @@ def gather_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             if frame.is_empty():
                 continue
         if pending:
-            yield _user_rows(pl.concat(pending), np.zeros(1, np.int64))
+            yield rows(pl.concat(pending), np.zeros(1, np.int64))
         last = int(starts[-1])
         if last:
-            yield _user_rows(frame[:last], starts[:-1])
+            yield rows(frame[:last], starts[:-1])
         pending = [frame[last:]]
     if pending:
-        yield _user_rows(pl.concat(pending), np.zeros(1, np.int64))
+        yield rows(pl.concat(pending), np.zeros(1, np.int64))
 
 
-def _user_rows(frame: pl.DataFrame, starts: Int[np.ndarray, " n"]) -> pa.RecordBatch:
-    place = frame["place"].to_numpy()
-    offsets = np.append(starts, len(frame))
+def _user_rows(
+    frame: pl.DataFrame,
+    starts: Int[np.ndarray, " n"],
+    *,
+    has_times: bool,
+    ties: str,
+    duplicates: str,
+) -> pa.RecordBatch:
+    offsets = np.append(starts, len(frame)).astype(np.int64)
+    users = frame["user"].gather(starts)
+    values = {name: frame[name].to_numpy() for name in ("item", "time", "event", "place")}
+    if ties == "shuffled":
+        values = {name: column.copy() for name, column in values.items()}
+        shuffle_ties(values, offsets, user_keys(users))
+    exact = np.zeros(0, np.int64)
+    if has_times:
+        exact = exact_duplicates(values["item"], values["time"], values["event"], offsets)
+    stays = kept_events(duplicates, values["item"], offsets, exact)
+    num_exact = np.diff(np.searchsorted(exact, offsets))
+    if stays is not None:
+        values = {name: column[stays] for name, column in values.items()}
+        offsets = np.concatenate([[0], np.cumsum(stays)])[offsets]
     columns = {
-        "user": frame["user"].gather(starts).to_arrow().cast(pa.string()),
-        "first": np.minimum.reduceat(place, starts),
-    }
-    columns |= {
-        name: _packed(frame[name].to_numpy(), offsets)
-        for name in ("item", "time", "event", "place")
+        "user": users.to_arrow().cast(pa.string()),
+        "first": np.minimum.reduceat(values["place"], offsets[:-1]),
+        "duplicates": num_exact,
+        **{name: _packed(column, offsets) for name, column in values.items()},
     }
     return pa.RecordBatch.from_pydict(columns, schema=USERS)
 
@@ -207,7 +237,7 @@ def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Makes one row of some thousand users.
 
     Args:
-        batches: `KEPT`, in order of `first`.
+        batches: `KEPT`, in order of `first`, or of `user`.
 
     Yields:
         Batches of `PIECES`; `grouped` says whether no two users' interactions are mixed in the log.

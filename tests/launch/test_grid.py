@@ -39,9 +39,19 @@ def test_values_have_the_types_of_their_fields(config):
     assert settings[0].seeds == (config.seed,)
 
 
+def test_a_k_core_is_one_number_or_two(config):
+    settings = read_grid("data.k_core=5,(5,10),0", config)
+    assert [setting.fields["data.k_core"] for setting in settings] == [5, (5, 10), 0]
+    changed = settings[1].config(config, 0)
+    assert changed.data.k_core == (5, 10)
+    assert read_grid("data.k_core=(2,3)", changed)[0].config(changed, 1).data.k_core == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("data.k_core=many", "data.k_core=many: must be a whole number"),
+        ("data.k_core=(5,1.5)", "data.k_core=1.5: must be a whole number"),
         ("", "must be FIELD=VALUE"),
         ("model.dropout", "'model.dropout' must be FIELD=VALUE"),
         ("model.dropout=", "model.dropout=: a value is missing"),

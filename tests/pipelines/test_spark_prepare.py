@@ -71,7 +71,7 @@ def rows_of_log(seed=0):
 
 def write_parts(folder, rows, sizes=(40, 1, 60)):
     """The rows as CSV files of such sizes, and a last one of the rest."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number, some in enumerate(np.split(np.arange(len(rows)), np.cumsum(sizes))):
         frame = pl.DataFrame(
             [rows[place] for place in some], schema=["user", "item", "time", "event"], orient="row"
@@ -190,6 +190,45 @@ def test_times_within_a_second_are_ordered_and_split_alike(engine, tmp_path):
     expected = [by_time[place] / TICKS_PER_SECOND for place in (48, 54)]
     counts = manifest["counts"]["split"]
     assert [counts["valid_time"], counts["test_time"]] == expected
+
+
+def doubled(rows):
+    """Every third row again, some places later."""
+    return [row for place in range(len(rows)) for row in (rows[place], rows[place - place % 3])]
+
+
+def test_shuffled_ties_know_neither_the_order_of_rows_nor_the_engine(engine, tmp_path):
+    rows = doubled(rows_of_log())
+    config = {
+        "k_core": (2, 3),
+        "ties": "shuffled",
+        "duplicates": "drop_exact",
+        "time_to": "1970-01-01T00:00:04",
+        "split": "leave_one_out",
+    }
+    found = {}
+    for name, order, how in (("a", rows, {}), ("b", sorted(rows), {"engine": engine})):
+        source = write_parts(tmp_path / f"log-{name}", order)
+        found[name] = prepare({"source": source, **config}, tmp_path / name, **how)
+    files = [hashes(tmp_path / name) for name in ("a", "b")]
+    del files[0]["manifest.json"], files[1]["manifest.json"]
+    assert files[0] == files[1]
+    counts, health = found["a"]["counts"], found["a"]["health"]
+    assert (counts, health) == (found["b"]["counts"], found["b"]["health"])
+    assert 0 < health["targets"]["test"]["tied"] < health["targets"]["test"]["views"]
+    assert 0 < health["duplicates"]["read"] == health["duplicates"]["dropped"]
+    assert health["times"]["after"] == counts["read"]["left_out_after_time_to"] > 0
+
+
+def test_duplicates_go_and_items_alone_are_counted_alike(engine, tmp_path):
+    source = write_parts(tmp_path / "log", doubled(rows_of_log()))
+    config = {"source": source, "k_core": (1, 2), "duplicates": "first", "on_bad_rows": "skip"}
+    manifest = check_identical(engine, tmp_path, {**config, "split": "leave_one_out"})
+    assert manifest["health"]["duplicates"]["dropped"] > manifest["health"]["duplicates"]["read"]
+    assert manifest["health"]["repeats"] == 0
+    assert manifest["skipped"]["single_interaction"]["rows"] > 0
+    sizes = [manifest["counts"][stage]["users"] for stage in ("read", "after_k_core", "prepared")]
+    assert sizes[0] > sizes[1] > sizes[2]
 
 
 def given(rows):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.interactions import TICKS_PER_SECOND
+from pipelines.log_options import AS_IT_IS
 from pipelines.ordered_log import order_in_memory
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
@@ -51,7 +52,7 @@ def test_records_are_in_the_order_of_the_exact_times(layout, rows):
     items = [f"i{row:03}" for row in range(len(rows))]
     with tempfile.TemporaryDirectory() as folder:
         raw = sources.load(layout.write(Path(folder), users, items, ticks))
-        log = order_in_memory(raw, BadRows(), k=0, folder=Path(folder))
+        log = order_in_memory(raw, BadRows(), AS_IT_IS, Path(folder))
     expected = sorted_by_hand(users, ticks)
     assert log.items["raw_item_id"].gather(log.columns["item"]).to_list() == [
         items[row] for row in expected
