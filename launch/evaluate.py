@@ -50,9 +50,7 @@ from pipelines.eval_batches import chosen_rows
 from pipelines.prepared import Prepared
 
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
-REPEATED = "targets_in_history"
 _NUM_EXAMPLES = 8
-_MANY_REPEATED = 0.01
 
 
 class Shown(Protocol):
@@ -186,8 +184,6 @@ def make_report(
     prepared = catalogue.prepared
     target = prepared.targets(split)[ranked.row]
     histories = prepared.histories(split, ranked.row)
-    # Nobody can find these where items of the history are left out.
-    repeated = float(np.mean([item in seen for item, seen in zip(target, histories, strict=True)]))
     codes = catalogue.table.codes
     ranked_sids = searched.codes
     transition = searched.transition or ItemTransition(
@@ -226,7 +222,8 @@ def make_report(
         strata=pair_strata(transition, histories, target),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=first_losses or {},
-        extra=ranking.record(searched.weights) | {REPEATED: repeated} | dict(extra or {}),
+        health=prepared.manifest.get("health"),
+        extra=ranking.record(searched.weights) | dict(extra or {}),
     )
     write_report(job.run / wiring.REPORTS[split], report)
     return report
@@ -291,18 +288,6 @@ def examples(
     ]
 
 
-def repeated_note(report: Report) -> str:
-    """Returns what to say of targets that `exclude_seen` hides from all rows; "" if few."""
-    share = report.extra[REPEATED]
-    if not report.exclude_seen or share <= _MANY_REPEATED:
-        return ""
-    return (
-        f"note: {share:.1%} of the targets are items of their user's history, which "
-        "config.search.exclude_seen=True leaves out of every list; set it to False if items are to "
-        "be recommended again"
-    )
-
-
 def main(job: program.Job) -> None:
     """Prints the metrics, a line each."""
     searched = search(job, SPLIT.value)
@@ -311,7 +296,7 @@ def main(job: program.Job) -> None:
     report = make_report(job, searched)
     for line in metric_lines(report):
         print(line)
-    if note := repeated_note(report):
+    for note in report.notes:
         print(note, file=sys.stderr)
     if report.chosen_note:
         print(f"note: {report.chosen_note}", file=sys.stderr)

@@ -302,6 +302,8 @@ def main(job: program.Job, run_mode: str = "train_eval", split: str = "test") ->
             write_summary(job)
             for line in metric_lines(report):
                 print(line)
+            for note in report.notes:
+                print(note, file=sys.stderr)
             print(f"report={job.run / wiring.REPORTS[split] / 'index.html'}")
 
 

@@ -37,6 +37,7 @@ from launch import program, ranking, sweep_run, wiring
 from launch.grid import Setting, read_grid
 from launch.sweep_run import SweepJob
 from minirec import files
+from minirec.evaluation.log_health import tied_targets
 from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.evaluation.seeds import best_first, setting_row
 from minirec.evaluation.sweep_report import Sweep, markdown, write_sweep
@@ -245,8 +246,12 @@ def _summary(
         rows = best_first(rows, by)
     except ValueError as error:
         raise program.UsageError(f"--sweep_by: {error}") from error
+    finished = [results[run.name, split] for run in runs if (run.name, split) in results]
+    targets = [tied_targets(line["health"], split) for line in finished if line.get("health")]
     config = job.config.to_dict()
-    return Sweep(job.run.name, job.config.name, split, by, rows, config)
+    return Sweep(
+        job.run.name, job.config.name, split, by, rows, config, tuple(dict.fromkeys(targets))
+    )
 
 
 def _about(run: Run, split: str) -> dict[str, Any]:
@@ -273,6 +278,7 @@ def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
         "metrics": report["metrics"],
         "intervals": report["intervals"],
         "chosen_on": report["chosen_on"],
+        "health": report.get("health"),
         "steps": final.step,
         "best_step": final.best_step,
         "train_seconds": round(final.seconds, 1),

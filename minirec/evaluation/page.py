@@ -11,6 +11,7 @@ import numpy as np
 from minirec.evaluation import plots
 from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.html_parts import breakable, code, document, figure, section
+from minirec.evaluation.log_health import health_section
 from minirec.evaluation.report import (
     BASELINES,
     CHOSEN,
@@ -40,12 +41,14 @@ def render_page(report: Report) -> str:
     title = html.escape(f"{report.name} · {report.dataset} · {report.split}")
     sections = [
         _header(report),
+        *(f'<p class="verdict">{html.escape(note)}</p>' for note in report.notes),
         _metrics(report),
         _training(report),
         _first_losses(report),
         _ranks(report),
         _strata(report),
         _catalogue(report),
+        health_section(report.health) if report.health else "",
         _examples(report),
         _configuration(report),
     ]

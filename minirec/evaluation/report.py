@@ -16,6 +16,7 @@ from minirec import files
 from minirec.evaluation import intervals
 from minirec.evaluation.curves import Curves
 from minirec.evaluation.evaluate import LEVELS, Evaluation
+from minirec.evaluation.log_health import health_notes
 from minirec.evaluation.predictions import write_predictions
 from minirec.evaluation.strata import metrics_by_stratum
 
@@ -86,6 +87,7 @@ class Report:
         examples: a few users.
         strata: by name, `[n]`, which users belong to it; see `minirec.evaluation.strata`.
         first_losses: by start of new tokens' rows, the losses of a fine-tuning's first steps.
+        health: of the log, as `pipelines.log_health` counts it; None where nobody has.
         extra: more entries for `report.json`; they may not replace its own.
         num_resamples: resamples of the bootstrap of the differences to the baselines.
         chosen_on: by recommender, how many of these very users chose what it is: the checkpoint of
@@ -107,6 +109,7 @@ class Report:
     examples: Sequence[Example] = ()
     strata: Mapping[str, Bool[np.ndarray, " n"]] = dataclasses.field(default_factory=dict)
     first_losses: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    health: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_resamples: int = 1000
     chosen_on: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -137,6 +140,13 @@ class Report:
     def model(self) -> Evaluation:
         """The model's evaluation."""
         return self.evaluations[MODEL]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should mind of the log before they trust a figure."""
+        if self.health is None:
+            return []
+        return health_notes(self.health, [self.split], exclude_seen=self.exclude_seen)
 
     @property
     def num_users(self) -> int:
@@ -192,8 +202,8 @@ def report_json(report: Report) -> dict[str, Any]:
     of the model's metric minus each other's, users paired), `system_differences` (the same of the
     system; empty where there is none), `chosen_on` (by recommender, how many of these users chose
     its checkpoint or its weights, so that its metrics and differences flatter), `strata` (users
-    and metrics of each), `coverage`, `dead_beams`, `codebook` a level, `first_losses` where there
-    are any, and what `report.extra` holds.
+    and metrics of each), `coverage`, `dead_beams`, `codebook` a level, `first_losses` and `health`
+    where there are any, and what `report.extra` holds.
 
     Raises:
         ValueError: `report.extra` names an entry that the report has itself.
@@ -225,6 +235,8 @@ def report_json(report: Report) -> dict[str, Any]:
     }
     if report.first_losses:
         content["first_losses"] = {name: list(line) for name, line in report.first_losses.items()}
+    if report.health is not None:
+        content["health"] = dict(report.health)
     taken = sorted(set(report.extra) & set(content))
     if taken:
         raise ValueError(f"extra: {taken} would replace the report's own entries; rename them")

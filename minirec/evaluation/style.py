@@ -80,6 +80,7 @@ tbody tr + tr > * { border-top: 1px solid var(--line); }
 tbody tr.first + tr > * { border-top: 1px solid var(--line); }
 tbody tr + tr.first > * { border-top: 1px solid var(--ink); }
 td small { white-space: nowrap; }
+.words td { text-align: left; }
 figure { margin: 0; padding: 1rem; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 figure svg text { font-family: inherit; }

@@ -34,6 +34,7 @@ class Sweep:
         by: the recommender whose NDCG@10 sorts the rows.
         rows: a row a setting, best first.
         config: the config that the settings change, as JSON knows it.
+        notes: sentences on the logs that the runs are of, for the table's caption.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Sweep:
     by: str
     rows: Sequence[SettingRow]
     config: Any
+    notes: Sequence[str] = ()
 
     @property
     def chosen_on(self) -> dict[str, int]:
@@ -121,7 +123,7 @@ def caption(sweep: Sweep) -> str:
     if sweep.chosen_on:
         text += " " + chosen_note(sweep.chosen_on, "Of a row's users")
         text += " The best row is chosen on them, too." * (len(sweep.rows) > 1)
-    return text
+    return " ".join((text, *sweep.notes))
 
 
 def table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minirec.evaluation.evaluate import LEVELS, SHOWN
+from minirec.evaluation.log_health import tied_text
 from minirec.evaluation.report import Report, marked
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ def metric_lines(report: Report) -> list[str]:
     """Returns `hr@10=0.0793`, `ndcg@10=0.0502`, …, `invalid=0`, one line a figure.
 
     The model's item level comes first under the plain names, then its SID level as `sid_hr@10`,
-    then counts (`system_chosen_on` users of these chose the system's weights, see `Report`), then
-    the baselines as `item_transition_hr@10` and `item_transition_sid_hr@10`.
+    then counts (`tied_targets` of the split's `targets`: those with a neighbour's time;
+    `system_chosen_on` users of these chose the system's weights, see `Report`), then the baselines
+    as `item_transition_hr@10` and `item_transition_sid_hr@10`.
     """
     lines = []
     for level, prefix in (("item", ""), ("sid", "sid_")):
@@ -32,6 +34,10 @@ def metric_lines(report: Report) -> list[str]:
         f"coverage@{SHOWN}={report.model.coverage:.4f}",
         f"users={report.num_users}",
     ]
+    if report.health is not None:
+        targets = report.health["targets"][report.split]
+        tied = "no_times" if targets["tied"] is None else targets["tied"]
+        lines += [f"targets={targets['views']}", f"tied_targets={tied}"]
     lines += [f"{name}_chosen_on={number}" for name, number in report.chosen_on.items()]
     for name, evaluation in list(report.evaluations.items())[1:]:
         for level, prefix in (("item", ""), ("sid", "sid_")):
@@ -66,7 +72,7 @@ def metric_table(report: Report, ks: Sequence[int] = (5, 10)) -> Table:
         title_justify="left",
         caption=(
             f"invalid {report.model.invalid} · dead beams {report.model.dead_beams} · coverage of "
-            f"the first {SHOWN} {report.model.coverage:.1%}"
+            f"the first {SHOWN} {report.model.coverage:.1%}{_tied(report)}"
             + (f"\n{report.chosen_note}" if report.chosen_note else "")
         ),
         caption_justify="left",
@@ -89,3 +95,9 @@ def metric_table(report: Report, ks: Sequence[int] = (5, 10)) -> Table:
             span = "–".join(f"{end:.4f}".removeprefix("0") for end in interval)
             table.add_row(escape(marked(recommender, report.chosen_on)), *cells, span)
     return table
+
+
+def _tied(report: Report) -> str:
+    if report.health is None:
+        return ""
+    return f" · tied targets {tied_text(report.health['targets'][report.split])}"

@@ -1,6 +1,7 @@
 """The files that an evaluation leaves, and the table and lines that it prints."""
 
 import dataclasses
+import html
 import html.parser
 import io
 import json
@@ -474,3 +475,56 @@ def test_the_report_has_every_recommender_in_every_stratum(report, folder):
         assert total == pytest.approx(expected)
     nobody = dataclasses.replace(report, strata={"none": np.zeros(report.num_users, bool)})
     assert report_json(nobody)["strata"] == {"none": {"users": 0, "metrics": {}}}
+
+
+def health_of(*, tied=None, hidden=0, ties="log", times=None):
+    """A manifest's block for a log of 200 users."""
+    targets = {"views": 200, "tied": tied, "in_history": hidden}
+    sizes = {"users": 1, "items": 2, "interactions": 3}
+    return {
+        "times": times,
+        "ties": ties,
+        "targets": {"valid": targets | {"tied": tied and 0}, "test": targets},
+        "repeats": 5,
+        "read": 1000,
+        "interactions": 900,
+        "duplicates": {"mode": "first", "read": tied, "dropped": 100},
+        "k_core": {"k": [5, 10], "dropped": sizes, "next": [{"k": [6, 11], **sizes}]},
+    }
+
+
+def test_a_report_says_how_many_targets_tie_and_warns_of_many(tmp_path, report):
+    times = {"earliest": "2014-01-01T00:00:00Z", "latest": "2037-01-01T00:00:00Z", "before": 0}
+    times |= {"after": 7, "bulk": ["2014-01-01", "2014-06-30"]}
+    health = health_of(tied=50, hidden=4, times=times)
+    tied = make_report(health=health, exclude_seen=True)
+    assert [note.split()[0] for note in tied.notes] == ["warning:", "warning:", "note:"]
+    assert tied.notes[0].startswith("warning: the latest row is of 2037-01-01T00:00:00Z")
+    assert tied.notes[1].startswith("warning: 25.0% of the test targets have the time of an event")
+    assert "config.data.ties=shuffled" in tied.notes[1]
+    assert tied.notes[2].startswith("note: 2.0% of the test targets are items of their user's")
+    page = write_report(tmp_path, tied).read_text()
+    assert all(page.count(html.escape(note)) == 1 for note in tied.notes)
+    assert "50 (25.0%) have the time of an event next to them (ties=log)" in page
+    assert "7 at time_to or later" in page
+    assert '<th scope="row">k_core=6,11</th><td>would leave 1 users, 2 items, 3' in page
+    assert Tags(page).open == []
+    assert json.loads((tmp_path / "report.json").read_text())["health"] == health
+    assert "tied_targets=50" in metric_lines(tied)
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    console.print(metric_table(tied))
+    assert "tied targets 50 (25.0%)" in " ".join(console.export_text().split())
+    drawn = make_report(health=health_of(tied=50, ties="shuffled"), split="test")
+    assert [note.split()[0] for note in drawn.notes] == ["note:"]
+    assert "drawn by lot" in drawn.notes[0]
+
+
+def test_a_report_of_a_log_without_times_or_health_says_so(report):
+    without = make_report(health=health_of())
+    assert without.notes == []
+    assert "tied_targets=no_times" in metric_lines(without)
+    assert make_report().notes == []
+    assert not [line for line in metric_lines(make_report()) if "tied" in line]
+    few = make_report(health=health_of(tied=2, hidden=2))
+    assert few.notes == []  # 1% is the most that is negligible.
+    assert "tied_targets=2" in metric_lines(few)

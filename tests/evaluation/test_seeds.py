@@ -1,9 +1,11 @@
 """Rows over seeds: means, Student's intervals, order, and the table and page of a sweep."""
 
+import dataclasses
 import re
 
 import pytest
 
+from minirec.evaluation.log_health import tied_targets
 from minirec.evaluation.seeds import (
     best_first,
     distinct_baselines,
@@ -94,6 +96,15 @@ def test_the_table_says_what_its_intervals_are_of():
     mixed = caption(sweep_of(row(0.1, 0.2), row(0.1)))
     assert "Student's t" in mixed
     assert "of rows with one seed over users (bootstrap)" in mixed
+
+
+def test_the_table_says_how_many_targets_of_the_logs_tie():
+    targets = {"views": 1000, "tied": 200, "in_history": 0}
+    health = {"ties": "log", "targets": {"valid": targets, "test": {**targets, "tied": 3}}}
+    said = tied_targets(health, "valid")
+    assert said.startswith("Warning: 20.0% of the valid targets have the time of an event next to")
+    assert tied_targets(health, "test") == "Tied test targets: 3 (0.3%)."
+    assert caption(dataclasses.replace(sweep_of(row(0.1)), notes=(said,))).endswith(f". {said}")
 
 
 def test_the_table_has_a_row_a_setting_and_the_baselines_beneath():

@@ -417,28 +417,16 @@ def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke,
         make_sids.make(changed(copy, **{"sids.vectors": "both", "sids.text_weight": 1.0}))
 
 
-def test_a_report_counts_the_targets_that_their_users_know(smoke, tmp_path, monkeypatch):
+def test_a_report_tells_the_health_that_preparing_counted(smoke):
     job, report = smoke
-    assert report.extra["targets_in_history"] == 0  # The generated world repeats nothing.
-    assert evaluate.repeated_note(report) == ""
-    workdir = tmp_path / "copy"
-    shutil.copytree(job.workdir, workdir)
-    copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
-    real = Prepared.targets
-
-    def repeating(prepared, split):
-        targets = real(prepared, split).copy()
-        if split == "test":
-            rows = np.arange(0, len(targets), 5)
-            targets[rows] = [history[0] for history in prepared.histories(split, rows)]
-        return targets
-
-    monkeypatch.setattr(Prepared, "targets", repeating)
-    again = evaluate.run_evaluation(copy)
-    share = -(-report.num_users // 5) / report.num_users
-    assert again.extra["targets_in_history"] == pytest.approx(share)
-    assert re.match(r"note: 20\.\d% of the targets .*exclude_seen", evaluate.repeated_note(again))
-    assert evaluate.repeated_note(dataclasses.replace(again, exclude_seen=False)) == ""
+    health = json.loads((job.prepared / "manifest.json").read_text())["health"]
+    # The generated world repeats nothing, and no two of its times are equal.
+    views = health["targets"]["test"]["views"]
+    assert health["targets"]["test"] == {"views": views, "tied": 0, "in_history": 0}
+    folder = job.run / wiring.REPORTS["test"]
+    assert json.loads((folder / "report.json").read_text())["health"] == health
+    assert ">The log</h2>" in (folder / "index.html").read_text()
+    assert report.notes == []
 
 
 def test_steps_out_of_order_say_what_comes_first(tmp_path, smoke):

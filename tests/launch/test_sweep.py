@@ -102,6 +102,7 @@ def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
     assert one["train_seconds"] > 0
     folder = tmp_path / "sweeps" / "try"
     assert "train.b2" in (folder / "table.md").read_text()
+    assert "Tied valid targets: 0 (0.0%)." in (folder / "table.md").read_text()
     assert "<svg" in (folder / "index.html").read_text()
     assert (folder / "plot.svg").is_file()
     assert not list(folder.glob("runs/*/report/report.json"))
