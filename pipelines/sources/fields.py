@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import glob
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "float": (int, float),
     "bool": bool,
 }
+_MAX_LITERAL = 1 << 20  # characters, of which Python's parser makes 200 bytes each
+_LONG_NUMBER = re.compile(r"0[xXoObB][0-9a-fA-F_]{3000}")
 NAMES = "tuple[str, ...]"
 NUMBERS = "Mapping[str, float]"
 
@@ -187,9 +190,15 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 
 def text_list(text: str) -> list[Any] | None:
-    """Returns the list that a Python literal spells, or None where the text is no such literal."""
+    """Returns the list that a Python literal spells, or None where the text is no such literal.
+
+    None as well for text of more than a million characters and for a number that Python cannot
+    write: either would end the program where it is used.
+    """
+    if len(text) > _MAX_LITERAL or _LONG_NUMBER.search(text):
+        return None
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
     return value if isinstance(value, list) else None

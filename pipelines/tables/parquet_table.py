@@ -11,6 +11,9 @@ import polars as pl
 from pipelines.tables import table as sizes
 from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
 
+# A panic of Polars, which damage can bring about, is no `Exception`.
+_DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
 
 @dataclasses.dataclass(frozen=True)
 class ParquetTable:
@@ -55,7 +58,7 @@ class ParquetTable:
         while True:
             try:
                 frame = selected.slice(start, sizes.BLOCK_ROWS).collect()
-            except (pl.exceptions.PolarsError, OSError) as error:
+            except _DAMAGED as error:
                 raise ValueError(
                     f"{self.path}: the file is damaged: rows after row {start} cannot be read "
                     f"({_first_line(error)}); get it anew"
@@ -87,7 +90,7 @@ class ParquetTable:
         try:
             scan = pl.scan_parquet(self.path, glob=False, hive_partitioning=False)
             scan.collect_schema()
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except _DAMAGED as error:
             raise ValueError(
                 f"{self.path}: not a whole Parquet file ({_first_line(error)}); was it cut off? "
                 "Its end says where everything lies, so that nothing of it can be read"
@@ -151,5 +154,5 @@ def _inner(dtype: pl.List) -> pl.DataType:
     return inner if isinstance(inner, pl.DataType) else inner()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

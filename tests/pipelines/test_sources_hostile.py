@@ -4,14 +4,16 @@ import gzip
 import re
 import tracemalloc
 
+import polars as pl
 import pytest
 import zstandard
 
 from pipelines import sources
 from pipelines.bad_rows import BadRows
+from pipelines.sources.fields import text_list
 from pipelines.sources.items import ItemColumns, read_items
 from pipelines.sources.own_log import LogColumns, TablePart
-from pipelines.tables import JsonlTable, PyLinesTable
+from pipelines.tables import JsonlTable, ParquetTable, PyLinesTable
 from pipelines.tables import table as sizes
 from pipelines.tables.text_file import text_blocks
 
@@ -184,6 +186,36 @@ def test_what_is_no_dictionary_of_literals_is_one_bad_row_and_never_run(tmp_path
     assert re.search(rf"^log.json, line 2: .*(?:{message})", first)
     assert len(first) < 400
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("at", ["collect", "collect_schema"])
+def test_a_panic_over_a_damaged_parquet_file_names_the_file(tmp_path, monkeypatch, at):
+    pl.DataFrame({"user": ["a"], "item": ["b"], "time": [1]}).write_parquet(tmp_path / "a.parquet")
+    table = ParquetTable(str(tmp_path / "a.parquet"), "a.parquet")
+
+    def panic(*_, **__):
+        raise pl.exceptions.PanicException("index out of bounds")
+
+    monkeypatch.setattr(pl.LazyFrame, at, panic)
+    with pytest.raises(ValueError, match=r"a.parquet: .*index out of bounds"):
+        list(table.rows({"user": "id", "item": "id", "time": "time"}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{[1]}",
+        "{{}: 1}",
+        "[0x" + "f" * 50_000 + "]",
+        "[" * 5000,
+        "-" * 100_000,
+        "[" + "1," * 600_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_list_written_as_text_that_no_one_can_hold_is_no_list(text):
+    assert text_list(text) is None
+    assert text_list("['a', 7]") == ["a", 7]
 
 
 def test_a_header_of_a_million_columns_is_an_error_and_many_are_not_all_listed(tmp_path):
