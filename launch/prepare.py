@@ -13,6 +13,7 @@ import time
 from absl import flags
 
 from launch import program
+from minirec import files
 from minirec.evaluation.log_health import health_lines, health_notes
 from pipelines.ordered_log import Engine, order_in_memory
 from pipelines.prepare import prepare
@@ -60,7 +61,7 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
     for stage, counts in manifest["counts"].items():
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
     for reason, found in manifest["skipped"].items():
-        print(f"skipped {reason}={found['rows']} (first: {found['first']})")
+        print(files.shown(f"skipped {reason}={found['rows']} (first: {found['first']})"))
     for line in health_lines(manifest["health"]):
         print(line)
     exclude_seen = job.config.search.exclude_seen if "search" in job.config else False

@@ -284,6 +284,6 @@ def _fail(error: Exception) -> NoReturn:
     if os.environ.get("MINIREC_TRACEBACK"):
         raise error
     # What goes wrong in a config file comes with its whole traceback: the last line says it all.
-    text = str(error).strip().splitlines()[-1] if isinstance(error, flags.Error) else error
-    print(f"error: {text}", file=sys.stderr)
+    text = str(error).strip().splitlines()[-1] if isinstance(error, flags.Error) else str(error)
+    print(f"error: {files.shown(text, lines=True)}", file=sys.stderr)
     sys.exit(2)

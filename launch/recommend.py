@@ -14,7 +14,6 @@ and `note` stands for a user to whom no item is left.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from ml_collections import ConfigDict
 
 from launch import program, ranking, wiring
 from launch.histories import KnownItems, read_histories
+from minirec import files
 from minirec.decoding.ranking import rank_users
 from minirec.evaluation.report import MODEL, SYSTEM
 from minirec.sids import sid_string
@@ -75,7 +75,7 @@ def recommend(
     allowed = np.ones(len(raw_item_ids), bool)
     allowed[known({"--exclude": exclude})[0]] = False
     if known.unknown and is_first():
-        print(f"note: {known.summary()}; they were left out", file=sys.stderr)
+        print(files.shown(f"note: {known.summary()}; they were left out"), file=sys.stderr)
     prompts = list(_prompts(items, wiring.model_tokens(job.config, catalogue), job.config))
     if rank_by == MODEL:
         ranked = rank_users(
@@ -144,7 +144,7 @@ def main(job: program.Job) -> None:
     )
     for row in rows:
         if is_first():
-            print(json.dumps(row, ensure_ascii=False))
+            print(files.json_line(row))
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def run_sweep(
                 results[key] = _result(run, split, report)
             else:
                 failures[key] = _about(run, split) | {"error": _error(error_path, code)}
-                print(f"failed: {failures[key]['error']}", file=sys.stderr)
+                print(f"failed: {files.shown(failures[key]['error'])}", file=sys.stderr)
             _write_lines(folder / RESULTS, results)
             _write_lines(folder / FAILURES, failures)
             sweep = _summary(job, runs, split, by, results, failures)
@@ -289,7 +289,7 @@ def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
 def _error(path: Path, code: int) -> str:
     """Returns in a line why a run failed."""
     if path.is_file():
-        message = path.read_text(encoding="utf-8").strip().partition("\n\n")[0]
+        message = path.read_text(encoding="utf-8", errors="replace").strip().partition("\n\n")[0]
         return textwrap.shorten(message, 400, placeholder=" …")
     if code < 0:
         return f"killed by signal {-code}; 9 is often a lack of memory"

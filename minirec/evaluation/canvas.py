@@ -10,6 +10,8 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+from minirec.evaluation.html_parts import shown_html
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -71,8 +73,6 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
 
 def to_svg(figure: Figure, label: str) -> str:
     """Returns the figure as an `<svg>` element to stand inside a page."""
-    import html
-
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -84,6 +84,9 @@ def to_svg(figure: Figure, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    # The page's policy knows one style sheet, which has these rules.
+    text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*</defs>\s*", "", text)
     for name, color in STAND_INS.items():
         text = text.replace(color, f"var(--{name})")
     # The page's own typeface, and no names of addresses that an inline SVG does not need.
@@ -93,9 +96,7 @@ def to_svg(figure: Figure, label: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', text)
     assert view_box is not None
     body = text[text.index(">") + 1 :]
-    return (
-        f'<svg {view_box[0]} role="img" aria-label="{html.escape(label)}">{_own_ids(body, label)}'
-    )
+    return f'<svg {view_box[0]} role="img" aria-label="{shown_html(label)}">{_own_ids(body, label)}'
 
 
 def _own_ids(body: str, label: str) -> str:

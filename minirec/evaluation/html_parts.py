@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Sequence
 
 from minirec.evaluation.style import STYLE
+from minirec.files import shown
+
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; style-src-attr 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def shown_html(text: str) -> str:
+    """Returns text from data as HTML: markup as text, and signs that act as escapes."""
+    return html.escape(shown(text, lines=True))
 
 
 def document(title: str, sections: Sequence[str]) -> str:
-    """Returns the whole page; `title` and `sections` are HTML already."""
+    """Returns the whole page; `title` and `sections` are HTML already.
+
+    Its policy lets a browser use this style sheet and the plots' style attributes, and load and run
+    nothing: markup that came in with the data after all could do nothing.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
@@ -22,8 +41,8 @@ def document(title: str, sections: Sequence[str]) -> str:
 
 def section(title: str, note: str, body: str) -> str:
     """Returns a section; `title` and `note` are text, `body` is HTML already."""
-    note = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{note}{body}</section>"
+    note = f'<p class="note">{shown_html(note)}</p>' if note else ""
+    return f"<section><h2>{shown_html(title)}</h2>{note}{body}</section>"
 
 
 def figure(svg: str, title: str, caption: str) -> str:
@@ -33,9 +52,9 @@ def figure(svg: str, title: str, caption: str) -> str:
 
 def breakable(name: str) -> str:
     """Returns a name's HTML that may be broken over lines after an underscore."""
-    return html.escape(name).replace("_", "_<wbr>")
+    return shown_html(name).replace("_", "_<wbr>")
 
 
 def code(name: str) -> str:
     """Returns a name's HTML as code."""
-    return f"<code>{html.escape(name)}</code>"
+    return f"<code>{shown_html(name)}</code>"

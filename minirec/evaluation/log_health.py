@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import datetime
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from minirec.evaluation.html_parts import section
+from minirec.evaluation.html_parts import section, shown_html
 
 Health = Mapping[str, Any]
 
@@ -126,7 +125,7 @@ def tied_targets(health: Health, split: str) -> str:
 def health_section(health: Health) -> str:
     """Returns the page's section on the log."""
     rows = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
+        f'<tr><th scope="row">{shown_html(name)}</th><td>{shown_html(text)}</td></tr>'
         for name, text in health_rows(health)
     )
     return section(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from minirec.evaluation import plots
 from minirec.evaluation.evaluate import LEVELS, SHOWN
-from minirec.evaluation.html_parts import breakable, code, document, figure, section
+from minirec.evaluation.html_parts import breakable, code, document, figure, section, shown_html
 from minirec.evaluation.log_health import health_section
 from minirec.evaluation.report import (
     BASELINES,
@@ -38,10 +37,10 @@ _MOST_FIRST_STEPS = 12
 
 def render_page(report: Report) -> str:
     """Returns the whole page. All that comes from data or configuration is escaped."""
-    title = html.escape(f"{report.name} · {report.dataset} · {report.split}")
+    title = shown_html(f"{report.name} · {report.dataset} · {report.split}")
     sections = [
         _header(report),
-        *(f'<p class="verdict">{html.escape(note)}</p>' for note in report.notes),
+        *(f'<p class="verdict">{shown_html(note)}</p>' for note in report.notes),
         _metrics(report),
         _training(report),
         _first_losses(report),
@@ -60,7 +59,7 @@ def _header(report: Report) -> str:
     values = report.model.metrics["item"]
     exclusion = "items seen before left out" if report.exclude_seen else "items seen before allowed"
     level = f"item level {CHOSEN}" if MODEL in report.chosen_on else "item level"
-    chosen = f'<p class="meta">{html.escape(report.chosen_note)}</p>' if report.chosen_note else ""
+    chosen = f'<p class="meta">{shown_html(report.chosen_note)}</p>' if report.chosen_note else ""
     facts = [
         (f"NDCG@{k}", f"{values[f'ndcg@{k}']:.4f}", level),
         (f"HR@{k}", f"{values[f'hr@{k}']:.4f}", level),
@@ -72,8 +71,8 @@ def _header(report: Report) -> str:
         for name, value, note in facts
     )
     return (
-        f'<header><p class="kicker">minirec report</p><h1>{html.escape(report.name)}</h1>'
-        f'<p class="meta">{html.escape(report.dataset)} · {html.escape(report.split)} split · '
+        f'<header><p class="kicker">minirec report</p><h1>{shown_html(report.name)}</h1>'
+        f'<p class="meta">{shown_html(report.dataset)} · {shown_html(report.split)} split · '
         f"{report.num_users:,} users · {len(report.catalogue.codes):,} items · {exclusion}</p>"
         f'<p class="verdict">{_verdict(report, k)}</p>{chosen}'
         f'<dl class="tiles">{tiles}</dl></header>'
@@ -137,7 +136,7 @@ def _metrics(report: Report) -> str:
     )
     return section(
         "Metrics",
-        f"{note} {html.escape(report.chosen_note)}".strip(),
+        f"{note} {shown_html(report.chosen_note)}".strip(),
         f'<div class="columns">{tables}</div>',
     )
 
@@ -206,7 +205,7 @@ def _training(report: Report) -> str:
                     x_label="step",
                     y_label=name.upper(),
                 ),
-                f"Validation {html.escape(name.upper())}",
+                f"Validation {shown_html(name.upper())}",
                 note,
             )
         )
@@ -337,8 +336,8 @@ def _catalogue(report: Report) -> str:
         "Long tail",
         _legend(counts, report)
         + f"Share of the first {SHOWN} places that goes to the most popular items; "
-        f"<em>target</em> is what users took. The most popular 1%: {html.escape(shares)}. "
-        f"Part of the catalogue shown to anyone: {html.escape(coverage)}.",
+        f"<em>target</em> is what users took. The most popular 1%: {shown_html(shares)}. "
+        f"Part of the catalogue shown to anyone: {shown_html(coverage)}.",
     )
     codes = figure(
         bars,
@@ -363,26 +362,24 @@ def _example(example: Example) -> str:
     history = list(example.history)
     left_out = len(history) - _MOST_HISTORY
     earlier = f'<li class="muted">… {left_out:,} earlier</li>' if left_out > 0 else ""
-    items = earlier + "".join(
-        f"<li>{html.escape(title)}</li>" for title in history[-_MOST_HISTORY:]
-    )
+    items = earlier + "".join(f"<li>{shown_html(title)}</li>" for title in history[-_MOST_HISTORY:])
     recommended = "".join(
-        f'<li class="hit">{html.escape(title)} <span class="tag">came next</span></li>'
+        f'<li class="hit">{shown_html(title)} <span class="tag">came next</span></li>'
         if place == example.rank
-        else f"<li>{html.escape(title)}</li>"
+        else f"<li>{shown_html(title)}</li>"
         for place, title in enumerate(example.recommended[:_MOST_RECOMMENDED])
     )
     found = f"at place {example.rank + 1} of the list" if example.rank >= 0 else "not in the list"
     return (
-        f'<article class="card"><h3>User {html.escape(example.user)}</h3>'
+        f'<article class="card"><h3>User {shown_html(example.user)}</h3>'
         f"<h4>History</h4><ul>{items}</ul><h4>Came next, {found}</h4>"
-        f'<p class="target">{html.escape(example.target)}</p>'
+        f'<p class="target">{shown_html(example.target)}</p>'
         f"<h4>Recommended</h4><ol>{recommended}</ol></article>"
     )
 
 
 def _configuration(report: Report) -> str:
-    config = html.escape(json.dumps(report.config, indent=2, ensure_ascii=False, sort_keys=True))
+    config = shown_html(json.dumps(report.config, indent=2, ensure_ascii=False, sort_keys=True))
     return (
         "<section><details><summary>Run configuration</summary>"
         f'<p class="muted">Seed {report.seed}; evaluated in {report.seconds:,.1f} s.</p>'
@@ -400,7 +397,7 @@ def _heads(report: Report, names: Sequence[str]) -> str:
 
 def _legend(names: Mapping[str, object], report: Report) -> str:
     entries = "".join(
-        f"<span>{_swatch(name)}{html.escape(marked(name, report.chosen_on))}</span>"
+        f"<span>{_swatch(name)}{shown_html(marked(name, report.chosen_on))}</span>"
         for name in names
     )
     return f'<span class="legend">{entries}</span>'

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 
 from minirec.evaluation import sid_plots
-from minirec.evaluation.html_parts import breakable, code, document, figure, section
+from minirec.evaluation.html_parts import breakable, code, document, figure, section, shown_html
 from minirec.evaluation.sid_comparison import Comparison, QuantiserScores
 
 _INFORMATION_NOTE = (
@@ -22,7 +21,7 @@ _INFORMATION_NOTE = (
 
 def render_page(comparison: Comparison) -> str:
     """Returns the whole page. All that comes from data or configuration is escaped."""
-    title = html.escape(f"{comparison.name} · semantic IDs")
+    title = shown_html(f"{comparison.name} · semantic IDs")
     sections = [
         _header(comparison),
         _summary(comparison),
@@ -46,14 +45,14 @@ def _header(comparison: Comparison) -> str:
     best = min(sharing, key=lambda name: sharing[name])
     facts.append(("Fewest items sharing a SID", f"{sharing[best]:,}", best))
     tiles = "".join(
-        f"<div><dt>{name}</dt><dd>{value}<small>{html.escape(note)}</small></dd></div>"
+        f"<div><dt>{name}</dt><dd>{value}<small>{shown_html(note)}</small></dd></div>"
         for name, value, note in facts
     )
     return (
         '<header><p class="kicker">minirec semantic IDs</p>'
-        f"<h1>{html.escape(comparison.name)}</h1>"
+        f"<h1>{shown_html(comparison.name)}</h1>"
         f'<p class="meta">{len(quantisers)} quantisers · {comparison.num_items:,} items · vectors: '
-        f"{html.escape(comparison.vectors)} · {comparison.num_transitions:,} training transitions, "
+        f"{shown_html(comparison.vectors)} · {comparison.num_transitions:,} training transitions, "
         f"{comparison.num_held_out:,} held out of them</p>"
         f'<p class="verdict">{_verdict(comparison)}</p><dl class="tiles">{tiles}</dl></header>'
     )
@@ -256,7 +255,7 @@ def _level_rows(number: int, name: str, one: QuantiserScores) -> str:
 def _configuration(comparison: Comparison) -> str:
     settings = {name: dict(one.settings) for name, one in comparison.quantisers.items()}
     content = {"quantisers": settings, "config": comparison.config}
-    text = html.escape(json.dumps(content, indent=2, ensure_ascii=False))
+    text = shown_html(json.dumps(content, indent=2, ensure_ascii=False))
     return (
         "<section><details><summary>Configuration</summary>"
         f'<p class="muted">Seed {comparison.seed}.</p><pre>{text}</pre></details></section>'
@@ -276,7 +275,7 @@ def _scroll(label: str, table: str) -> str:
 
 def _legend(comparison: Comparison) -> str:
     entries = "".join(
-        f"<span>{_swatch(number)}{html.escape(name)}</span>"
+        f"<span>{_swatch(number)}{shown_html(name)}</span>"
         for number, name in enumerate(comparison.quantisers)
     )
     return f'<span class="legend">{entries}</span>'

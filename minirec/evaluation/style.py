@@ -83,6 +83,7 @@ td small { white-space: nowrap; }
 .words td { text-align: left; }
 figure { margin: 0; padding: 1rem; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: inherit; }
 figcaption { font-size: 0.88rem; margin-top: 0.6rem; overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; margin-bottom: 0.35rem; }

@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from minirec.evaluation.canvas import SERIES, STAND_INS, new_figure, style_axes, to_svg
+from minirec.evaluation.html_parts import shown_html
 from minirec.evaluation.seeds import METRICS, Estimate, SettingRow, recommenders
 from minirec.evaluation.style import STYLE
+from minirec.files import shown
 
 _DASHES = {"item_transition": (0, (5, 1.5)), "popularity": (0, (1, 1.5))}
 _MOST_TEXT = 34  # Characters a line beside the dots.
@@ -62,7 +64,7 @@ def setting_dots(
         low, high = axes.get_xlim()
         # Two seeds may give an interval below 0, where no metric lies.
         axes.set_xlim(max(low, 0.0), high)
-        axes.set_yticks(range(len(rows)), [_short(name) for name in names])
+        axes.set_yticks(range(len(rows)), [_short(name) for name in names], parse_math=False)
         axes.set_ylim(len(rows) - 0.5, -0.5)
     return to_svg(figure, label)
 
@@ -83,15 +85,19 @@ def standalone(svg: str, legend: Sequence[tuple[str, str]]) -> str:
         texts.append(
             f'<rect x="{x}" y="{height + 3}" width="8" height="8" style="fill: var(--{colour})"/>'
             f'<text x="{x + 12}" y="{height + 10.5}" style="fill: var(--ink); font-size: 8.2px">'
-            f"{name}</text>"
+            f"{shown_html(name)}</text>"
         )
         x += 30 + 5.2 * len(name)
     size = f'viewBox="0 0 {width} {height + 18}" xmlns="http://www.w3.org/2000/svg"'
     svg = svg.replace(box[0], size, 1)
     end = svg.index(">") + 1
-    style = f"<style>{colours} svg {{ background: var(--page); font-family: sans-serif; }}</style>"
+    rules = (
+        "* { stroke-linejoin: round; stroke-linecap: butt; } "
+        "svg { background: var(--page); font-family: sans-serif; }"
+    )
+    style = f"<style>{colours} {rules}</style>"
     return svg[:end] + style + svg[end:].replace("</svg>", "".join(texts) + "</svg>")
 
 
 def _short(name: str) -> str:
-    return textwrap.fill(name, _MOST_TEXT, max_lines=2, placeholder=" …")
+    return textwrap.fill(shown(name), _MOST_TEXT, max_lines=2, placeholder=" …")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minirec import files
-from minirec.evaluation.html_parts import breakable, document, figure, section
+from minirec.evaluation.html_parts import breakable, document, figure, section, shown_html
 from minirec.evaluation.report import CHOSEN, chosen_note, marked
 from minirec.evaluation.seeds import (
     METRICS,
@@ -166,7 +165,7 @@ def baseline_table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
 
 def markdown(sweep: Sweep) -> str:
     """Returns both tables in Markdown, aligned so that a terminal shows them as well."""
-    parts = [f"{sweep.name}: {caption(sweep)}", _markdown_table(*table(sweep))]
+    parts = [files.shown(f"{sweep.name}: {caption(sweep)}"), _markdown_table(*table(sweep))]
     head, lines = baseline_table(sweep)
     if lines:
         parts += [_markdown_table(head, lines)]
@@ -174,7 +173,7 @@ def markdown(sweep: Sweep) -> str:
 
 
 def _markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    escaped = [[text.replace("|", "\\|") for text in line] for line in (head, *lines)]
+    escaped = [[files.shown(text).replace("|", "\\|") for text in line] for line in (head, *lines)]
     widths = [max(len(line[place]) for line in escaped) for place in range(len(head))]
     # The errors come last and are long: nothing is gained by aligning them.
     widths = [min(width, 60) for width in widths]
@@ -201,22 +200,22 @@ def row_names(rows: Sequence[SettingRow]) -> list[str]:
 
 
 def _page(sweep: Sweep, plot: str) -> str:
-    title = html.escape(f"{sweep.name} · sweep")
+    title = shown_html(f"{sweep.name} · sweep")
     failed = f" · {sweep.num_failed} failed" if sweep.num_failed else ""
     header = (
-        f'<header><p class="kicker">minirec sweep</p><h1>{html.escape(sweep.name)}</h1>'
-        f'<p class="meta">{html.escape(sweep.dataset)} · {html.escape(sweep.split)} split · '
+        f'<header><p class="kicker">minirec sweep</p><h1>{shown_html(sweep.name)}</h1>'
+        f'<p class="meta">{shown_html(sweep.dataset)} · {shown_html(sweep.split)} split · '
         f"{len(sweep.rows)} settings · {sweep.num_finished} of {sweep.num_wanted} runs finished"
         f"{failed}</p></header>"
     )
     sections = [header]
     if plot:
         legend = "".join(
-            f'<span><i class="swatch {colour}" aria-hidden="true"></i>{html.escape(name)}</span>'
+            f'<span><i class="swatch {colour}" aria-hidden="true"></i>{shown_html(name)}</span>'
             for name, colour in _legend_entries(sweep)
         )
         shown = figure(plot, "Settings, best first", f'<span class="legend">{legend}</span>')
-        chosen = html.escape(chosen_note(sweep.chosen_on, "Of a row's users"))
+        chosen = shown_html(chosen_note(sweep.chosen_on, "Of a row's users"))
         note = f"Vertical lines are the baselines. {chosen}".strip()
         sections.append(section("Plot", note, shown))
     tables = _html_table("Settings", *table(sweep), note=caption(sweep))
@@ -224,7 +223,7 @@ def _page(sweep: Sweep, plot: str) -> str:
     if lines:
         tables += '<div class="plain">' + _html_table("Baselines", head, lines) + "</div>"
     sections.append(section("Table", "", tables))
-    text = html.escape(json.dumps(sweep.config, indent=2, ensure_ascii=False))
+    text = shown_html(json.dumps(sweep.config, indent=2, ensure_ascii=False))
     sections.append(
         "<section><details><summary>Configuration</summary>"
         f'<p class="muted">What the settings change.</p><pre>{text}</pre></details></section>'
@@ -237,21 +236,21 @@ def _html_table(
 ) -> str:
     heads = "".join(f'<th scope="col">{breakable(text)}</th>' for text in head)
     rows = "".join(
-        f'<tr><th scope="row">{html.escape(line[0])}</th>'
+        f'<tr><th scope="row">{shown_html(line[0])}</th>'
         + "".join(f"<td>{_html_cell(text)}</td>" for text in line[1:])
         + "</tr>"
         for line in lines
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{title}, table">'
-        f'<table class="metrics"><caption><strong>{title}</strong> {html.escape(note)}</caption>'
+        f'<table class="metrics"><caption><strong>{title}</strong> {shown_html(note)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
 def _html_cell(text: str) -> str:
     estimate = re.fullmatch(r"([\d.]+) (\[[-\d., ]+\])", text)
-    return f"{estimate[1]}<small>{estimate[2]}</small>" if estimate else html.escape(text)
+    return f"{estimate[1]}<small>{estimate[2]}</small>" if estimate else shown_html(text)
 
 
 def _plot(sweep: Sweep) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.log_health import tied_text
 from minirec.evaluation.report import Report, marked
+from minirec.files import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,7 +68,7 @@ def metric_table(report: Report, ks: Sequence[int] = (5, 10)) -> Table:
     names = [f"{metric}@{k}" for metric in ("hr", "ndcg") for k in ks]
     table = Table(
         title=escape(
-            f"{report.name} · {report.dataset} · {report.split}, {report.num_users:,} users"
+            shown(f"{report.name} · {report.dataset} · {report.split}, {report.num_users:,} users")
         ),
         title_justify="left",
         caption=(

@@ -1,6 +1,8 @@
 """The files that an evaluation leaves, and the table and lines that it prints."""
 
+import base64
 import dataclasses
+import hashlib
 import html
 import html.parser
 import io
@@ -33,7 +35,7 @@ from minirec.evaluation.curves import curves_of
 from minirec.evaluation.predictions import write_predictions
 from tests.files.power import power_cut
 
-HOSTILE = '<img src="http://evil.example/x.png" onerror=alert(1)> & "$x_1$" \u202e 日本'
+HOSTILE = '<img src="http://evil.example/x.png" onerror=alert(1)> & "$x_1$" \u202e\x1b[2J\x9b 日本'
 
 
 def make_report(**changes):
@@ -229,10 +231,34 @@ def test_the_page_is_well_formed_and_needs_no_network(page):
     assert "@import" not in page
 
 
+def test_the_pages_policy_allows_its_one_style_sheet_and_the_plots_attributes(page):
+    (policy,) = (
+        attributes["content"]
+        for _, attributes in Tags(page).tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    (sheet,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"style-src 'sha256-{digest}'",
+        "style-src-attr 'unsafe-inline'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert page.index("Content-Security-Policy") < page.index("<style")
+    assert page.count("<style") == 1
+    assert "stroke-linejoin" in sheet  # What Matplotlib has in a sheet of each plot.
+
+
 def test_everything_that_comes_from_outside_is_escaped(page):
     assert "<img" not in page
     text = "".join(Tags(page).data)
-    assert text.count(HOSTILE) >= 8
+    assert text.count(files.shown(HOSTILE)) >= 8
+    assert "\\u202e\\x1b[2J\\x9b" in text
+    assert files.shown(page, lines=True) == page
+    for sign in "\u202e\x1b\x9b":
+        assert sign not in page
     assert "</script>" not in page
 
 

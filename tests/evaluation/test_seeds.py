@@ -2,9 +2,11 @@
 
 import dataclasses
 import re
+from xml.etree import ElementTree
 
 import pytest
 
+from minirec import files
 from minirec.evaluation.log_health import tied_targets
 from minirec.evaluation.seeds import (
     best_first,
@@ -134,6 +136,19 @@ def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path):
     assert "system" in svg
     write_sweep(tmp_path / "none", sweep_of(row(wanted=1)))
     assert not (tmp_path / "none" / "plot.svg").exists()
+
+
+def test_signs_that_act_are_shown_as_escapes_in_every_file_of_a_sweep(tmp_path):
+    signs = "\x1b[2J\u202e\x9b\n$\\frac{$"
+    rows = [row(0.1, 0.2, **{"sy<stem": 0.2}), row(0.3, dropout=signs, errors=[f"seed 0: {signs}"])]
+    sweep = dataclasses.replace(sweep_of(*rows), name=f"try {signs}", config={"note": signs})
+    write_sweep(tmp_path, sweep)
+    for name in ("table.md", "plot.svg", "index.html"):
+        text = (tmp_path / name).read_text()
+        assert files.shown(text, lines=True) == text
+        assert "\\x1b[2J\\u202e\\x9b" in text
+    assert "\\x9b\\n" in markdown(sweep)
+    ElementTree.fromstring((tmp_path / "plot.svg").read_text())  # Well-formed.
 
 
 def test_a_setting_is_named_by_what_tells_it_from_the_others():
