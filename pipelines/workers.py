@@ -6,11 +6,13 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import connection, resource_tracker
 
 _TO_ALL_PROCESSES = (signal.SIGINT, signal.SIGTERM)
+_NO_WARNING = "ignore:resource_tracker:UserWarning"
 
 
 def deaf_to_signals[T](start: Callable[[], T]) -> T:
@@ -19,8 +21,7 @@ def deaf_to_signals[T](start: Callable[[], T]) -> T:
     A terminal's Ctrl-C and `timeout` send these to a program and all its processes at once. What
     they mean is the program's to say: it may still need batches, and ends its workers itself.
     """
-    # The tracker of shared memory would lift the mask from the thread that starts it.
-    resource_tracker.ensure_running()
+    _start_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL_PROCESSES)
     try:
         # A thread inherits the mask, and so do the threads and processes that it starts. This one
@@ -31,6 +32,19 @@ def deaf_to_signals[T](start: Callable[[], T]) -> T:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return future.result()
+
+
+def _start_tracker() -> None:
+    """Starts the process that frees shared memory and semaphores of programs that are killed.
+
+    It would warn of each, long after the program's own last word; and it would lift the mask of
+    signals from a thread that starts it.
+    """
+    sys.warnoptions.append(_NO_WARNING)  # They are handed on to it.
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(_NO_WARNING)
 
 
 def end_with_parent(index: int, count: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minirec.files import SEAL, DamagedError, atomic_path, read_json_lines
+from minirec.files import SEAL, DamagedError, atomic_path, naming, read_json_lines
 from minirec.files.schema import COUNT, NUMBER, check
 
 METRICS_FILE = "metrics.jsonl"
@@ -133,9 +133,9 @@ class MetricsLog:
         if not enabled:
             return
         folder = Path(folder)
-        path = folder / METRICS_FILE
-        self._digest.update(_cut(path, keep_bytes))
-        self._file = path.open("ab")
+        self._path = folder / METRICS_FILE
+        self._digest.update(_cut(self._path, keep_bytes))
+        self._file = self._path.open("ab")
         if tensorboard:
             if not keep_bytes:
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -145,6 +145,7 @@ class MetricsLog:
             self._writer = SummaryWriter(
                 str(folder / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}"
             )
+            self._events = _Events(self._writer, folder / "tensorboard")
 
     @property
     def num_bytes(self) -> int:
@@ -164,8 +165,9 @@ class MetricsLog:
         if plain["kind"] == FINAL:
             plain[SEAL] = _sealed(self._digest, plain)
         line = json.dumps(plain, allow_nan=False).encode() + b"\n"
-        self._file.write(line)
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(line)
+            self._file.flush()
         self._digest.update(line)
         if self._writer is not None:
             for name, value in record.items():
@@ -178,10 +180,12 @@ class MetricsLog:
     def sync(self) -> None:
         """Makes sure that a checkpoint which counts on the lines so far can do so."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(self._path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
         if self._writer is not None:
             self._writer.flush()
+            self._events.check()
 
     def close(self) -> None:
         """Writes out what is left."""
@@ -190,6 +194,48 @@ class MetricsLog:
             self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+
+class _Events:
+    """Stands between TensorBoard's thread and its file, and keeps the first error.
+
+    The thread would print it and end, and the program wait for it for ever.
+    """
+
+    def __init__(self, writer: Any, folder: Path) -> None:
+        self._error: OSError | None = None
+        self._failed = False
+        self._folder = folder
+        queue = writer.file_writer.event_writer
+        self._file = queue._ev_writer
+        queue._ev_writer = queue._worker._record_writer = self
+
+    def check(self) -> None:
+        """Raises the error once, if there was one."""
+        error, self._error = self._error, None
+        if error is not None:
+            with naming(self._folder):
+                raise error
+
+    def write_event(self, event: Any) -> None:
+        """Writes an event, as the class that it stands before."""
+        self._try(lambda: self._file.write_event(event))
+
+    def flush(self) -> None:
+        """Flushes the file."""
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._try(self._file.close)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self._failed:
+            return
+        try:
+            work()
+        except OSError as error:
+            self._error, self._failed = error, True
 
 
 def _cut(path: Path, keep_bytes: int) -> bytes:

@@ -19,6 +19,7 @@ from flax import nnx
 from minirec import files
 from minirec.files.workplace import workplace
 from minirec.training import processes
+from minirec.training.failed_saves import one_error
 
 _ORBAX_PARTIAL = ".orbax-checkpoint-tmp"
 
@@ -62,7 +63,8 @@ class StepFolders:
     def save(self, step: int, **items: Any) -> None:
         """Saves a step that is not there yet; of the others the oldest go."""
         unchecked = self.folder / f".{step}.unchecked"
-        self._checkpointer.save(unchecked, args=ocp.args.Composite(**items), force=True)
+        with one_error(self.folder / str(step)):
+            self._checkpointer.save(unchecked, args=ocp.args.Composite(**items), force=True)
 
         def vouch() -> None:
             files.write_checksums(unchecked)
