@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Generator
 from pathlib import Path
+
+# What NumPy says of an array that did not fit the disk.
+_NUMPYS = re.compile(r"\d+ requested and \d+ written")
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -45,7 +49,6 @@ def naming(
             if named.is_relative_to(workplace):
                 name = str(place / named.relative_to(workplace))
                 raise OSError(error.errno, error.strerror, name) from error
-        if type(error) is OSError and error.errno is None and error.__cause__ is None:
-            # NumPy's, which counts what it could not write.
+        if error.errno is None and _NUMPYS.fullmatch(str(error)):
             raise OSError(f"{path} cannot be written: {error}") from error
         raise
