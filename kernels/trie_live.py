@@ -85,7 +85,7 @@ class Live:
         # What is emptied below another node falls outside the row and is dropped.
         below = emptied.node[:, None, :] == node[:, :, None]
         place = jnp.where(below, emptied.column[:, None, :], columns)
-        b, m = jnp.indices(node.shape)
+        b, m = jnp.indices(node.shape, dtype=jnp.int32)
         return live.at[b[..., None], m[..., None], place].set(False, mode="drop")
 
 
@@ -198,7 +198,7 @@ def _empty_mask(table: MaskTable, edge: Array, live: Array | None) -> tuple[list
     line = node[..., None] * sizes.blocks + jnp.arange(sizes.blocks, dtype=jnp.int32)
     lines = _take(mask, line, entry_axes=1)
     children = jax.lax.population_count(lines & ((1 << CHUNKS) - 1))
-    return [listed], _gone(listed.node, jnp.sum(children, axis=(-2, -1)))
+    return [listed], _gone(listed.node, jnp.sum(children, axis=(-2, -1), dtype=jnp.int32))
 
 
 def _empty_rows(table: RowTable, row: Array, live: Array | None) -> tuple[list[Emptied], Array]:
@@ -220,7 +220,7 @@ def _empty_rows(table: RowTable, row: Array, live: Array | None) -> tuple[list[E
         else:
             rows = table.rows_of(node, level)
             leaf = rows.valid & (_take(live, rows.edge) == sizes.level + sizes.num_levels)
-            gone = there & (length == jnp.sum(leaf, axis=-1))
+            gone = there & (length == jnp.sum(leaf, axis=-1, dtype=jnp.int32))
         child = node
     first, _ = _runs(child)
     return emptied, jnp.sort(jnp.where(first & gone, child, _NO_NODE), axis=1)
@@ -272,7 +272,7 @@ def _live_mask(table: MaskTable, live_edge: Array) -> Array:
     bit = jnp.pad(bit, [(0, 0)] * (bit.ndim - 1) + [(0, width - sizes.span)])
     bit = bit.reshape(*bit.shape[:-2], -1, CHUNKS, LINE)
     chunk = jnp.arange(CHUNKS, dtype=jnp.int32)[:, None]
-    return jnp.sum(bit.astype(jnp.int32) << chunk, axis=-2)
+    return jnp.sum(bit.astype(jnp.int32) << chunk, axis=-2, dtype=jnp.int32)
 
 
 def _live_depth(table: RowTable, live_row: Array) -> Array:
@@ -327,4 +327,4 @@ def _runs(values: Array) -> tuple[Array, Array]:
     """Returns where runs of equal values start in sorted rows, and each entry's run length."""
     left = jax.vmap(lambda row: jnp.searchsorted(row, row, side="left"))(values)
     right = jax.vmap(lambda row: jnp.searchsorted(row, row, side="right"))(values)
-    return left == jnp.arange(values.shape[1]), right - left
+    return left == jnp.arange(values.shape[1], dtype=jnp.int32), right - left

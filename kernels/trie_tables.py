@@ -79,7 +79,7 @@ class MaskTable:
         lane = jnp.arange(LINE, dtype=jnp.int32)
         earlier_chunks = jax.lax.population_count(line & ((1 << chunk) - 1))
         earlier_lanes = ((line >> chunk) & 1) * (lane < (column % LINE)[..., None])
-        return base_of(line) + jnp.sum(earlier_chunks + earlier_lanes, axis=-1)
+        return base_of(line) + jnp.sum(earlier_chunks + earlier_lanes, axis=-1, dtype=jnp.int32)
 
     def has(self, node: Int32[Array, " ..."], token: Int32[Array, " ..."]) -> Bool[Array, " ..."]:
         """Returns whether tokens are children of nodes."""
@@ -186,7 +186,7 @@ class RowTable:
         back = jnp.arange(columns, dtype=jnp.int32)
         word = take(self.words[field.word].reshape(-1), edge[..., None] - back)
         starts = (word & ((1 << field.difference_bits) - 1)) <= field.place
-        return edge - jnp.argmax(starts, axis=-1).astype(jnp.int32)
+        return edge - jax.lax.argmax(starts, starts.ndim - 1, jnp.int32)
 
     def differences(self) -> Int32[Array, " rows"]:
         """Returns the first level at which each row differs from the row before it.
@@ -221,7 +221,7 @@ def columns_of(lines: Int32[Array, "... blocks 128"], span: int) -> Bool[Array, 
 
 def base_of(lines: Int32[Array, "... 128"]) -> Int32[Array, " ..."]:
     """Returns the edge of the first child of each line of a mask."""
-    upper = jax.lax.shift_right_logical(lines[..., :2], 16)
+    upper = jax.lax.shift_right_logical(lines[..., :2], jnp.int32(16))
     return upper[..., 0] | (upper[..., 1] << 16)
 
 

@@ -129,7 +129,7 @@ def _step_backward(
     logits, log_normalizer, siblings, step = kept
     by_beam, by_parent, grown = _from_scores(step, cotangent.score, logits.shape[1])
     rows = logits.astype(jnp.float32)
-    b, m = jnp.indices(grown.shape, sparse=True)
+    b, m = jnp.indices(grown.shape, dtype=jnp.int32, sparse=True)
     if log_normalizer is not None:
         by_logit = jnp.zeros_like(rows)
         by_normalizer = -by_parent
@@ -193,9 +193,10 @@ def _select_backward(
     node, trie, step = kept
     by_beam, by_parent, _ = _from_scores(step, cotangent.score, node.shape[1])
     siblings = trie.children(jnp.take_along_axis(node, step.parent, axis=1), level)
-    column = jnp.argmax(siblings.valid & (siblings.token == step.token[..., None]), axis=-1)
+    chosen = siblings.valid & (siblings.token == step.token[..., None])
+    column = jax.lax.argmax(chosen, chosen.ndim - 1, jnp.int32)
     by_log_prob = jnp.zeros((*node.shape, trie.max_children(level)), jnp.float32)
-    b = jnp.arange(node.shape[0])[:, None]
+    b = jnp.arange(node.shape[0], dtype=jnp.int32)[:, None]
     by_log_prob = by_log_prob.at[b, step.parent, column].add(by_beam)
     return by_log_prob, by_parent, None, None, None
 
@@ -217,7 +218,7 @@ def _from_scores(
     """
     alive = step.node != DEAD_NODE
     by_beam = jnp.where(alive, cotangent, 0.0)
-    b = jnp.arange(step.parent.shape[0])[:, None]
+    b = jnp.arange(step.parent.shape[0], dtype=jnp.int32)[:, None]
     by_parent = jnp.zeros((step.parent.shape[0], num_parents), jnp.float32)
     by_parent = by_parent.at[b, step.parent].add(by_beam)
     grown = jnp.zeros(by_parent.shape, bool).at[b, step.parent].max(alive)

@@ -34,7 +34,7 @@ def beam_step(
 
     # node[b, m, v]: the child of beam m by token v, DEAD_NODE where there is none.
     child = trie.children(beams.node, level)
-    b, m = jnp.indices((batch, num_parents))
+    b, m = jnp.indices((batch, num_parents), dtype=jnp.int32)
     column = jnp.where(child.valid, child.token, vocab)
     node = jnp.full((batch, num_parents, vocab), DEAD_NODE, jnp.int32)
     node = node.at[b[..., None], m[..., None], column].set(child.node, mode="drop")
@@ -72,7 +72,7 @@ def beam_select(
         node = jnp.where(trie.live_children(live, beams.node, level), node, DEAD_NODE)
     step = _select(candidate_log_probs, beams.score, broken, node, num_beams)
     # Here a column is a place among the children, not yet a token.
-    b = jnp.arange(step.token.shape[0])[:, None]
+    b = jnp.arange(step.token.shape[0], dtype=jnp.int32)[:, None]
     return BeamStep(
         token=child.token[b, step.parent, step.token] * (step.node != DEAD_NODE),
         parent=step.parent,
@@ -105,12 +105,15 @@ def _select(
     score = jnp.pad(score, [(0, 0), (0, missing)], constant_values=-jnp.inf)
     node = jnp.pad(node.reshape(batch, -1), [(0, 0), (0, missing)], constant_values=DEAD_NODE)
 
-    best = jnp.argsort(-score, axis=-1, stable=True)[:, :num_beams]
+    # `argsort`, with places that are int32 whatever JAX's integers are.
+    place = jax.lax.broadcasted_iota(jnp.int32, score.shape, 1)
+    _, best = jax.lax.sort((-score, place), num_keys=1, is_stable=True)
+    best = best[:, :num_beams]
     score = jnp.take_along_axis(score, best, axis=-1)
     dead = score == -jnp.inf
     return BeamStep(
-        token=jnp.where(dead, 0, best % num_columns).astype(jnp.int32),
-        parent=jnp.where(dead, 0, best // num_columns).astype(jnp.int32),
+        token=jnp.where(dead, 0, best % num_columns),
+        parent=jnp.where(dead, 0, best // num_columns),
         node=jnp.where(dead, DEAD_NODE, jnp.take_along_axis(node, best, axis=-1)),
         score=score,
     )

@@ -40,7 +40,7 @@ class Beams:
     @classmethod
     def root(cls, batch: int, num_beams: int = 1) -> Beams:
         """Returns the beams that a search starts from: beam 0 at the root, score 0, others dead."""
-        first = jnp.arange(num_beams) == 0
+        first = jnp.arange(num_beams, dtype=jnp.int32) == 0
         return cls(
             node=jnp.broadcast_to(jnp.where(first, 0, DEAD_NODE), (batch, num_beams)).astype(
                 jnp.int32

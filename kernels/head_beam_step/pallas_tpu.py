@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from kernels.beam_step import api as beam_step_api
 from kernels.beam_step import record_implementations
 from kernels.beam_step import xla as beam_step_xla
+from kernels.beam_step.tpu.x32 import in_32_bits
 from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
 from kernels.head_beam_step import xla
 from kernels.head_beam_step.logits import logits_of
@@ -171,6 +172,7 @@ def sizes_of(num_rows: int, head: Float[Array, "V D"], columns: int) -> Sizes:
     raise UnsupportedError(f"head: D={width}, {columns} children a node: too much for VMEM")
 
 
+@in_32_bits
 def stream(
     sizes: Sizes,
     rows: Float[Array, "R D"],

@@ -32,7 +32,7 @@ def head_beam_step(
     if normalize == "children":
         # The others are not computed elsewhere, so here they must not break a row either.
         child = trie.children(beams.node, level)
-        b, m = jnp.indices(beams.node.shape)
+        b, m = jnp.indices(beams.node.shape, dtype=jnp.int32)
         column = jnp.where(child.valid, child.token, head.shape[0])
         is_child = jnp.zeros(logits.shape, bool)
         is_child = is_child.at[b[..., None], m[..., None], column].set(True, mode="drop")

@@ -145,7 +145,7 @@ def _stream(
 
     picked = jnp.zeros(token.shape, jnp.float32)
     whole, rest = divmod(stop - start, size)
-    parts = jnp.full((1, rows.shape[0]), -jnp.inf)
+    parts = jnp.full((1, rows.shape[0]), -jnp.inf, jnp.float32)
     if whole:
         picked, parts = jax.lax.scan(step, picked, jnp.arange(whole, dtype=jnp.int32))
     if rest:

@@ -81,11 +81,11 @@ def probe_model(model: SidDecoder, *, load_seconds: float = 0.0) -> Probe:
     @jax.jit
     def forward(state: nnx.State, tokens: jax.Array) -> jax.Array:
         decoder = nnx.merge(graph, state)
-        positions = jnp.arange(tokens.shape[1])[None]
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         hidden = decoder(tokens, positions, jnp.ones_like(tokens))
         return decoder.logits(hidden[0, -1])
 
-    tokens = jnp.arange(_TOKENS)[None] % model.config.vocab_size
+    tokens = jnp.arange(_TOKENS, dtype=jnp.int32)[None] % model.config.vocab_size
     started = time.monotonic()
     logits = np.asarray(forward(state, tokens))
     seconds = time.monotonic() - started

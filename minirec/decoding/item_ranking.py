@@ -57,7 +57,7 @@ def rank_items(
         wanted &= _fitted(allowed, N, False)
     if excluded is not None:
         place = jnp.where(excluded < 0, N, excluded)
-        wanted = wanted.at[jnp.arange(B)[:, None], place].set(False, mode="drop")
+        wanted = wanted.at[jnp.arange(B, dtype=jnp.int32)[:, None], place].set(False, mode="drop")
     best, item = jax.lax.top_k(jnp.where(wanted, score, -jnp.inf), min(num_items, N))
     missing = ((0, 0), (0, num_items - best.shape[1]))
     best = jnp.pad(best, missing, constant_values=-jnp.inf)

@@ -224,8 +224,8 @@ def finish(
     if excluded is not None:
         wanted &= ~jnp.any(item[:, :, None] == excluded[:, None, :], axis=-1)
     # The beams are sorted, so the best M items are the first M that are wanted.
-    place = jnp.where(wanted, jnp.cumsum(wanted, axis=1) - 1, M)
-    row = jnp.arange(B)[:, None]
+    place = jnp.where(wanted, jnp.cumsum(wanted, axis=1, dtype=jnp.int32) - 1, M)
+    row = jnp.arange(B, dtype=jnp.int32)[:, None]
     item_score = jnp.repeat(score, items_per_leaf, axis=1)
     return SearchResult(
         sid=jnp.where(dead[:, :, None], 0, state.sid),

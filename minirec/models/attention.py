@@ -101,7 +101,7 @@ def attend_beams(
     prefix_scores = jnp.einsum(
         "bmngd,bsnd->bnmgs", grouped, prefix_key, preferred_element_type=jnp.float32
     )
-    valid = jnp.arange(S) < lengths[:, None]
+    valid = jnp.arange(S, dtype=jnp.int32) < lengths[:, None]
     prefix_scores = jnp.where(valid[:, None, None, None], prefix_scores, _MASKED)
     # The suffix is a few tokens: sums of products fuse into one loop where a batched matrix
     # product would run B·M·KV tiny ones.

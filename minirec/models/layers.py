@@ -118,7 +118,7 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) 
     """
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (x.size,)).reshape(x.shape)
+    keep = jax.random.bernoulli(key, jnp.float32(1.0 - rate), (x.size,)).reshape(x.shape)
     return jnp.where(keep, x * (1.0 / (1.0 - rate)), jnp.zeros((), x.dtype)).astype(x.dtype)
 
 

@@ -140,7 +140,7 @@ class Trunk(nnx.Module):
             mask_rule: which token sees which.
         """
         B, S = embeddings.shape[:2]
-        positions = jnp.broadcast_to(jnp.arange(S), (B, S))
+        positions = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32), (B, S))
         segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
         # Of the last layer's tokens all but one are asked for nothing but keys and values.
         mask, last = mask_rule(segment_ids), lengths - 1

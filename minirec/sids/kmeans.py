@@ -147,7 +147,8 @@ def lloyd(
                 error + (weight_r * distance).sum(),
             ), code
 
-        zeros = (jnp.zeros((num_codes, dim)), jnp.zeros(num_codes), jnp.float32(0))
+        counts = jnp.zeros(num_codes, jnp.float32)
+        zeros = (jnp.zeros((num_codes, dim), jnp.float32), counts, jnp.float32(0))
         (sums, counts, error), codes = jax.lax.scan(visit_block, zeros, (blocks, weights))
         return sums, counts, error, codes.reshape(-1)
 

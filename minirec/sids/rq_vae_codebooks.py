@@ -62,7 +62,8 @@ def revive(
         # The largest of log-weight plus Gumbel noise are a draw without replacement.
         weight = jnp.where(distance > floor, jnp.log(distance), -jnp.inf)
         num_candidates = min(size, num_rows)
-        order, row = jax.lax.top_k(weight + jax.random.gumbel(key, (num_rows,)), num_candidates)
+        noise = jax.random.gumbel(key, (num_rows,), jnp.float32)
+        order, row = jax.lax.top_k(weight + noise, num_candidates)
         place = jnp.cumsum(dead) - 1
         moved = dead & (place < num_candidates)
         place = jnp.clip(place, 0, num_candidates - 1)

@@ -81,8 +81,8 @@ def train(
         params,
         codebooks,
         _optimizer(config).init(params),
-        jnp.zeros(_CHUNK),
-        jnp.zeros(_CHUNK),
+        jnp.zeros(_CHUNK, jnp.float32),
+        jnp.zeros(_CHUNK, jnp.float32),
         jnp.zeros(_CHUNK, jnp.int32),
     )
     rows, key = _Rows(len(vectors), random), jax.random.key(seed)

@@ -187,7 +187,7 @@ class ItemTask:
         edges[-1] = 1.0
         # By the rounded edges, which are what is drawn by; a rare item may have lost its share.
         shares = np.maximum(np.diff(edges, prepend=np.float32(0)), np.finfo(np.float32).tiny)
-        spots = jax.random.uniform(key, (self.num_negatives,))
+        spots = jax.random.uniform(key, (self.num_negatives,), jnp.float32)
         drawn = jnp.searchsorted(jnp.asarray(edges), spots, side="right")
         drawn = jnp.minimum(drawn, len(edges) - 1)
         return drawn, jnp.log(self.num_negatives * jnp.asarray(shares)[drawn])

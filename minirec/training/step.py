@@ -205,7 +205,7 @@ class TrainStep:
                 lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
             )
             (grads, rest), ratios = jax.lax.scan(
-                add_part, (zeros, rest), (parts, jnp.arange(self._accumulate))
+                add_part, (zeros, rest), (parts, jnp.arange(self._accumulate, dtype=jnp.int32))
             )
             ratios = jax.tree.map(lambda x: jnp.sum(x, axis=0), ratios)
         nnx.update(model, rest)

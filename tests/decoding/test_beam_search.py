@@ -350,3 +350,13 @@ def test_a_state_of_another_catalogue_is_refused_or_dead(model, prompts, trie, c
     one_level = build_trie([(0,), (1,), (2,), (3,)])
     with pytest.raises(ValueError, match="state: made with the trie of another catalogue"):
         finish(state, one_level)
+
+
+def test_a_search_finds_the_same_where_jax_counts_in_64_bits(model, prompts, trie):
+    filters = {"excluded": np.array([[1, 2], [5, -1], [6, 7]]), "allowed": np.arange(30) != 4}
+    narrow = compiled(4)(model, *prompts, trie, **filters)
+    with jax.enable_x64(True):
+        wide = compiled(4)(model, *prompts, trie, **filters)
+    for one, other in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)

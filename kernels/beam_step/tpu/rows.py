@@ -48,12 +48,14 @@ from kernels.beam_step.tpu.vectors import (
     scores_of,
     side_by_side,
 )
+from kernels.beam_step.tpu.x32 import in_32_bits
 from kernels.trie import DEAD_NODE
 from kernels.trie_layout import LINE, Field
 
 _TILES_TOGETHER = 14  # Tiles whose latencies overlap.
 
 
+@in_32_bits
 @functools.partial(
     jax.jit, static_argnames=("mode", "field", "lines_per_node", "num_beams", "interpret")
 )

@@ -38,6 +38,7 @@ from kernels.beam_step.tpu.wide_score import (
     wait_lines,
     write_scores,
 )
+from kernels.beam_step.tpu.x32 import in_32_bits
 from kernels.beam_step.types import UnsupportedError
 from kernels.trie import DEAD_NODE
 
@@ -121,6 +122,7 @@ def _write(r: Refs, plan: Plan) -> None:
                 out[pl.ds(place, 1), :] = row
 
 
+@in_32_bits
 @functools.partial(
     jax.jit,
     static_argnames=("first_token", "span", "num_beams", "mode", "interpret", "unrolled"),
