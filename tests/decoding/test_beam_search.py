@@ -12,7 +12,16 @@ from flax import nnx
 from kernels.beam_step import Beams
 from kernels.trie import DEAD_NODE, build_trie
 from minirec.decoding import DecodeState, beam_search, finish, prefill, step
-from tests.decoding.small import LENGTHS, LEVELS, TRUNK, VOCAB, make_model
+from tests.bounds import assert_close
+from tests.decoding.small import (
+    LENGTHS,
+    LEVELS,
+    LOGITS,
+    TO_SCORE,
+    TRUNK,
+    VOCAB,
+    make_model,
+)
 
 # What is computed is under test: compile fast, run slowly.
 FAST_COMPILATION = {"xla_backend_optimization_level": 0}
@@ -90,7 +99,7 @@ def check_against_brute_force(result, logits, catalogue, normalize, wanted):
         found = int((result.item[user] >= 0).sum())
         assert found == len(items)
         assert result.item[user, :found].tolist() == items
-        np.testing.assert_allclose(result.item_score[user, :found], scores, atol=1e-5)
+        assert_close(result.item_score[user, :found], scores, TO_SCORE, scale=LEVELS * LOGITS)
         assert (result.item[user, found:] == -1).all()
         assert np.isneginf(result.item_score[user, found:]).all()
 
@@ -170,7 +179,9 @@ def test_a_narrow_beam_equals_a_plain_beam_search(
                     grown[sid] = sid_score(catalogue_logits[user, n], sid, catalogue, normalize)
             beams = sorted(grown.items(), key=lambda entry: -entry[1])[:num_beams]
         assert np.asarray(result.sid)[user].tolist() == [list(sid) for sid, _ in beams]
-        np.testing.assert_allclose(result.score[user], [score for _, score in beams], atol=1e-5)
+        assert_close(
+            result.score[user], [score for _, score in beams], TO_SCORE, scale=LEVELS * LOGITS
+        )
         expanded = [
             n for sid, _ in beams for n in np.flatnonzero((catalogue == sid).all(1)).tolist()
         ]
@@ -305,7 +316,7 @@ def test_numpy_arguments_need_no_jit(model, prompts, trie, catalogue):
     expected = compiled(4)(model, *prompts, trie, excluded=within, allowed=allowed)
     result = beam_search(model, *prompts, trie, num_beams=4, excluded=excluded, allowed=allowed)
     assert result.item.tolist() == expected.item.tolist()
-    np.testing.assert_allclose(result.item_score, expected.item_score, atol=1e-5)
+    assert_close(result.item_score, expected.item_score, TO_SCORE, scale=LEVELS * LOGITS)
     with pytest.raises(ValueError, match=r"excluded: .*float64; it must be integers"):
         beam_search(model, *prompts, trie, num_beams=4, excluded=excluded + 0.5)
 

@@ -14,7 +14,8 @@ from kernels.trie import build_trie
 from minirec.decoding import BeamSearcher, beam_search
 from minirec.decoding.head import choose_head
 from minirec.models import SidDecoder, SidDecoderConfig
-from tests.decoding.small import TRUNK, VOCAB, make_model
+from tests.bounds import assert_close
+from tests.decoding.small import LEVELS, LOGITS, TO_SCORE, TRUNK, VOCAB, make_model
 
 NEWLINE, END = 12, 13
 FAST_COMPILATION = {"xla_backend_optimization_level": 0}
@@ -54,7 +55,8 @@ def test_the_fused_head_finds_what_the_plain_one_finds(
     )
     for field in ("sid", "leaf", "dead", "item"):
         np.testing.assert_array_equal(getattr(fused, field), getattr(plain, field))
-    np.testing.assert_allclose(fused.score, plain.score, atol=1e-5)
+    # Two levels more than TO_SCORE counts, which are a sum of two.
+    assert_close(fused.score, plain.score, TO_SCORE + 2, scale=5 * LOGITS)
     # More beams than answers: what is left over is dead and no item.
     alive = len(answers) - (excluded >= 0).sum(1)
     assert ((~np.asarray(fused.dead)).sum(1) == alive).all()
@@ -70,7 +72,7 @@ def test_among_the_children_newline_and_end_cost_no_probability(
     with_ends = compiled("children", "fused")(model, *prompts, answer_trie, excluded=nothing)
     without = compiled("children", "fused")(model, *prompts, build_trie(answers[:, :3]))
     np.testing.assert_array_equal(with_ends.item, without.item)
-    np.testing.assert_allclose(with_ends.score, without.score, atol=1e-6)
+    assert_close(with_ends.score, without.score, TO_SCORE + 2, scale=LEVELS * LOGITS)
 
 
 def large_model():

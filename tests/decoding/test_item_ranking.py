@@ -7,7 +7,11 @@ from flax import nnx
 from kernels.trie import build_trie
 from minirec.decoding import BeamSearcher
 from minirec.models import ItemDecoder
-from tests.models.test_item_decoder import CONFIG, SIDS, L, N, V, prompts
+from tests.bounds import assert_close, log_softmax_roundings
+from tests.models.test_item_decoder import CONFIG, READ, SIDS, L, N, V, prompts
+
+# Logits are as large as 60, by items whose rows are 40 times what they are at the start.
+ERROR = READ + CONFIG.trunk.width + log_softmax_roundings(N), 60
 
 TRIE = build_trie(SIDS, codebook_sizes=[V] * L)
 HISTORIES = [[3, 1, 4], [5], [2, 6, 0, 7]]
@@ -35,7 +39,7 @@ def expected(model):
 def test_every_item_comes_once_with_its_log_probability(model, searcher, expected):
     result = searcher(model, *prompts(HISTORIES), TRIE)
     np.testing.assert_array_equal(np.argsort(-expected, kind="stable"), result.item[:, :N])
-    np.testing.assert_allclose(result.item_score[:, :N], -np.sort(-expected), atol=1e-4)
+    assert_close(result.item_score[:, :N], -np.sort(-expected), *ERROR)
     assert (result.item[:, N:] == -1).all()
     assert result.dead[:, N:].all()
     assert (result.item_score[:, N:] == -np.inf).all()
@@ -53,7 +57,7 @@ def test_filters_remove_items_and_change_no_score(model, searcher, expected):
         np.testing.assert_array_equal(result.item[user, : len(left)], order)
         assert (result.item[user, len(left) :] == -1).all()
         found = result.item_score[user, : len(left)]
-        np.testing.assert_allclose(found, expected[user, order], atol=1e-4)
+        assert_close(found, expected[user, order], *ERROR)
 
 
 def test_items_that_left_the_catalogue_are_not_ranked(model, searcher):

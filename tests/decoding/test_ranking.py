@@ -5,7 +5,8 @@ import pytest
 
 from minirec.decoding import BeamSearcher
 from minirec.decoding.ranking import rank_users
-from tests.decoding.small import VOCAB
+from tests.bounds import assert_close
+from tests.decoding.small import LEVELS, LOGITS, TO_SCORE, VOCAB
 
 NUM_ITEMS, NUM_ROWS, WIDTH = 30, 7, 7
 
@@ -49,7 +50,7 @@ def test_rows_come_back_in_order_and_what_is_not_valid_is_dropped(model, trie, s
     for name in ("item", "sid", "dead"):
         np.testing.assert_array_equal(getattr(ranked, name), getattr(found, name))
     for name in ("item_score", "score"):
-        np.testing.assert_allclose(getattr(ranked, name), getattr(found, name), atol=1e-5)
+        assert_close(getattr(ranked, name), getattr(found, name), TO_SCORE, scale=LEVELS * LOGITS)
 
 
 def test_exclude_seen_leaves_out_each_users_own_history_only(model, trie, searcher, batches):

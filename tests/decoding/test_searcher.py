@@ -7,7 +7,8 @@ import pytest
 
 from kernels.trie import build_trie
 from minirec.decoding import BeamSearcher, Buckets
-from tests.decoding.small import make_model
+from tests.bounds import assert_close
+from tests.decoding.small import LEVELS, LOGITS, TO_SCORE, make_model
 
 
 class TestBeamSearcher:
@@ -42,7 +43,7 @@ class TestBeamSearcher:
         other = searcher(model, longer, lengths, trie, excluded=excluded)
         assert searcher.num_traces == 2
         np.testing.assert_array_equal(other.item, first.item)
-        np.testing.assert_allclose(other.item_score, first.item_score, atol=1e-5)
+        assert_close(other.item_score, first.item_score, TO_SCORE, scale=LEVELS * LOGITS)
 
     def test_new_weights_trie_and_filters_reuse_the_program(self, model, prompts, trie, catalogue):
         tokens, lengths = prompts

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+from tests.bounds import trunk_roundings
 
 VOCAB = 30
 TRUNK = TrunkConfig(
@@ -20,6 +21,9 @@ TRUNK = TrunkConfig(
     qkv_bias=True,
     qk_norm=True,
 )
+
+# From tokens to the logits of a row of half the vocabulary.
+TO_LOGITS = trunk_roundings(TRUNK, VOCAB // 2) + TRUNK.width
 
 
 def make_language_model(tied=False, seed=0, **trunk):

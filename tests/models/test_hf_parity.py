@@ -12,12 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minirec.models import CausalMask
+from minirec.models import CausalMask, TrunkConfig
 from minirec.models.hf import load_checkpoint
+from tests.bounds import assert_close, trunk_roundings
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "hf"
 NAMES = ("qwen2_tied", "qwen2_untied", "qwen3_tied", "qwen3_untied")
-ATOL = 1e-4
+
+
+# From tokens to logits, over the 700 places of the longest row.
+_TRUNK = TrunkConfig(
+    num_layers=3,
+    width=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=12,
+    mlp_width=40,
+    qk_norm=True,
+    qkv_bias=True,
+)
+ROUNDINGS = trunk_roundings(_TRUNK, 700) + _TRUNK.width
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -43,7 +57,7 @@ def run(model, tokens, positions, segment_ids):
 
 def close(ours, theirs):
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=ATOL)
+    assert_close(ours, theirs, ROUNDINGS)
 
 
 def places_of(tokens):

@@ -9,7 +9,8 @@ from flax import nnx
 from minirec.models.layers import AddedParam
 from minirec.models.lora import TARGETS, LoraConfig, adapters, add_adapters
 from minirec.models.vocabulary import merged
-from tests.models.language import logits, make_language_model, shifted
+from tests.bounds import assert_close
+from tests.models.language import TO_LOGITS, TRUNK, logits, make_language_model, shifted
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -22,8 +23,8 @@ def test_adapters_start_as_the_base_model_and_merge_into_what_they_became(tied):
     shifted(model, AddedParam)
     apart, plain = logits(model), merged(model)
     assert np.abs(apart - before).max() > 0.1
-    # Sums in another order, in float32, of values about 1.
-    np.testing.assert_allclose(logits(plain), apart, atol=2e-5)
+    # A product with an adapter is two, of the rank's length and of the width, and a sum.
+    assert_close(logits(plain), apart, TO_LOGITS + TRUNK.num_layers * 4 * (TRUNK.width + 3 + 2))
     assert not nnx.to_flat_state(nnx.state(plain, AddedParam))
     assert merged(plain) is plain
 
@@ -38,7 +39,7 @@ def test_an_adapter_is_the_scaled_product_of_its_two_matrices():
     weight = model.trunk.blocks.attention.output[...]
     expected = weight + 2.5 * np.einsum("lhkr,lrd->lhkd", adapter.a[...], adapter.b[...])
     found = merged(model).trunk.blocks.attention.output[...]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert_close(found, expected, 2 + 2)
 
 
 def test_adapters_of_a_bfloat16_model_are_float32_and_the_merged_model_is_bfloat16():

@@ -14,6 +14,7 @@ from flax import nnx
 from minirec.models import CausalMask, IsolatedCandidatesMask, Trunk, TrunkConfig
 from minirec.models.attention import attend
 from minirec.models.layers import rope, rope_angles
+from tests.bounds import FUNCTION, assert_close, log_softmax_roundings, trunk_roundings
 
 CONFIG = TrunkConfig(
     num_layers=3,
@@ -51,6 +52,18 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def attention_error(query, key, value):
+    """Returns the roundings of an attention's results, and the size of what they are taken of.
+
+    Scores, which are sums of products of queries and keys, are off by a share of their size; a
+    weight of the softmax by as much as its score; a result by a share of the values.
+    """
+    width, length = query.shape[-1], key.shape[1]
+    scores = 1 + float(jnp.abs(query).max() * jnp.abs(key).max()) * width**0.5
+    roundings = width + 1 + log_softmax_roundings(length) + length
+    return roundings, scores * float(jnp.abs(value).max())
+
+
 def with_config(trunk, **changes):
     """The same parameters under a changed config."""
     other = Trunk(dataclasses.replace(trunk.config, **changes), rngs=nnx.Rngs(7))
@@ -75,7 +88,7 @@ def test_packed_rows_give_the_hidden_states_of_padded_ones(trunk):
     apart = run(trunk, padded, positions, CausalMask(), segment_ids)
     assert np.isfinite(apart).all()
     apart = np.concatenate([apart[i, :n] for i, n in enumerate(lengths)])
-    np.testing.assert_allclose(hidden[: sum(lengths)], apart, atol=1e-5)
+    assert_close(hidden[: sum(lengths)], apart, trunk_roundings(CONFIG, T))
 
 
 def test_a_token_sees_only_itself_and_what_came_before(trunk):
@@ -125,7 +138,7 @@ def test_a_candidates_hidden_state_does_not_depend_on_the_others(trunk):
     rows = jnp.stack([jnp.concatenate([x[0, :history], x[0, [i]]]) for i in (4, 5, 6)])
     positions = np.broadcast_to(np.arange(5), (3, 5))
     alone = run(trunk, rows, positions, CausalMask(), np.ones((3, 5), np.int32))[:, -1]
-    np.testing.assert_allclose(hidden, alone, atol=1e-5)
+    assert_close(hidden, alone, trunk_roundings(CONFIG, 7))
 
 
 def test_rotary_scores_depend_on_the_distance_only():
@@ -135,13 +148,15 @@ def test_rotary_scores_depend_on_the_distance_only():
         angles = [rope_angles(jnp.array(p), 8, 10_000.0) for p in (query_position, key_position)]
         return float(jnp.sum(rope(q, angles[0]) * rope(k, angles[1])))
 
-    assert score(5, 2) == pytest.approx(score(105, 102), abs=1e-4)
+    # An angle of 105 is itself rounded: to 105 units of what an angle of 1 is rounded to.
+    size = float(jnp.linalg.norm(q) * jnp.linalg.norm(k))
+    assert_close(score(5, 2), score(105, 102), 2 * 105 + FUNCTION + 8, scale=size)
     assert score(5, 2) != pytest.approx(score(5, 3), abs=1e-3)
     turned = rope(q, rope_angles(jnp.array(3), 8, 10_000.0))
     # Half-split pairs: element 1 turns with element 5, by 3 · 10000^(-2/8).
     angle = 3 * 10_000 ** (-2 / 8)
     expected = q[0, 1] * np.cos(angle) - q[0, 5] * np.sin(angle)
-    assert float(turned[0, 1]) == pytest.approx(float(expected), abs=1e-6)
+    assert_close(turned[0, 1], expected, 3 + FUNCTION + 3, scale=jnp.abs(q).max())
 
 
 def test_grouped_heads_equal_repeated_key_and_value_heads():
@@ -150,9 +165,9 @@ def test_grouped_heads_equal_repeated_key_and_value_heads():
     ours = fast_jit(attend)
     grouped = ours(query, key, value, mask)
     repeated = ours(query, jnp.repeat(key, 3, axis=2), jnp.repeat(value, 3, axis=2), mask)
-    np.testing.assert_allclose(grouped, repeated, atol=1e-6)
     oracle = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
-    np.testing.assert_allclose(grouped, oracle, atol=1e-6)
+    for other in (repeated, oracle):
+        assert_close(grouped, other, *attention_error(query, key, value))
 
 
 @pytest.mark.parametrize("kv_heads", [2, 6])
@@ -172,7 +187,9 @@ def test_the_written_out_attention_gradient_is_that_of_the_oracle(kv_heads):
         fast_jit(jax.grad(oracle, (0, 1, 2)))(*arguments),
         strict=True,
     ):
-        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+        roundings, scale = attention_error(*arguments)
+        # Back through the product with the weights, the softmax and the scores; rows of 5 add up.
+        assert_close(gradient, expected, 3 * roundings, scale=5 * scale * jnp.abs(weight).max())
 
 
 @pytest.mark.parametrize("change", [{"remat": True}, {"scan_unroll": 3}])
@@ -198,10 +215,12 @@ def test_remat_and_unrolling_change_neither_result_nor_gradients(trunk, change):
 
     expected_loss, expected = loss_and_gradients(trunk)
     loss, gradients = loss_and_gradients(with_config(trunk, **change))
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    # All that is added up lies between -1 and 1, its slope between -3 and 3.
+    roundings = trunk_roundings(CONFIG, 12) + FUNCTION + 1 + x.size
+    assert_close(loss, expected_loss, roundings, scale=3 * x.size)
     assert len(gradients) == len(expected) == 16 - 1
     for a, b in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+        assert_close(a, b, 3 * trunk_roundings(CONFIG, 12) + 3 * 12)
         assert np.abs(b).max() > 0
 
 
@@ -222,7 +241,7 @@ def test_scanned_layers_equal_a_loop_over_the_layers(trunk):
         return hidden
 
     hidden = run(trunk, x, positions, CausalMask(), ones)
-    np.testing.assert_allclose(hidden, trunk.norm(loop(stacked)), atol=1e-5)
+    assert_close(hidden, trunk.norm(loop(stacked)), trunk_roundings(CONFIG, 12))
 
 
 def test_dropout_follows_its_key_alone(trunk):

@@ -9,7 +9,8 @@ from flax import nnx
 
 from minirec.models.layers import AddedParam
 from minirec.models.vocabulary import NEW_ROWS, grow, merged, new_rows, split_rows
-from tests.models.language import VOCAB, logits, make_language_model, shifted
+from tests.bounds import assert_close
+from tests.models.language import TO_LOGITS, VOCAB, logits, make_language_model, shifted
 
 RANDOM = np.random.default_rng(0)
 CODEBOOKS = [RANDOM.normal(size=(8, 3)) * scale for scale in (5.0, 0.1)]
@@ -29,7 +30,7 @@ def test_old_tokens_keep_rows_and_logits_and_new_ones_have_theirs():
     for name, new in (("embedding", rows), ("head", head)):
         found, old = getattr(grown, name)[...], getattr(model, name)[...]
         np.testing.assert_array_equal(found, np.concatenate([old, new]))
-    np.testing.assert_allclose(logits(grown)[..., :VOCAB], logits(model), atol=1e-6)
+    assert_close(logits(grown)[..., :VOCAB], logits(model), TO_LOGITS)
 
 
 def test_new_tokens_take_unused_rows_first_and_rows_that_stay_unused_are_cut():
@@ -60,7 +61,7 @@ def test_what_does_not_fit_is_an_error():
 def test_mean_rows_are_the_mean():
     old = old_rows()
     rows = new_rows("mean", old, CODES, seed=0)
-    np.testing.assert_allclose(rows, np.tile(np.mean(old, axis=0), (24, 1)), atol=1e-6)
+    assert_close(rows, np.tile(np.mean(old, axis=0), (24, 1)), len(old))
 
 
 @pytest.mark.parametrize("kind", ["random", "codebooks"])
@@ -101,12 +102,12 @@ def test_rows_apart_compute_the_same_and_merge_back(tied):
     model = make_language_model(tied)
     before = logits(model)
     split_rows(model, 22)
-    np.testing.assert_allclose(logits(model), before, atol=1e-6)
+    assert_close(logits(model), before, TO_LOGITS)
     added = nnx.to_flat_state(nnx.state(model, AddedParam))
     assert [v.shape for _, v in added] == [(8, 16)] * (1 if tied else 2)
     shifted(model, AddedParam)
     plain = merged(model)
-    np.testing.assert_allclose(logits(plain), logits(model), atol=2e-5)
+    assert_close(logits(plain), logits(model), TO_LOGITS)
     assert np.abs(logits(plain)[..., 22:] - before[..., 22:]).max() > 0.1
     np.testing.assert_array_equal(
         plain.embedding[:22], make_language_model(tied).embedding[:22], "old rows stay"

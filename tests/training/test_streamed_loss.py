@@ -8,6 +8,7 @@ import pytest
 
 from minirec.training.sid_task import SidTask, cross_entropy
 from minirec.training.streamed_loss import streamed_cross_entropy
+from tests.bounds import assert_close, log_softmax_roundings
 
 B, K, D, V, OLD = 3, 7, 5, 11, 8
 
@@ -44,8 +45,16 @@ def test_loss_hits_and_gradients_are_those_of_all_logits_at_once(smoothing, at_o
         jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(hidden, head)
         for loss in (plain, streamed)
     ]
-    # Sums of some hundred terms of size 1 in another order, in float32.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
+    # Products over D, a softmax over V, smoothing's mean of V, and a sum over all places.
+    roundings = D + log_softmax_roundings(V) + V + B * K
+    ((loss, hits), gradients), ((other_loss, other_hits), other_gradients) = results
+    assert hits == other_hits, "whole numbers"
+    assert_close(other_loss, loss, roundings, scale=weights.sum() * jnp.abs(hidden @ head.T).max())
+    # Of a row's logits the gradients add up to 2 weights at most, and a weight is at most 2. They
+    # are multiplied with the head's rows, or with hidden states and added up over all places.
+    scales = 4 * jnp.abs(head).max(), 4 * B * K * jnp.abs(hidden).max()
+    for one, other, scale in zip(gradients, other_gradients, scales, strict=True):
+        assert_close(other, one, roundings, scale)
 
 
 def test_a_part_of_the_head_that_is_not_trained_gets_no_gradient_and_no_room():
@@ -84,7 +93,8 @@ def test_a_task_that_streams_has_the_loss_of_one_that_does_not():
     batch = dict.fromkeys(("tokens", "positions", "segment_ids"), targets) | shown
     tasks = [SidTask(lambda _: {}, logits_at_once=most) for most in (None, 6)]
     plain, streamed = (task.loss(Model(), batch, key=jax.random.key(0)) for task in tasks)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), plain, streamed)
+    roundings = D + log_softmax_roundings(V) + B * K
+    jax.tree.map(lambda a, b: assert_close(b, a, roundings), plain, streamed)
 
 
 def test_a_size_that_is_none_is_named():

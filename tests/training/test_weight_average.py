@@ -7,6 +7,7 @@ from flax import nnx
 from minirec.training import OptimizerConfig, load_best, load_last, make_optimizer, train
 from minirec.training.checkpoints import Checkpoints
 from minirec.training.weight_average import averaged, with_weight_average
+from tests.bounds import assert_close
 from tests.training.helpers import assert_equal_models, config, fresh, lines, values
 from tests.training.tiny import TinyTask, stages
 
@@ -33,7 +34,7 @@ def test_the_average_forgets_its_start_then_keeps_the_decay():
         weight += step
         kept = min(0.25, before / (before + 10))
         wanted = kept * wanted + (1 - kept) * weight
-        np.testing.assert_allclose(state.average["w"], wanted, rtol=1e-6)
+        assert_close(state.average["w"], wanted, 4 * len(steps), scale=8)
 
 
 def test_averages_come_back_in_the_parameters_type_and_nothing_else_changes():
@@ -61,7 +62,7 @@ def test_the_best_model_is_the_average_that_was_evaluated(uninterrupted):
     folder, model = uninterrupted
     best = load_best(folder, fresh())
     selecting = max(line["eval/quality"] for line in lines(folder, "eval"))
-    assert TinyTask().evaluate(best)["quality"] == pytest.approx(selecting, rel=1e-6)
+    assert TinyTask().evaluate(best)["quality"] == selecting
     assert_equal_models(load_last(folder, fresh()), model)
     assert np.any(values(best)["kernel"] != values(model)["kernel"])
 
