@@ -14,7 +14,6 @@ from absl import flags
 
 from launch import program
 from minirec import files
-from minirec.evaluation.log_health import health_lines, health_notes
 from pipelines.ordered_log import Engine, order_in_memory
 from pipelines.prepare import prepare
 from pipelines.spark.session import missing
@@ -58,6 +57,8 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
         progress=progress,
         engine=engine,
     )
+    from minirec.evaluation.log_health import health_lines, health_notes  # It brings JAX.
+
     for stage, counts in manifest["counts"].items():
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
     for reason, found in manifest["skipped"].items():

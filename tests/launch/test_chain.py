@@ -342,7 +342,7 @@ def test_the_systems_weights_are_the_same_whoever_asks_first_and_go_with_their_r
         raise OSError(errno.EROFS, "Read-only file system", path)
 
     with monkeypatch.context() as read_only:
-        read_only.setattr(files, "write_json", refuse)
+        read_only.setattr(files, "write_sealed", refuse)
         unwritten = list(recommend.recommend(copy, history, top=5))
     told = f"note: {copy.run / 'fusion.json'} cannot be written (Read-only file system): "
     assert told in capsys.readouterr().err
