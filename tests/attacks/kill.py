@@ -1,0 +1,395 @@
+"""Kills every program at random moments, runs it again and compares what is left.
+
+    python -m tests.attacks.kill --times=100 [--programs=prepare,train] [--seed=0]
+
+What a killed and repeated program leaves must be what one leaves that was never killed (but for
+times of day and durations), with no temporary file beside it and no process alive. Prints a row a
+program; exit code 1 where anything differs.
+
+Programs are forks of this process, which has imported what they import, so that the moments fall
+into their work. Children that they start themselves are processes like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import random
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+
+import numpy as np
+
+_HEAVY = (
+    *("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "polars", "tensorboardX"),
+    *("matplotlib.pyplot", "sklearn.decomposition", "ml_collections", "rich.progress"),
+)
+_CACHE = pathlib.Path(__file__).parents[2] / ".cache" / "jax"
+_MARK = "MINIREC_KILL_TEST"
+_RUN = "runs/quickstart_smoke"
+_SMALL = {
+    "train.num_steps": 6,
+    "train.eval_every": 3,
+    "train.checkpoint_every": 2,
+    "train.log_every": 1,
+    "search.num_beams": 10,
+    "loader.max_items": 4,
+    "evaluate.valid_users": 64,
+    "evaluate.fusion_users": 64,
+    "evaluate.test_users": 64,
+    "evaluate.resamples": 10,
+}
+_SMALL_SFT = {
+    "data.source.num_users": 60,
+    "data.source.num_items": 200,
+    "sids.codebook_sizes": "(12,12)",
+    "sids.dim": 8,
+    "model.scratch.num_layers": 1,
+    "model.scratch.width": 32,
+    "sft.compare_new_rows": 2,
+    "train.num_steps": 4,
+    "train.eval_every": 2,
+    "train.checkpoint_every": 2,
+    "train.log_every": 1,
+    "search.num_beams": 10,
+    "evaluate.valid_users": 32,
+    "evaluate.test_users": 32,
+    "evaluate.resamples": 10,
+}
+
+
+def _flags(changes: dict[str, object]) -> list[str]:
+    return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+_CONFIG = ["--config=quickstart:smoke", "--workdir={W}", *_flags(_SMALL)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program to kill.
+
+    Attributes:
+        verb: the module of `launch`.
+        arguments: its command line; `{W}` stands for the work folder.
+        after: programs whose results it needs, in order.
+    """
+
+    verb: str
+    arguments: list[str]
+    after: tuple[str, ...] = ()
+
+
+_MADE = ("prepare", "make_sids")
+PROGRAMS = {
+    "prepare": Program("prepare", _CONFIG),
+    "make_sids": Program("make_sids", _CONFIG, ("prepare",)),
+    "compare_sids": Program("compare_sids", [*_CONFIG, "--quantisers=rq_kmeans"], ("prepare",)),
+    "train": Program("train", _CONFIG, _MADE),
+    "train_workers": Program("train", [*_CONFIG, "--config.loader.num_workers=2"], _MADE),
+    "recommend": Program("recommend", [*_CONFIG, "--history="], (*_MADE, "train")),
+    "evaluate": Program("evaluate", _CONFIG, (*_MADE, "train")),
+    "metrics": Program(
+        "metrics",
+        [
+            f"--predictions={{W}}/{_RUN}/report/predictions.json",
+            f"--item_info={{W}}/{_RUN}/sids.json",
+            "--output={W}/metrics.json",
+        ],
+        (*_MADE, "train", "evaluate"),
+    ),
+    "artifacts": Program("artifacts", ["init", "--manifest={W}/a/artifacts.json", "--overwrite"]),
+    "sweep": Program("sweep", [*_CONFIG, "--grid=seed=0"]),
+    "sft": Program("sft", ["--config=sid_sft:smoke", "--workdir={W}", *_flags(_SMALL_SFT)]),
+}
+
+
+@dataclasses.dataclass
+class Row:
+    """What was found of a program."""
+
+    kills: int = 0
+    reruns: int = 0
+    failed: int = 0
+    differences: int = 0
+    leftovers: int = 0
+    orphans: int = 0
+
+    @property
+    def bad(self) -> bool:
+        """Whether anything was wrong."""
+        return any((self.failed, self.differences, self.leftovers, self.orphans))
+
+
+def start(program: Program, work: pathlib.Path, log: pathlib.Path, mark: str) -> int:
+    """Starts a program as a fork of this process and returns its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        os.environ[_MARK] = mark  # What it starts is known by this.
+        arguments = [argument.replace("{W}", str(work)) for argument in program.arguments]
+        sys.argv = [program.verb, *arguments]
+        runpy.run_module(f"launch.{program.verb}", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            import atexit
+            import multiprocessing.util
+
+            multiprocessing.util._exit_function()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def finish(child: int) -> int:
+    """Waits for a program and returns its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_after(child: int, seconds: float) -> bool:
+    """Kills a program after a time; returns whether it was alive still."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        ended, _ = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return False
+        time.sleep(min(left, 0.005))
+    os.kill(child, signal.SIGKILL)
+    finish(child)
+    return True
+
+
+def alive(mark: str) -> list[int]:
+    """Returns the processes that carry a mark in their environment."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{_MARK}={mark}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def orphans(mark: str, patience: float = 20.0) -> list[int]:
+    """Returns the processes of a killed program that do not end within a time."""
+    deadline = time.monotonic() + patience
+    while (left := alive(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return left
+
+
+def leftovers(folder: pathlib.Path) -> list[str]:
+    """Returns the temporary files and folders below a folder."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    return [
+        name
+        for name in names
+        if "orbax-checkpoint-tmp" in name
+        or (name.rpartition("/")[2][0] == "." and ".lock" not in name)
+    ]
+
+
+def content(folder: pathlib.Path) -> dict[str, object]:
+    """Returns what must be equal in equal runs, by name; made in a process of its own."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            found = json.dumps(_content(folder)).encode()
+            with os.fdopen(write, "wb") as file:
+                file.write(found)
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        data = file.read()
+    if finish(child):
+        raise RuntimeError(f"{folder}: cannot be compared")
+    return json.loads(data)
+
+
+def _content(folder: pathlib.Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if "/checkpoints/" in name:
+            parts = name.split("/")
+            if path.is_dir() and parts[-3] == "checkpoints" and parts[-1].isdigit():
+                found[name] = _checkpoint(path)
+        elif path.is_file() and "/tensorboard/" not in name and path.name != ".lock":
+            found[name] = _file(path)
+    return found
+
+
+def _checkpoint(step: pathlib.Path) -> dict[str, object]:
+    import orbax.checkpoint as ocp
+
+    found: dict[str, object] = {}
+    for item in ("model", "optimizer"):
+        if (step / item).is_dir():
+            arrays = ocp.PyTreeCheckpointer().restore(step / item)
+            found[item] = {name: _digest(value) for name, value in sorted(arrays.items())}
+    return found
+
+
+def _file(path: pathlib.Path) -> object:
+    if path.suffix in (".html", ".svg", ".md"):
+        return "there"  # They show seconds.
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _digest(arrays[name]) for name in sorted(arrays)}
+    if path.suffix == ".jsonl":
+        return [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".json":
+        return _without_times(json.loads(path.read_text()))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(value: object) -> str:
+    array = np.ascontiguousarray(value)
+    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
+def _without_times(value: object) -> object:
+    if isinstance(value, dict):
+        return {
+            name: _without_times(entry)
+            for name, entry in value.items()
+            # A digest of a file that holds seconds differs with them.
+            if not name.endswith(("seconds", "_per_second", "sha256")) and name != "time"
+        }
+    return [_without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def attack(name: str, times: int, seed: int, place: pathlib.Path) -> Row:
+    """Kills a program so many times, each time in a fresh copy of what it needs."""
+    program, row = PROGRAMS[name], Row()
+    before, work, log = _needs(program.after, place), place / "W", place / "log.txt"
+    for _ in range(2):  # The first one compiles, and takes longer than those that are killed.
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(before, work)
+        begun = time.monotonic()
+        if finish(start(program, work, log, "reference")):
+            raise RuntimeError(f"{name} fails without a kill:\n{log.read_text()}")
+        duration = time.monotonic() - begun
+    expected = content(work)
+    if found := leftovers(work):
+        raise RuntimeError(f"{name} leaves {found} without a kill")
+    chance = random.Random(f"{seed} {name}")
+    for number in range(times):
+        mark = uuid.UUID(int=chance.getrandbits(128)).hex
+        moment = duration * (number + chance.random()) / times
+        while True:
+            shutil.rmtree(work)
+            shutil.copytree(before, work)
+            if kill_after(start(program, work, log, mark), moment):
+                break
+            moment *= 0.8  # It was faster this time, and had ended.
+        row.kills += 1
+        said = []
+        if left := orphans(mark):
+            row.orphans += 1
+            said.append(f"alive: {left}")
+        row.reruns += 1
+        if finish(start(program, work, log, mark)):
+            row.failed += 1
+            said.append(f"failed: {log.read_text()[-2000:]}")
+        elif differing := _differing(expected, content(work)):
+            row.differences += 1
+            said.append(f"differing: {differing}")
+        if found := leftovers(work):
+            row.leftovers += 1
+            said.append(f"left: {found}")
+        for line in said:
+            print(f"{name}, killed after {moment:.3f} of {duration:.3f} s: {line}", flush=True)
+    shutil.rmtree(work)
+    return row
+
+
+def _needs(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
+    """Returns a folder with what some programs leave; each is made once."""
+    folder = place / "-".join(("made", *names))
+    if not folder.is_dir():
+        work = place / "W"
+        if names:
+            shutil.copytree(_needs(names[:-1], place), work)
+            log = place / "log.txt"
+            if finish(start(PROGRAMS[names[-1]], work, log, "needs")):
+                raise RuntimeError(f"{names[-1]} fails:\n{log.read_text()}")
+        else:
+            work.mkdir()
+        work.rename(folder)
+    return folder
+
+
+def _differing(expected: dict[str, object], found: dict[str, object]) -> list[str]:
+    names = sorted({*expected, *found})
+    return [name for name in names if expected.get(name) != found.get(name)]
+
+
+def main() -> None:
+    """Attacks the programs and prints a row each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=1, help="kills a program")
+    parser.add_argument("--programs", default=",".join(PROGRAMS), help="which, with commas")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    asked = parser.parse_args()
+    names = asked.programs.split(",")
+    if unknown := sorted(set(names) - set(PROGRAMS)):
+        parser.error(f"--programs: {unknown} are unknown; known are {', '.join(PROGRAMS)}")
+    # Forks must not share threads: nothing here may use a device or a pool of threads.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    # What one fork compiles the others find; to be attacked is what programs write.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    for name in ("launch", *_HEAVY):
+        importlib.import_module(name)
+    columns = [field.name for field in dataclasses.fields(Row)]
+    print(f"{'program':<14}", *(f"{name:>11}" for name in columns), flush=True)
+    bad = False
+    # Not a TemporaryDirectory, which every fork would remove at its end.
+    place = tempfile.mkdtemp()
+    try:
+        for name in names:
+            row = attack(name, asked.times, asked.seed, pathlib.Path(place))
+            print(
+                f"{name:<14}", *(f"{value:>11}" for value in dataclasses.astuple(row)), flush=True
+            )
+            bad = bad or row.bad
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    sys.exit(int(bad))
+
+
+if __name__ == "__main__":
+    main()
