@@ -231,12 +231,14 @@ def test_a_run_is_not_evaluated_with_other_settings_data_or_sids(smoke, tmp_path
     workdir = tmp_path / "copy"
     shutil.copytree(job.workdir, workdir)
     copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
-    sids = json.loads((copy.run / "sids.json").read_text())
+    written = (copy.run / "sids.json").read_bytes()
+    sids = json.loads(written)
     first, second = list(sids)[:2]
     sids[first], sids[second] = sids[second], sids[first]
     (copy.run / "sids.json").write_text(json.dumps(sids))
-    with pytest.raises(ValueError, match="sids_sha256"):
+    with pytest.raises(ValueError, match=r"sids\.json: has been damaged or replaced"):
         evaluate.run_evaluation(copy)
+    (copy.run / "sids.json").write_bytes(written)
 
     data = changed(copy, **{"data.source.seed": 1})
     prepare.main(dataclasses.replace(data, overwrite=True))
