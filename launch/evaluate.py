@@ -41,11 +41,12 @@ from minirec.evaluation import (
     write_report,
 )
 from minirec.evaluation.report import MODEL, SYSTEM
+from minirec.files.schema import COUNT, WHOLE, check
 from minirec.sids import SidTable
 from minirec.training import read_metrics
 from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
-from minirec.training.run_folder import CONFIG_FILE
+from minirec.training.run_folder import CONFIG_FILE, read_config
 from pipelines.eval_batches import chosen_rows
 from pipelines.prepared import Prepared
 
@@ -247,7 +248,8 @@ def chosen_on(job: program.Job, searched: Searched, *, validated: bool) -> dict[
 
     found = {}
     if validated:
-        trained = files.read_json(job.run / CONFIG_FILE)
+        trained = read_config(job.run)
+        check(trained, {"valid_users": COUNT, "seed": WHOLE}, str(job.run / CONFIG_FILE))
         number = among(trained["valid_users"], trained["seed"])
         found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
     if searched.weights is not None:

@@ -40,6 +40,7 @@ from pipelines.prepared import Prepared
 FUSION = "fusion.json"
 ITEM_HEAD, ITEM_TRANSITION = "item_head", "item_transition"
 _WEIGHTS, _MADE_OF = "fusion", "made_of"
+_KEPT = {_MADE_OF: dict, _WEIGHTS: dict}
 _REMEDY = "remove it: the weights are chosen anew"
 
 
@@ -168,7 +169,7 @@ def kept_weights(job: Job) -> FusionWeights | None:
         FileNotFoundError: the run has saved no model yet.
     """
     path, made_of = job.run / FUSION, _made_of(job)
-    kept = files.read_sealed(path, _REMEDY) if path.is_file() else None
+    kept = files.read_sealed(path, _REMEDY, _KEPT) if path.is_file() else None
     if kept is None or kept.get(_MADE_OF) != made_of:
         return None
     return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))

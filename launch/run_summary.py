@@ -61,7 +61,7 @@ def _training(job: Job) -> dict[str, Any] | None:
 def _evaluation(job: Job, folder: str) -> dict[str, Any]:
     names = ("report.json", "predictions.json")
     files.check_folder(job.run / folder, names, remedy="evaluate the run again")
-    report = files.read_json(job.run / folder / "report.json")
+    report = files.read_json(job.run / folder / "report.json", dict)
     predictions = files.sha256(job.run / folder / "predictions.json")
     shown = {name: report[name] for name in _OF_REPORT if name in report}
     return shown | {"predictions_sha256": predictions}

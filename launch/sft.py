@@ -29,7 +29,7 @@ from launch import evaluate, language, make_sids, prepare, program, train, wandb
 from launch.run_summary import SUMMARY, write_summary
 from minirec import files
 from minirec.evaluation import Report, metric_lines
-from minirec.files.schema import NUMBER, SHA256
+from minirec.files.schema import NUMBER, SHA256, check
 from minirec.models import SidDecoder, sharding
 from minirec.models.hf import save_checkpoint
 from minirec.models.vocabulary import merged
@@ -175,7 +175,7 @@ def save_model(
     sharding.place(plain, mesh)
     folder = job.run / language.MODEL
     partial = folder.with_name(f".{folder.name}.partial")
-    model_type = files.read_json(like / "config.json")["model_type"]
+    model_type = files.read_json(like / "config.json", {"model_type": str})["model_type"]
     save_checkpoint(plain, partial, like=like, model_type=model_type, overwrite=True)
 
     def finish() -> None:
@@ -272,8 +272,9 @@ def _check_run(job: program.Job, catalogue: language.LanguageCatalogue) -> None:
         "prompts": config["prompts"],
         "loader": {name: config["loader"][name] for name in ("max_items", "row_tokens")},
     }
+    check(trained, {"loader": dict}, str(path))
     there = {name: trained.get(name) for name in here}
-    there["loader"] = {name: (there["loader"] or {}).get(name) for name in here["loader"]}
+    there["loader"] = {name: trained["loader"].get(name) for name in here["loader"]}
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")

@@ -39,9 +39,11 @@ from launch.sweep_run import SweepJob
 from minirec import files
 from minirec.evaluation.log_health import tied_targets
 from minirec.evaluation.report import MODEL, SYSTEM
-from minirec.evaluation.seeds import best_first, setting_row
+from minirec.evaluation.seeds import METRICS, best_first, setting_row
 from minirec.evaluation.sweep_report import Sweep, markdown, write_sweep
+from minirec.files.schema import COUNT, NUMBER, Kind, check, is_number
 from minirec.training import TrainResult, compare, read_metrics
+from minirec.training.metrics_log import FINAL, METRICS_FILE
 from minirec.training.run_folder import OVERWRITE_FILE, locked, overwrite_once
 
 RESULTS, FAILURES, RECORD = "results.jsonl", "failed.jsonl", "sweep.json"
@@ -58,6 +60,21 @@ _BY = flags.DEFINE_enum(
     "Recommender whose NDCG@10 sorts the table.",
 )
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"
+# What a report and a line of results say of how good a run is, and by what code.
+_PAIR = Kind(
+    "two numbers",
+    lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_number, value)),
+)
+_METRICS = {"item": dict.fromkeys(METRICS, NUMBER)}
+_INTERVALS = {"item": dict.fromkeys(METRICS, _PAIR)}
+_SCORES = {
+    "users": COUNT,
+    "metrics": {str: _METRICS},
+    "intervals": {str: _INTERVALS},
+    "chosen_on?": {str: COUNT},
+    "health?": (dict, None),
+}
+_CODE = {"commit": (str, None), "uncommitted_changes": (bool, None)}
 _LINE_REMEDY = "remove the line: the same command makes it anew from its run"
 # They change neither a batch nor a result.
 _HOW_FAST = ("num_threads", "num_workers", "prefetch")
@@ -148,7 +165,8 @@ def run_sweep(
         files.clear_leftovers(folder, recursive=True)
         runs = plan(job, settings, folder)
         _claim(folder, job, runs, split)
-        results, failures = (_read_lines(folder / name) for name in (RESULTS, FAILURES))
+        results = _read_lines(folder / RESULTS)
+        failures = _read_lines(folder / FAILURES, {"error": str})
         sweep = _summary(job, runs, split, by, results, failures)
         write_sweep(folder, sweep)
         for number, run in enumerate(runs, 1):
@@ -271,19 +289,29 @@ def _about(run: Run, split: str) -> dict[str, Any]:
 def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
     """Returns the line of a finished run."""
     files.check_folder(report_path.parent, [report_path.name], remedy="run the sweep again")
-    report = files.read_json(report_path)
-    final = TrainResult.from_record(read_metrics(run.job.run)[-1])
+    report = files.read_json(report_path, {"seconds": NUMBER})
+    _check_scores(report, str(report_path))
+    lines = read_metrics(run.job.run)
+    if not lines or lines[-1]["kind"] != FINAL:
+        raise ValueError(f"{run.job.run / METRICS_FILE}: its last line must be of kind {FINAL!r}")
+    final = TrainResult.from_record(lines[-1])
     return _about(run, split) | {
         "users": report["users"],
         "metrics": report["metrics"],
         "intervals": report["intervals"],
-        "chosen_on": report["chosen_on"],
+        "chosen_on": report.get("chosen_on", {}),
         "health": report.get("health"),
         "steps": final.step,
         "best_step": final.best_step,
         "train_seconds": round(final.seconds, 1),
         "evaluate_seconds": report["seconds"],
     }
+
+
+def _check_scores(scores: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError unless what a report or a line says of its users is as rows need it."""
+    check(scores, _SCORES, where)
+    check(scores["intervals"], dict.fromkeys(scores["metrics"], dict), f"{where}: intervals")
 
 
 def _error(path: Path, code: int) -> str:
@@ -331,15 +359,24 @@ def _value(config: Mapping[str, Any], field: str) -> Any:
     return value
 
 
-def _read_lines(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Returns the lines of a file by run and split."""
+def _read_lines(path: Path, shape: Any = None) -> dict[tuple[str, str], dict[str, Any]]:
+    """Returns the lines of a file by run and split.
+
+    Args:
+        path: the file.
+        shape: what its lines are, beside run and split; None: results.
+    """
     if not path.is_file():
         return {}
-    lines = [
-        files.unseal(line, f"{path}, line {number}", _LINE_REMEDY)
-        for number, line in files.read_json_lines(path)
-    ]
-    return {(line["run"], line["split"]): line for line in lines}
+    found = {}
+    for number, line in files.read_json_lines(path):
+        where = f"{path}, line {number}"
+        line = files.unseal(line, where, _LINE_REMEDY)
+        check(line, {"run": str, "split": str, **(shape or _CODE)}, where)
+        if shape is None:
+            _check_scores(line, where)
+        found[line["run"], line["split"]] = line
+    return found
 
 
 def _write_lines(path: Path, lines: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:

@@ -21,11 +21,14 @@ from ml_collections import ConfigDict
 
 from launch import evaluate, make_sids, prepare, program, train, wiring
 from minirec import files
+from minirec.files.schema import Kind
 from minirec.training import run_folder
 from pipelines import child
 
 FINISHED, FAILED, STOPPED = 0, 1, 75
 SPEC = "sweep_run.json"
+_SPLIT = Kind("test or valid", lambda value: isinstance(value, str) and value in wiring.REPORTS)
+_SPEC = {"config": dict, "split": _SPLIT, "workdir": str, "prepared": str, "sids": str}
 ERROR = "error.txt"
 _SWEEP_RUN = flags.DEFINE_string("sweep_run", None, "File that describes a run of a sweep.")
 
@@ -69,7 +72,7 @@ def write_spec(job: SweepJob, split: str) -> Path:
 
 def read_spec(path: Path) -> tuple[SweepJob, str]:
     """Returns the job that a file describes, and the split to evaluate on."""
-    content = files.read_sealed(path, "run launch.sweep again, which writes it anew")
+    content = files.read_sealed(path, "run launch.sweep again, which writes it anew", _SPEC)
     config = ConfigDict(_with_tuples(content["config"]))
     workdir, prepared, sids = (Path(content[name]) for name in ("workdir", "prepared", "sids"))
     return SweepJob(config, workdir, path.parent, False, prepared, sids), content["split"]

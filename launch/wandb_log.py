@@ -81,7 +81,7 @@ def started(
         project=config.wandb.project,
         entity=config.wandb.entity or None,
         name=run_folder.name,
-        id=files.read_sealed(path, "remove it: the run goes on under a new id")["id"],
+        id=files.read_sealed(path, "remove it: the run goes on under a new id", {"id": str})["id"],
         resume="allow" if mode == "online" else None,
         dir=str(run_folder),
         config=config.to_dict(),

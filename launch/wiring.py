@@ -17,6 +17,7 @@ from kernels.trie import Trie, build_trie
 from launch.program import Job
 from minirec import files
 from minirec.decoding import BeamSearcher, Buckets
+from minirec.files.schema import COUNT, check
 from minirec.models import (
     ItemDecoder,
     ItemDecoderConfig,
@@ -39,6 +40,9 @@ SIDS_REPORT = "sids_report.json"
 CODEBOOKS = "codebooks.npz"
 APPENDED = "appended.json"
 VOCAB = "vocab.json"
+# What is read of a file, as `minirec.files.schema` writes it.
+_REPORT = {"prepared": str, "codebook_sizes": [COUNT], "files": dict}
+_TRAINED = {"loader": dict, "loss": dict}
 _SIDS_REMEDY = "run launch.make_sids again, or launch.train for the copy that its run keeps"
 # A report on validation users stands beside the one on test users, not in its place.
 REPORTS = {"test": "report", "valid": "report_valid"}
@@ -152,7 +156,7 @@ def checked_sids(sids_folder: Path, name: str) -> dict[str, Any]:
     for needed in (name, SIDS_REPORT):
         if not (sids_folder / needed).is_file():
             raise ValueError(f"{sids_folder / needed} is missing: run launch.make_sids and train")
-    report = files.read_sealed(sids_folder / SIDS_REPORT, _SIDS_REMEDY)
+    report = files.read_sealed(sids_folder / SIDS_REPORT, _SIDS_REMEDY, _REPORT)
     files.check_files(sids_folder, report.get("files"), [name], remedy=_SIDS_REMEDY)
     return report
 
@@ -234,9 +238,10 @@ def load_run(
         "loader": {"max_items": config["loader"]["max_items"]},
         "loss": {"item_weight": config["loss"]["item_weight"]},
     }
+    check(trained, _TRAINED, str(path))
     there = {name: trained.get(name) for name in here}
     for part in ("loader", "loss"):
-        there[part] = {name: (there[part] or {}).get(name) for name in here[part]}
+        there[part] = {name: trained[part].get(name) for name in here[part]}
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")

@@ -294,10 +294,7 @@ def _object(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file; an empty one where there is no file."""
     if not path.is_file():
         return {}
-    value = files.read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; expected a JSON object")
-    return value
+    return files.read_json(path, dict)
 
 
 def _special_tokens(
@@ -327,7 +324,8 @@ def _special_tokens(
                 value = value[0] if value else None
             if found[name] is not None or value is None:
                 continue
-            if not isinstance(value, int) or tokenizer.id_to_token(value) is None:
+            is_id = type(value) is int and 0 <= value < 2**31
+            if not is_id or tokenizer.id_to_token(value) is None:
                 raise ValueError(
                     f"{folder / file}: {name}_token_id is {value!r}: it must be the id of a token "
                     f"of {TOKENIZER}"

@@ -283,7 +283,7 @@ def test_a_sid_token_that_was_taken_apart_becomes_one(checkpoint):
         ("tokenizer.json", None, "tokenizer.json is missing"),
         ("tokenizer.json", "{", "tokenizer.json: not a tokenizer"),
         ("tokenizer.json", '{"model": 3}', "tokenizer.json: not a tokenizer"),
-        ("tokenizer_config.json", "[1]", "holds a list; expected a JSON object"),
+        ("tokenizer_config.json", "[1]", r"holds \[1\]; expected an object"),
         ("tokenizer_config.json", "{", "tokenizer_config.json: not a JSON file"),
         ("tokenizer_config.json", '{"eos_token": "<end>"}', "eos_token is '<end>'"),
         ("tokenizer_config.json", '{"pad_token": 3}', "pad_token is 3"),
