@@ -252,8 +252,11 @@ def _codebooks(job: Job) -> tuple[Any, ...]:
         )
     wiring.checked_sids(job.sids, wiring.CODEBOOKS)
     codebooks, about, _ = load_codebooks(path)
-    if about["sids_sha256"] != files.sha256(job.sids / wiring.SIDS):
-        raise ValueError(f"{path}: belongs to other SIDs than {job.sids / wiring.SIDS}")
+    if about.get("sids_sha256") != files.sha256(job.sids / wiring.SIDS):
+        raise ValueError(
+            f"{path}: sids_sha256 is {about.get('sids_sha256')!r}: it belongs to other SIDs than "
+            f"{job.sids / wiring.SIDS}"
+        )
     return codebooks.codebooks
 
 

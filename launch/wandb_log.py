@@ -70,9 +70,6 @@ def started(
         return
     import wandb
 
-    path = run_folder / _RUN_FILE
-    if not path.is_file():
-        files.write_sealed(path, {"id": uuid.uuid4().hex[:12]})
     settings = wandb.Settings(
         silent=True, console="off", api_key=_key(dotenv) if mode == "online" else None
     )
@@ -81,7 +78,7 @@ def started(
         project=config.wandb.project,
         entity=config.wandb.entity or None,
         name=run_folder.name,
-        id=files.read_sealed(path, "remove it: the run goes on under a new id", {"id": str})["id"],
+        id=run_id(run_folder),
         resume="allow" if mode == "online" else None,
         dir=str(run_folder),
         config=config.to_dict(),
@@ -105,6 +102,18 @@ def started(
     run.finish()
 
 
+def run_id(run_folder: Path) -> str:
+    """Returns the id that the run has at W&B, chosen where it has none yet.
+
+    Raises:
+        DamagedError: `wandb.json` is not as it was written.
+    """
+    path = run_folder / _RUN_FILE
+    if not path.is_file():
+        files.write_sealed(path, {"id": uuid.uuid4().hex[:12]})
+    return files.read_sealed(path, "remove it: the run goes on under a new id", {"id": str})["id"]
+
+
 def _key(dotenv: Path | None) -> str | None:
     """Returns the key from the environment, or from the file of variables."""
     return os.environ.get(_KEY) or read_dotenv(dotenv or Path(".env")).get(_KEY)
@@ -117,12 +126,17 @@ def read_dotenv(path: Path) -> dict[str, str]:
     allowed; nothing is expanded.
 
     Raises:
-        ValueError: a line that is none; the message names file and line and shows no value.
+        ValueError: no text, or a line that is none; the message names file and line and shows no
+            value.
     """
     variables: dict[str, str] = {}
     if not path.is_file():
         return variables
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:  # It shows what it could not read.
+        raise ValueError(f"{path}: not a text file in UTF-8") from None
+    for number, line in enumerate(text.splitlines(), 1):
         line = line.strip().removeprefix("export ").strip()
         if not line or line.startswith("#"):
             continue
