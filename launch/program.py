@@ -246,9 +246,10 @@ def run(main: Callable[[Job], None], *, many_processes: bool = False, **defaults
 def start(body: Callable[[], None], argv: Sequence[str]) -> None:
     """Runs `body` under absl, with config names resolved.
 
-    What a person can mend (a wrong value, a missing file, a full disk) ends in one line on stderr
-    and exit code 2, a Ctrl-C in one line and 130; the environment's MINIREC_TRACEBACK=1 shows where
-    it came from. Where nobody reads the output any more (`| head`) the program ends silently.
+    What a person can mend (a wrong value, a missing file, a full disk, too little memory) ends in
+    one line on stderr and exit code 2, a Ctrl-C in one line and 130; the environment's
+    MINIREC_TRACEBACK=1 shows where it came from. Where nobody reads the output any more (`| head`)
+    the program ends silently.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     output.escape()
@@ -276,14 +277,19 @@ def start(body: Callable[[], None], argv: Sequence[str]) -> None:
             output.closed_pipe()
         except (ValueError, OSError, FloatingPointError) as error:
             _fail(error)
+        except MemoryError as error:
+            _fail(error, "out of memory")
+        except RecursionError as error:
+            _fail(error, "something is nested too deep")
 
     app.run(guarded, argv=list(argv), flags_parser=parse)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: Exception, what: str = "") -> NoReturn:
     if os.environ.get("MINIREC_TRACEBACK"):
         raise error
     # What goes wrong in a config file comes with its whole traceback: the last line says it all.
     text = str(error).strip().splitlines()[-1] if isinstance(error, flags.Error) else str(error)
+    text = ": ".join(filter(None, (what, text)))
     print(f"error: {files.shown(text, lines=True)}", file=sys.stderr)
     sys.exit(2)
