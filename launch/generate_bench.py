@@ -176,8 +176,7 @@ def _measure(
     np.save(folder / "tokens.npy", tokens, allow_pickle=False)
     np.save(folder / "lengths.npy", lengths, allow_pickle=False)
     result = peer.measured(command)
-    with np.load(folder / "found.npz", allow_pickle=False) as arrays:
-        found[name] = dict(arrays)
+    found[name] = files.read_npz(folder / "found.npz")
     return result
 
 

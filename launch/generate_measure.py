@@ -21,7 +21,10 @@ from kernels.trie import build_trie
 from minirec import files
 from minirec.decoding import BeamSearcher
 from minirec.decoding.ranking import rank_users
+from minirec.files.schema import COUNT
 from minirec.models.hf import load_checkpoint
+
+_CONFIG = {"num_beams": COUNT, "normalize": str, "head": str, "batch_size": COUNT, "rounds": COUNT}
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -30,10 +33,10 @@ def measure(folder: Path) -> dict[str, Any]:
     The first batch, which compiles, is not part of a round. `found.npz` in the folder gets the
     answers found, int32 `[N, M, L]`, zeros where a beam is dead, and their scores.
     """
-    config = files.read_json(folder / "config.json")
+    config = files.read_json(folder / "config.json", _CONFIG)
     tokens, lengths, answers = (
-        np.load(folder / f"{name}.npy", allow_pickle=False)
-        for name in ("tokens", "lengths", "answers")
+        files.read_npy(folder / f"{name}.npy", shape=[None] * axes)
+        for name, axes in (("tokens", 2), ("lengths", 1), ("answers", 2))
     )
     model = load_checkpoint(folder / "model")
     trie = build_trie(answers, codebook_sizes=[model.config.vocab_size] * answers.shape[1])

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int
 
 from minirec import files
+from minirec.files.schema import COUNT, NUMBER
 from minirec.models.hf import load_checkpoint
 from minirec.training import OptimizerConfig, SidTask, Stage
 from minirec.training.loop import new_optimizer
@@ -28,13 +29,22 @@ from minirec.training.step import TrainStep
 from pipelines.packing import pack
 
 LOGITS_AT_ONCE = 128
+_CONFIG = {
+    "warmup": COUNT,
+    "steps": COUNT,
+    "row_tokens": COUNT,
+    "rows": COUNT,
+    "batch_size": COUNT,
+    "learning_rate": NUMBER,
+}
 
 
 def measure(folder: Path) -> dict[str, Any]:
     """Returns losses, seconds and tokens of the steps that count, and the peak memory."""
-    config, variant = (files.read_json(folder / f"{name}.json") for name in ("config", "variant"))
+    config = files.read_json(folder / "config.json", _CONFIG)
+    variant = files.read_json(folder / "variant.json", {"pack": bool, "dtype": str})
     arrays = {
-        name: np.load(folder / f"{name}.npy", allow_pickle=False)
+        name: files.read_npy(folder / f"{name}.npy", shape=[None])
         for name in ("tokens", "offsets", "prompts")
     }
     warmup = config["warmup"]

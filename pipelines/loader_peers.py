@@ -17,6 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from minirec import files
 from minirec.sids import SidVocab
 from pipelines.child import tied
 from pipelines.row_source import Batch
@@ -157,8 +158,8 @@ def torch_speed(
         done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
-        with np.load(folder / "check.npz", allow_pickle=False) as first:
-            elements.check(first, np.arange(len(first["tokens"])))
+        first = files.read_npz(folder / "check.npz")
+        elements.check(first, np.arange(len(first["tokens"])))
     return Speed(**json.loads(done.stdout.splitlines()[-1]))
 
 
