@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from minirec import files
+from minirec.files.schema import COUNT, NUMBER, SHA256, WHOLE, Kind, check
 from minirec.training import processes
 from minirec.training.step_folders import MismatchError, StepFolders, name_of
 
@@ -25,6 +26,30 @@ _REMEDY = (
     "train again with the same command, which mends what can be mended from the run's other "
     "checkpoints, or with --overwrite"
 )
+_SUMS = Kind(
+    "a list of two numbers",  # NaN and infinities are some: a sum may have come to that.
+    lambda value: (
+        type(value) is list and len(value) == 2 and all(type(n) in (int, float) for n in value)
+    ),
+)
+_POSITION = {
+    "step": COUNT,
+    "stage": COUNT,
+    "step_in_stage": COUNT,
+    "seed": WHOLE,
+    "loader": object,
+    "evaluated_step": WHOLE,
+    "early_stop": {
+        "best?": (NUMBER, None),
+        "best_step?": (COUNT, None),
+        "stage_best?": (NUMBER, None),
+        "without_progress?": COUNT,
+    },
+    "window": {str: _SUMS},
+    "metrics_bytes": COUNT,
+    "metrics_sha256": SHA256,
+    "seconds": NUMBER,
+}
 
 
 @dataclasses.dataclass
@@ -77,6 +102,23 @@ class Position:
             seconds=0.0,
         )
 
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Position:
+        """Returns the position that a file holds.
+
+        Raises:
+            DamagedError: it holds none; the message names `where`, the file, field and value.
+        """
+        try:
+            check(value, _POSITION, where)
+            early_stop = value["early_stop"]
+            for entry, shape in ((value, _POSITION), (early_stop, _POSITION["early_stop"])):
+                if unknown := entry.keys() - {name.removesuffix("?") for name in shape}:
+                    raise ValueError(f"{where}: {min(unknown)!r} is no field of a position")
+        except ValueError as error:
+            raise files.DamagedError(str(error)) from error
+        return cls(**value)
+
 
 class Checkpoints:
     """Saves and restores the checkpoints under `folder/checkpoints`."""
@@ -85,6 +127,11 @@ class Checkpoints:
         root = Path(folder).absolute() / CHECKPOINTS
         self._last = StepFolders(root / "last", keep=keep_last)
         self._best = StepFolders(root / "best", keep=1)
+
+    @property
+    def last_folder(self) -> Path:
+        """Where the checkpoints of the whole state lie, each in a folder called by its step."""
+        return self._last.folder
 
     def save_last(self, model: nnx.State, optimizer: nnx.State, position: Position) -> None:
         """Saves the whole state at `position.step`, unless that step is there already."""
@@ -172,19 +219,17 @@ class Checkpoints:
         """Returns one checkpoint, or what is wrong with it."""
         model_state = nnx.state(model)
         try:
-            self._last.check(step, "this checkpoint is not restored")
-            position = Position(
-                **self._last.restore(step, position=ocp.args.JsonRestore())["position"]
-            )
-            processes.first_alone(lambda: check_record(position))
-            optimizer_state = nnx.state(make_optimizer(position.stage))
-            arrays = self._last.restore(
-                step,
-                model=ocp.args.StandardRestore(self._last.wanted(step, "model", model_state)),
-                optimizer=ocp.args.StandardRestore(
-                    self._last.wanted(step, "optimizer", optimizer_state)
-                ),
-            )
+            with self._last.reading(step, "this checkpoint is not restored"):
+                position = self._position(step)
+                processes.first_alone(lambda: check_record(position))
+                optimizer_state = nnx.state(make_optimizer(position.stage))
+                arrays = self._last.restore(
+                    step,
+                    model=ocp.args.StandardRestore(self._last.wanted(step, "model", model_state)),
+                    optimizer=ocp.args.StandardRestore(
+                        self._last.wanted(step, "optimizer", optimizer_state)
+                    ),
+                )
         except MismatchError:
             raise
         except Exception as error:  # Whatever the damage looks like, an older one may do.
@@ -194,6 +239,14 @@ class Checkpoints:
             from_arrays(model_state, arrays["model"]),
             from_arrays(optimizer_state, arrays["optimizer"]),
         )
+
+    def _position(self, step: int) -> Position:
+        restored = self._last.restore(step, position=ocp.args.JsonRestore())["position"]
+        where = self._last.folder / str(step) / "position" / "metadata"
+        position = Position.from_json(restored, str(where))
+        if position.step != step:
+            raise files.DamagedError(f"{where}: step is {position.step}; expected {step}")
+        return position
 
     def best_step(self) -> int | None:
         """Returns the step of the best model, None where there is none that is whole.
@@ -278,10 +331,10 @@ def _load[Model: nnx.Module](folder: Path, model: Model) -> Model:
     saved = StepFolders(folder, keep=None)
     try:
         step = _newest(saved)
-        saved.check(step, _REMEDY)
         graph, state = nnx.split(model)
-        wanted = saved.wanted(step, "model", state)
-        restored = saved.restore(step, model=ocp.args.StandardRestore(wanted))
+        with saved.reading(step, _REMEDY):
+            wanted = saved.wanted(step, "model", state)
+            restored = saved.restore(step, model=ocp.args.StandardRestore(wanted))
         return nnx.merge(graph, from_arrays(state, restored["model"]), copy=True)
     finally:
         saved.close()

@@ -114,15 +114,19 @@ def train(
         checkpoints = Checkpoints(folder, keep_last=config.keep_last)
         stack.callback(checkpoints.close)
 
+        def check_position(at: Position) -> None:
+            if at.stage >= len(stages) or at.step_in_stage > stages[at.stage].num_steps:
+                raise DamagedError(
+                    f"{checkpoints.last_folder / str(at.step)}: holds step {at.step_in_stage} of "
+                    f"stage {at.stage}, which the run does not have"
+                )
+            check_prefix(folder / METRICS_FILE, at.metrics_bytes, at.metrics_sha256)
+
         def first_optimizer(index: int) -> nnx.Optimizer:
             return new_optimizer(model, stages[index], mesh)
 
         try:
-            restored = checkpoints.restore_newest(
-                model,
-                first_optimizer,
-                lambda at: check_prefix(folder / METRICS_FILE, at.metrics_bytes, at.metrics_sha256),
-            )
+            restored = checkpoints.restore_newest(model, first_optimizer, check_position)
         except DamagedError:
             if is_writer:
                 run_folder.forget_overwrite(folder)
@@ -201,7 +205,11 @@ def train(
             stack.callback(getattr(batches, "close", lambda: None))  # It may have processes.
             if restored_optimizer is not None:
                 nnx.update(optimizer, restored_optimizer)
-                batches.set_state(position.loader)
+                try:
+                    batches.set_state(position.loader)
+                except ValueError as error:
+                    saved = checkpoints.last_folder / str(position.step)
+                    raise ValueError(f"{saved}: {error}") from error
                 step_in_stage, restored_optimizer = position.step_in_stage, None
             else:
                 step_in_stage = 0

@@ -6,8 +6,10 @@ Only then do older steps go, so that a kill at any moment leaves a whole one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,27 @@ class StepFolders:
         """
         folder = self.folder / str(step)
         processes.first_alone(lambda: files.check_folder(folder, remedy=remedy))
+
+    @contextlib.contextmanager
+    def reading(self, step: int, remedy: str) -> Generator[None]:
+        """Checks a step before the body reads it, and names it where it cannot be read.
+
+        Raises:
+            DamagedError: see `check`, or the body ends in an error of Orbax.
+        """
+        self.check(step, remedy)
+        try:
+            yield
+        except (files.DamagedError, MismatchError):
+            raise
+        except (OSError, MemoryError, jax.errors.JaxRuntimeError):  # They say nothing of the files.
+            raise
+        except Exception as error:  # Orbax believes its files, and fails anywhere if they are odd.
+            said = str(error).partition("\n")[0]
+            raise files.DamagedError(
+                f"{self.folder / str(step)}: cannot be read as a checkpoint: "
+                f"{type(error).__name__}: {said:.300}; {remedy}"
+            ) from error
 
     def wanted(self, step: int, item: str, state: nnx.State) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns what to restore for `state`, placed on devices as it is.
