@@ -20,6 +20,7 @@ import launch.artifacts
 from minirec import artifacts
 from minirec.artifacts.probe import probe_model
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
+from tests.damages import damages, variants
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAME = "minionerec_industrial"
@@ -258,6 +259,30 @@ def test_a_bad_manifest_is_an_error_that_names_the_field(field, value, message, 
     pathlib.Path("artifacts.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=f"artifacts.json: {NAME}: .*{message}"):
         run("verify")
+
+
+def test_any_damage_to_a_manifest_is_refused_by_its_name_or_leaves_a_manifest(run):
+    """It is for people to edit, so that nothing tells a changed digit from one that was meant."""
+    run("init")
+    path = pathlib.Path("artifacts.json")
+    data, refusals = path.read_bytes(), []
+    value = json.loads(data)
+    name, entry = next(iter(value["artifacts"].items()))
+    others = [content for _, content in damages(path.name, data)]
+    others += [json.dumps(other).encode() for _, other in variants(value)]
+    for _, other in variants(entry):
+        others.append(json.dumps(value | {"artifacts": {name: other}}).encode())
+    for content in others:
+        path.write_bytes(content)
+        try:
+            found = artifacts.read_manifest(path)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            artifacts.write_manifest(path, found)
+            assert artifacts.read_manifest(path) == found
+    assert len(refusals) > 80
+    assert all(path.name in refusal for refusal in refusals)
 
 
 def test_an_unknown_name_and_a_missing_manifest_are_usage_errors(run):

@@ -6,27 +6,24 @@ another program, of somebody who means harm) is refused by the reader, which is 
 again.
 """
 
-import contextlib
 import dataclasses
 import fnmatch
 import json
-import os
 import shutil
 
 import numpy as np
 import pytest
 
-from launch import ranking, run_summary, sweep, sweep_run, wiring
+from launch import ranking, sft, sweep, sweep_run, wandb_log, wiring
 from minirec import files
 from minirec.models.hf import save_checkpoint
 from minirec.sids.append import AppendedItems
 from minirec.sids.latent_codebooks import load_codebooks
 from minirec.sids.text_transform import TextTransform
-from minirec.training import read_metrics
-from minirec.training.metrics_log import FINAL, check_prefix
-from minirec.training.run_folder import read_config
-from minirec.training.step_folders import StepFolders
+from minirec.training.run_folder import overwrite_once, read_config
 from pipelines.prepared import Prepared
+from tests.damages import damaged, damages, refused, variants
+from tests.launch.run_readers import of_checkpoint, of_metrics, of_report, outcome
 from tests.models.hf_small import QWEN2, make
 
 NEVER_READ = {
@@ -34,26 +31,10 @@ NEVER_READ = {
     "*.html": "for people",
     "*/.lock": "its content is for people",
     "*/report/checksums.json": "see report.json, whose digest it holds",
-    "*/overwrite.json": "see tests/training/test_damage.py",
 }
 HARMLESS = {
     ("sweeps/*.jsonl", "empty"): "the same command makes the lines anew from the runs' reports",
 }
-DEEP = b"[" * 100_000
-LONG = b'{"a": ' + b"9" * 5000 + b"}"
-OTHER_JSON = (
-    b"[]",
-    b"{}",
-    b"null",
-    b"3",
-    b'"text"',
-    b"[[1]]",
-    DEEP,
-    LONG,
-    b"\xef\xbb\xbf{",
-    b"{}{}",
-)
-OTHER_VALUES = (None, "x", -1, 2**70, 0.5, [], {}, [[]], [None], {"x": None}, True)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +59,17 @@ def whole(smoke, tmp_path_factory):
     files.write_sealed(workdir / "sweeps" / "s" / sweep.RECORD, {"config": job.config.to_dict()})
     save_checkpoint(make(QWEN2), workdir / "fine_tuned")
     files.write_checksums(workdir / "fine_tuned")
+    of_overwrite(job, None, asked=True)
+    wandb_log.run_id(job.run)
+    files.write_sealed(job.run / sft.NEW_ROWS_FILE, {"record": digest, "losses": {"mean": [1.0]}})
     failed = {"run": "r", "split": "test", "error": "why"}
     sweep._write_lines(workdir / "sweeps" / "s" / sweep.FAILURES, {("r", "test"): failed})
     return job
+
+
+def of_overwrite(job, path, *, asked=False):
+    nothing = lambda: None  # noqa: E731
+    overwrite_once(job.run, {"of": "a run"}, asked=asked, finished=nothing, remove=nothing)
 
 
 def of_prepared(job, path):
@@ -114,28 +103,6 @@ def of_appended(job, path):
     return items.raw_item_ids, items.titles, items.codes.tolist()
 
 
-def of_metrics(job, path):
-    """The lines, looked at as who goes on does; one that tells of the end is made anew."""
-    lines = [line for line in read_metrics(job.run) if line["kind"] != FINAL]
-    last = max((job.run / "checkpoints" / "last").iterdir(), key=lambda folder: int(folder.name))
-    position = json.loads((last / "position" / "metadata").read_bytes())
-    check_prefix(path, position["metrics_bytes"], position["metrics_sha256"])
-    return lines
-
-
-def of_report(job, path):
-    return run_summary._evaluation(job, "report")
-
-
-def of_checkpoint(job, path):
-    step = next(part for part in path.parents if part.parent.name in ("last", "best"))
-    saved = StepFolders(step.parent, keep=None)
-    try:
-        saved.check(int(step.name), "see above")
-    finally:
-        saved.close()
-
-
 def of_lines(shape):
     def read(job, path):
         return sweep._read_lines(path, shape)
@@ -155,6 +122,9 @@ READERS = {
     "runs/*/config.json": lambda job, path: read_config(job.run),
     "runs/*/metrics.jsonl": of_metrics,
     "runs/*/fusion.json": lambda job, path: ranking.kept_weights(job),
+    "runs/*/overwrite.json": of_overwrite,
+    "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
+    "runs/*/new_rows.json": lambda job, path: sft._read_new_rows(job),
     "runs/*/report/*.json": of_report,
     "runs/*/checkpoints/*": of_checkpoint,
     "sweeps/*/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
@@ -184,44 +154,6 @@ def reader_of(name):
     return found[0]
 
 
-@contextlib.contextmanager
-def damaged(path, content):
-    """Puts another file in the place of one, for as long as the block."""
-    kept = path.with_name(f".{path.name}.kept")
-    os.replace(path, kept)
-    try:
-        path.write_bytes(content)
-        yield
-    finally:
-        os.replace(kept, path)
-
-
-def outcome(reader, job, path):
-    """What a reader makes of a file: a value, or the error that names it."""
-    try:
-        return repr(reader(job, path)), None
-    except (ValueError, OSError) as error:
-        return None, str(error)
-
-
-def refused(message, path):
-    return message is not None and path.name in message and "\n" not in message
-
-
-def damages(name, data):
-    rng = np.random.default_rng(sum(map(ord, name)))
-    for place in rng.integers(0, len(data), 3):
-        flipped = bytearray(data)
-        flipped[place] ^= 1 << int(rng.integers(8))
-        yield f"bit flipped in byte {place}", bytes(flipped)
-    yield "cut", data[: len(data) // 2]
-    yield "a byte less", data[:-1]
-    yield "empty", b""
-    if name.endswith((".json", ".jsonl")) and "checkpoints" not in name:
-        for other in OTHER_JSON:
-            yield f"{other[:12]!r}", other
-
-
 def test_any_damage_to_any_file_is_refused_by_name_or_changes_nothing(whole):
     escaped, count = [], 0
     for name in names(whole):
@@ -243,24 +175,15 @@ def test_any_damage_to_any_file_is_refused_by_name_or_changes_nothing(whole):
     assert count > 300
 
 
-def variants(value):
-    """The object with one of its fields, at any depth of two, being something else."""
-    for name, entry in value.items():
-        yield name, {other: e for other, e in value.items() if other != name}
-        for other in OTHER_VALUES:
-            yield f"{name}={other!r}", value | {name: other}
-        if isinstance(entry, dict):
-            for inner in list(entry)[:4]:
-                for other in OTHER_VALUES:
-                    yield f"{name}.{inner}={other!r}", value | {name: entry | {inner: other}}
-
-
 SEALED = {
     "prepared/manifest.json": of_prepared,
     "sids/sids_report.json": of_table(lambda job: job.sids),
     "sids/appended.json": of_appended,
     "runs/*/vocab.json": of_vocab,
     "runs/*/fusion.json": lambda job, path: ranking.kept_weights(job),
+    "runs/*/overwrite.json": of_overwrite,
+    "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
+    "runs/*/new_rows.json": lambda job, path: sft._read_new_rows(job),
     "sweeps/s/runs/r/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
     "sweeps/s/results.jsonl": of_lines(None),
     "runs/*/config.json": lambda job, path: wiring.load_run(job),

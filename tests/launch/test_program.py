@@ -105,6 +105,34 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch
     assert "Traceback" not in done.stderr
 
 
+_ENDS = """
+import os
+import numpy as np
+from launch import program
+
+def deep():
+    deep()
+
+for body in (lambda: np.ones(1 << 58, np.int8), deep):
+    for traceback in ("", "1"):
+        os.environ["MINIREC_TRACEBACK"] = traceback
+        try:
+            program.start(body, ["x"])
+        except SystemExit as end:
+            print(end.code)
+        except Exception as error:
+            print(type(error).__name__)
+"""
+
+
+def test_too_little_memory_and_too_deep_nesting_are_told_in_one_line():
+    done = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["2", "MemoryError", "2", "RecursionError"]
+    memory, nested = done.stderr.splitlines()
+    assert memory.startswith("error: out of memory: Unable to allocate ")
+    assert nested.startswith("error: something is nested too deep: ")
+
+
 def test_fields_that_are_not_in_the_base_cannot_be_set():
     config = program.load_config_module("amazon_beauty").get_config()
     with pytest.raises((AttributeError, KeyError)):

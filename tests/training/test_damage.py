@@ -13,10 +13,13 @@ from flax import nnx
 from minirec import files
 from minirec.training import load_best, load_last, read_metrics, train
 from minirec.training.checkpoints import Checkpoints, Position
+from minirec.training.early_stop import EarlyStop
 from minirec.training.loop import new_optimizer
+from tests.damages import DEEP, OTHER_JSON, variants
 from tests.training.helpers import ScriptedTask, assert_equal_models, config, fresh, lines
-from tests.training.tiny import TinyTask, stages
+from tests.training.tiny import TinyBatches, TinyTask, stages
 
+COUNTS = ("step", "stage", "step_in_stage", "seed", "evaluated_step", "metrics_bytes")
 LENGTHS = (10, 7)  # As the run of `uninterrupted` is.
 
 
@@ -71,6 +74,68 @@ def test_a_flipped_bit_of_any_file_of_a_checkpoint_is_refused_by_its_name(run, n
             load(folder, nnx.eval_shape(fresh))
         path.write_bytes(data)
     load(folder, fresh())
+
+
+def replaced(path, content, step):
+    """Puts another content under right digests; None: nothing."""
+    path.write_bytes(content or b"")
+    if content is None:
+        path.unlink()
+    (step / files.CHECKSUMS).unlink()
+    files.write_checksums(step)
+
+
+def test_other_content_under_right_digests_is_refused_by_name_or_changes_nothing(run):
+    folder, _ = run
+    (step,) = (folder / "checkpoints" / "best").iterdir()
+    right, refusals = load_best(folder, fresh()), []
+    others = {
+        "_CHECKPOINT_METADATA": (b"3", DEEP),
+        "model/_METADATA": (b"", b"[]", b"{}", DEEP, None),
+        "model/array_metadatas/process_0": (b"[]", None),
+    }
+    for name, contents in others.items():
+        kept = (step / name).read_bytes()
+        for content in contents:
+            replaced(step / name, content, step)
+            try:
+                assert_equal_models(load_best(folder, nnx.eval_shape(fresh)), right)
+            except files.DamagedError as error:
+                refusals.append(str(error))
+        replaced(step / name, kept, step)
+    assert len(refusals) >= 7
+    assert all(str(step) in refusal and "\n" not in refusal for refusal in refusals)
+    assert_equal_models(load_best(folder, fresh()), right)
+
+
+def test_a_position_of_another_shape_under_right_digests_is_refused_by_its_name(run, monkeypatch):
+    folder, _ = run
+    last = folder / "checkpoints" / "last"
+    shutil.rmtree(last / "16")
+    path = last / "17" / "position" / "metadata"
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))  # Not finished yet.
+    right = json.loads(path.read_bytes())
+    refusals = []
+    for what, other in [*variants(right), ("surplus", right | {"surplus": 1})]:
+        try:
+            position = Position.from_json(other, str(path))
+        except files.DamagedError as error:
+            refusals.append(str(error))
+        else:
+            assert {type(getattr(position, name)) for name in COUNTS} == {int}, what
+            EarlyStop(**position.early_stop)
+    assert len(refusals) > 80
+    assert all(str(path) in refusal for refusal in refusals)
+    others = [right | {"step": 16}, right | {"stage": 2}, right | {"step_in_stage": 8}]
+    for content in (*OTHER_JSON, *(json.dumps(other).encode() for other in others)):
+        replaced(path, content, last / "17")
+        with pytest.raises(files.DamagedError, match=rf"none of .*step 17: {last / '17'}\b"):
+            again(folder)
+    replaced(path, json.dumps(right).encode(), last / "17")
+    monkeypatch.setattr(TinyBatches, "set_state", lambda *_: int("odd"))
+    with pytest.raises(ValueError, match=f"{last / '17'}: .*odd"):
+        again(folder)
 
 
 def damaged_array(folder):
