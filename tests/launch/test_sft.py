@@ -1,6 +1,7 @@
 """A language model from nothing to metrics by one command, and what it refuses."""
 
 import dataclasses
+import fnmatch
 import json
 import shutil
 
@@ -12,9 +13,11 @@ from launch import evaluate, language, program, sft, train, wiring
 from minirec import files
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
-from minirec.training import load_best, read_metrics
+from minirec.training import load_best, read_metrics, run_folder
 from pipelines.prepared import Prepared
 from pipelines.text.tokenizer import TextTokenizer
+from tests.damages import OTHER_JSON, damaged, damages, refused
+from tests.launch.run_readers import of_metrics, of_report, outcome
 
 SMALL = {
     "data.source.num_users": 60,
@@ -137,6 +140,70 @@ def test_a_flipped_bit_in_what_fine_tuning_left_is_refused_by_its_name(done, tmp
     assert weights.read_bytes() == whole
 
 
+READERS = {
+    "model/*": lambda job, path: files.check_folder(path.parent, remedy="see above"),
+    "sids*.json": lambda job, path: wiring.checked_sids(job.run, wiring.SIDS),
+    "config.json": lambda job, path: run_folder.read_config(job.run),
+    "new_rows.json": lambda job, path: sft._read_new_rows(job),
+    "metrics.jsonl": of_metrics,
+    "report/checksums.json": None,  # report.json is looked at by its digest.
+    "report/*.json": of_report,
+    "checkpoints/*": None,  # As those of launch.train are, and damaged with them.
+    "run_summary.json": None,  # For people, as index.html is.
+    "report/index.html": None,
+    "tensorboard/*": None,
+    ".lock": None,
+}
+
+
+def test_damage_to_any_file_of_a_run_is_refused_by_its_name(done, tmp_path):
+    job = dataclasses.replace(done, run=shutil.copytree(done.run, tmp_path / done.run.name))
+    escaped, count = [], 0
+    for path in sorted(path for path in job.run.rglob("*") if path.is_file()):
+        name = path.relative_to(job.run).as_posix()
+        pattern = next(known for known in READERS if fnmatch.fnmatch(name, known))
+        reader, data = READERS[pattern], path.read_bytes()
+        if reader is None:
+            continue
+        right, _ = outcome(reader, job, path)
+        for what, content in damages(name, data):
+            with damaged(path, content):
+                found, message = outcome(reader, job, path)
+            count += 1
+            if not refused(message, path) and (message is not None or found != right):
+                escaped.append(f"{name}: {what}: {message or 'read as something else'}")
+    assert not escaped, "\n".join(escaped)
+    assert count > 100
+
+
+TOLD_BY = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("name", TOLD_BY)
+def test_other_content_of_a_model_under_right_digests_is_refused_by_name(done, tmp_path, name):
+    folder = shutil.copytree(done.run / language.MODEL, tmp_path / "model")
+    prepared, path = Prepared.load(done.prepared), folder / name
+    data = path.read_bytes()
+    value = json.loads(data) if name.startswith("tokenizer") else {}
+    fewer = [{field: value[field] for field in value if field != gone} for gone in value]
+    count = 0
+    for content in (b"", data[:-1], *OTHER_JSON, *(json.dumps(one).encode() for one in fewer)):
+        path.write_bytes(content)
+        (folder / files.CHECKSUMS).unlink()
+        files.write_checksums(folder)
+        try:
+            if name.startswith("tokenizer"):
+                language.load_catalogue(done, prepared, done.run, folder)
+            else:
+                language.load_model(done.config, folder)
+        except ValueError as error:
+            count += str(folder) in str(error)
+        else:  # What is left out has a default.
+            assert content.startswith(b"{")
+            count += 1
+    assert count == 2 + len(OTHER_JSON) + len(fewer)
+
+
 def test_a_finished_run_is_evaluated_again_without_training(done):
     before = (done.run / "metrics.jsonl").read_bytes()
     summary = (done.run / "run_summary.json").read_bytes()
@@ -182,6 +249,14 @@ def test_codebooks_are_asked_for_only_where_there_are_some(done, tmp_path):
     (tmp_path / "prepared").symlink_to(done.prepared)
     with pytest.raises(ValueError, match="new_rows='codebooks' needs"):
         sft.run_training(elsewhere)
+
+
+def test_codebooks_that_do_not_say_whose_they_are_are_refused_by_name(done, monkeypatch):
+    monkeypatch.setattr(language, "load_codebooks", lambda path: (None, {}, {}))
+    with pytest.raises(
+        ValueError, match=r"codebooks\.npz: sids_sha256 is None: it belongs to other"
+    ):
+        language._codebooks(done)
 
 
 def test_a_checkpoint_that_lacks_sid_tokens_is_not_evaluated_untrained(done, tmp_path):

@@ -107,3 +107,11 @@ def test_mistakes_are_named_and_no_value_is_shown(tmp_path):
     (tmp_path / ".env").write_text("A=1\nsecret\n")
     with pytest.raises(ValueError, match=r"\.env, line 2: must be NAME=VALUE$"):
         wandb_log.read_dotenv(tmp_path / ".env")
+
+
+def test_a_file_of_variables_that_is_no_text_is_named_and_not_shown(tmp_path):
+    path = tmp_path / ".env"
+    path.write_bytes(b"WANDB_API_KEY=secret\xff")
+    with pytest.raises(ValueError, match=f"{path}: not a text file") as error:
+        wandb_log.read_dotenv(path)
+    assert "secret" not in str(error.value)

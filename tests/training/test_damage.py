@@ -15,7 +15,7 @@ from minirec.training import load_best, load_last, read_metrics, train
 from minirec.training.checkpoints import Checkpoints, Position
 from minirec.training.early_stop import EarlyStop
 from minirec.training.loop import new_optimizer
-from tests.damages import DEEP, OTHER_JSON, variants
+from tests.damages import DEEP, variants
 from tests.training.helpers import ScriptedTask, assert_equal_models, config, fresh, lines
 from tests.training.tiny import TinyBatches, TinyTask, stages
 
@@ -128,7 +128,7 @@ def test_a_position_of_another_shape_under_right_digests_is_refused_by_its_name(
     assert len(refusals) > 80
     assert all(str(path) in refusal for refusal in refusals)
     others = [right | {"step": 16}, right | {"stage": 2}, right | {"step_in_stage": 8}]
-    for content in (*OTHER_JSON, *(json.dumps(other).encode() for other in others)):
+    for content in (b"[]", DEEP, *(json.dumps(other).encode() for other in others)):
         replaced(path, content, last / "17")
         with pytest.raises(files.DamagedError, match=rf"none of .*step 17: {last / '17'}\b"):
             again(folder)
