@@ -7,6 +7,7 @@ arXiv 2008.07873). The layout has no times: an event's time is its place in the 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from pipelines.interactions import (
 )
 from pipelines.sources.fields import input_file, read_mapping
 from pipelines.sources.ids import id_fault
+from pipelines.tables import table as sizes
+from pipelines.tables.table import line_too_long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +108,9 @@ def _read_lines(path: Path, index_offset: int, bad_rows: BadRows) -> _Lines:
     numbers: list[int] = []
     line_of: dict[str, int] = {}
     offset = 0
-    for line_number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for line_number, raw in enumerate(_raw_lines(path), start=1):
         where = f"{path.name}, line {line_number}"
-        start, offset = offset, offset + len(raw) + 1
+        start, offset = offset, offset + len(raw)
         try:
             line = raw.decode("utf-8-sig" if line_number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -144,8 +147,18 @@ def _read_lines(path: Path, index_offset: int, bad_rows: BadRows) -> _Lines:
             lengths.append(len(items))
             numbers.extend(map(int, items))
     if not users:
-        raise ValueError(f"{path}: the file holds no interactions")
+        raise ValueError(f"{path}: the file holds no interactions{bad_rows.in_words()}")
     return _Lines(users, np.array(lengths, np.int64), np.array(numbers, np.int64))
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        line_number = 1
+        while raw := file.readline(sizes.MAX_LINE_BYTES + 1):
+            if len(raw) > sizes.MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                raise line_too_long(str(path), line_number)
+            yield raw
+            line_number += 1
 
 
 def _is_number(item: str, least: int) -> bool:
@@ -163,7 +176,7 @@ def _read_attributes(path: Path, index_offset: int, bad_rows: BadRows) -> dict[i
                 f"(index_offset is {index_offset})",
             )
         elif not isinstance(values, list):
-            message = f"{path.name}: attributes of item {item!r} are {values!r:.80}, not a list"
+            message = f"{path.name}: attributes of item {item!r:.80} are {values!r:.80}, not a list"
             bad_rows.add("wrong_type", message)
         elif int(item) in attributes:
             message = f"{path.name}: item {item!r} is listed more than once"

@@ -116,6 +116,14 @@ def truncated(name: str, last_line: int) -> Problem:
     )
 
 
+def line_too_long(path: str, line: int) -> ValueError:
+    """Returns the error for a line of more than `MAX_LINE_BYTES`."""
+    return ValueError(
+        f"{path}, line {line}: longer than {MAX_LINE_BYTES >> 20} MiB; lines must end in a line "
+        "feed"
+    )
+
+
 def without_rows(name: str, *, has_header: bool) -> Problem:
     """Returns what is said of a file in which no row stands, right or wrong."""
     if has_header:

@@ -98,10 +98,8 @@ def text_blocks(
         for piece in _short_pieces(_decoded(path, encoding, block_bytes)):
             first, last = piece.find(b"\n"), piece.rfind(b"\n")
             if open_line + (len(piece) if first < 0 else first) > sizes.MAX_LINE_BYTES:
-                raise ValueError(
-                    f"{path}, line {line + sum(part.count(10) for part in buffer)}: longer than "
-                    f"{sizes.MAX_LINE_BYTES >> 20} MiB; lines must end in a line feed"
-                )
+                lines_before = sum(part.count(b"\n") for part in buffer)
+                raise sizes.line_too_long(path, line + lines_before)
             buffer.append(piece)
             size += len(piece)
             open_line = open_line + len(piece) if last < 0 else len(piece) - last - 1

@@ -3,8 +3,10 @@ import json
 import pytest
 
 from pipelines import sources
+from pipelines.bad_rows import BadRows
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
+from pipelines.tables import table as sizes
 from tests.pipelines.source_layouts import seconds
 
 
@@ -90,6 +92,24 @@ def test_broken_utf8_and_broken_json_are_errors_that_name_the_file(folder):
     (folder / "log.txt").write_bytes(b"ann 1 \xff\n")
     with pytest.raises(ValueError, match=r"log.txt: byte 6 is not UTF-8"):
         load(folder)
+
+
+def test_a_line_has_a_limit(folder, monkeypatch):
+    monkeypatch.setattr(sizes, "MAX_LINE_BYTES", 9)
+    for end in ("\n", ""):
+        (folder / "log.txt").write_text(f"ann 3 1 2\nbob 2 2 2{end}")
+        assert len(load(folder).interactions) == 6
+        (folder / "log.txt").write_text(f"ann 3 1 2\nbob 2 2 10{end}")
+        with pytest.raises(ValueError, match=r"log.txt, line 2: longer than .* a line feed"):
+            load(folder)
+
+
+def test_a_log_of_which_nothing_is_left_says_why(folder):
+    (folder / "log.txt").write_text("ann x\n")
+    with pytest.raises(ValueError, match=r"log.txt: .*no interactions; left out: 1 not_an_item"):
+        sources.load(
+            {"name": "sasrec", "folder": str(folder), "interactions": "log.txt"}, BadRows("skip")
+        )
 
 
 def test_byte_order_mark_and_carriage_returns_are_no_part_of_ids(folder):
