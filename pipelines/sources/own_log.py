@@ -291,12 +291,16 @@ class LogConfig:
         if kind == "csv":
             delimiter = self.catalogue_delimiter or self.delimiter
             return csv_table(path, name, delimiter, self.quote, encoding, self.catalogue_header)
-        if self.catalogue_header:
-            raise ValueError(
-                f"source.catalogue_header is {', '.join(self.catalogue_header)!r}, but {path} is "
-                f"read as {kind or 'an unknown format'}; only CSV files can lack their header; set "
-                "source.catalogue_format=csv if it is one"
-            )
+        for field, value, why in (
+            ("header", ",".join(self.catalogue_header), "can lack their header"),
+            ("delimiter", self.catalogue_delimiter, "have a delimiter"),
+        ):
+            if value:
+                raise ValueError(
+                    f"source.catalogue_{field} is {value!r}, but {path} is read as "
+                    f"{kind or 'an unknown format'}; only CSV files {why}; set "
+                    "source.catalogue_format=csv if it is one"
+                )
         if kind == "jsonl":
             return JsonlTable(str(path), name, encoding)
         if kind == "pylines":
@@ -350,6 +354,13 @@ def read_log(
         for name, path in input_files(config.folder, config.catalogue, "the catalogue"):
             inputs[name] = path
             tables.append(config.item_table(path, name))
+    if not config.catalogue:
+        for field in ("catalogue_header", "catalogue_delimiter"):
+            if value := getattr(config, field):
+                raise ValueError(
+                    f"source.{field} is {value!r}, but source.catalogue names no CSV file that it "
+                    "could be of"
+                )
     if not tables:
         for field in ("title", "text", "attributes"):
             if value := getattr(config, field):

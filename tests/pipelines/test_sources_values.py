@@ -10,6 +10,7 @@ from pipelines import sources
 from pipelines.bad_rows import BadRows
 from pipelines.prepare import prepare
 from pipelines.prepared import Prepared
+from tests.pipelines.source_layouts import LAYOUTS
 
 FIELDS = {"value": "rating", "min_value": 4.0}
 
@@ -169,6 +170,17 @@ def test_movielens_1m_needs_no_code(tmp_path):
     with pytest.raises(ValueError, match=r"catalogue_header is .*movies.jsonl is read as jsonl"):
         (tmp_path / "movies.jsonl").write_text("{}")
         read(config | {"catalogue": "movies.jsonl"})
+
+
+@pytest.mark.parametrize("layout", ["jsonl", "parquet", "pylines", "sqlite"])
+def test_a_delimiter_of_a_catalogue_that_is_no_csv_file_is_an_error(tmp_path, layout):
+    (layout,) = [every for every in LAYOUTS if every.name == layout]
+    rows, items = [("a", "1", 5, 0)], [("1", "title", "brand", ["b"])]
+    field = {"catalogue_delimiter": ";"}
+    with pytest.raises(ValueError, match=r"source.catalogue_delimiter is ';', but .* CSV file"):
+        read(layout.write(tmp_path, rows, items) | field)
+    with pytest.raises(ValueError, match=r"source.catalogue_delimiter is ';', but .* no CSV file"):
+        read(layout.write(tmp_path, rows) | field)
 
 
 @pytest.mark.parametrize("delimiter", ["::", "||", ", ", "<>"])
