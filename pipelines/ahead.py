@@ -7,13 +7,21 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 
+_here = threading.local()
+
+
+def is_unwanted() -> bool:
+    """Returns whether this thread makes elements that nobody takes any more; see `ahead`."""
+    is_over = getattr(_here, "is_over", None)
+    return is_over is not None and is_over.is_set()
+
 
 @contextlib.contextmanager
 def ahead[T](make: Callable[[], Iterator[T]], size: int = 1) -> Generator[Iterator[T]]:
     """Yields an iterator whose elements a thread makes ahead, at most `size` that nobody took.
 
     An error of the thread is raised where its element would have come. On leaving the block the
-    thread stops at its next element.
+    thread stops at its next element, or earlier where what makes it asks `is_unwanted`.
 
     Args:
         make: returns the iterator; called in the thread.
@@ -30,6 +38,7 @@ def ahead[T](make: Callable[[], Iterator[T]], size: int = 1) -> Generator[Iterat
         return False
 
     def work() -> None:
+        _here.is_over = is_over
         try:
             for element in make():
                 if not offer(True, element):

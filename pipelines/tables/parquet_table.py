@@ -15,6 +15,13 @@ from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
 _DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
+# How many rows are read at once follows from how large those before them were; up to 268 bytes a
+# row it is `BLOCK_ROWS`.
+_FIRST_ROWS = 64
+_GROWTH = 64
+_MOST_BYTES = 256 << 20
+
+
 @dataclasses.dataclass(frozen=True)
 class ParquetTable:
     """A Parquet file.
@@ -42,7 +49,8 @@ class ParquetTable:
         """Yields the rows; text is String whichever way it is stored. See `Table.rows`.
 
         Raises:
-            ValueError: a column of a type that it cannot be read for, or a damaged file.
+            ValueError: a column of a type that it cannot be read for, a damaged file, or a row of
+                more than `_MOST_BYTES`.
         """
         scan = self._scan()
         schema = scan.collect_schema()
@@ -54,10 +62,10 @@ class ParquetTable:
             else pl.col(name)
             for name in columns
         )
-        start = 0
+        start, most_rows = 0, min(_FIRST_ROWS, sizes.BLOCK_ROWS)
         while True:
             try:
-                frame = selected.slice(start, sizes.BLOCK_ROWS).collect()
+                frame = selected.slice(start, most_rows).collect()
             except _DAMAGED as error:
                 raise ValueError(
                     f"{self.path}: the file is damaged: rows after row {start} cannot be read "
@@ -65,8 +73,17 @@ class ParquetTable:
                 ) from error
             if frame.is_empty():
                 break
-            yield self._rows(frame, start + 1)
-            start += len(frame)
+            # What stands in a file once may be the text of every row: read, it takes no memory yet.
+            num_bytes = max(int(frame.estimated_size()), 1)
+            most_rows = max(len(frame) * _MOST_BYTES // num_bytes, 1)
+            most_rows = min(most_rows, _GROWTH * len(frame), sizes.BLOCK_ROWS)
+            for piece in _pieces(frame):
+                if piece.estimated_size() > _MOST_BYTES:
+                    raise ValueError(
+                        f"{self.path}, row {start + 1}: longer than {_MOST_BYTES >> 20} MiB"
+                    )
+                yield self._rows(piece, start + 1)
+                start += len(piece)
         if not start:
             yield no_rows(columns, without_rows(self.name, has_header=True))
 
@@ -122,6 +139,16 @@ class ParquetTable:
             raise ValueError(
                 f"{self.path}: column {name!r} is of type {dtype}; it must hold {types}{hint}"
             )
+
+
+def _pieces(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The frame in parts of `_MOST_BYTES` at most, but for a row that alone has more."""
+    if len(frame) < 2 or frame.estimated_size() <= _MOST_BYTES:
+        yield frame
+    else:
+        half = len(frame) // 2
+        yield from _pieces(frame[:half])
+        yield from _pieces(frame[half:])
 
 
 def _decoded(values: pl.Series) -> pl.Series:

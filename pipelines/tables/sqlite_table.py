@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipelines.ahead import is_unwanted
 from pipelines.tables import table as sizes
 from pipelines.tables.csv_layout import short
 from pipelines.tables.objects import WrongTypeError, text_of
@@ -22,6 +23,7 @@ from pipelines.tables.table import Kind, Problem, Rows, listed, no_rows, without
 
 _WAL_VERSION = 2
 _ROWS = 200_000  # that stand in memory as Python values
+_STEPS = 100_000  # of SQLite's machine, some milliseconds
 
 # What a statement may do. A virtual table such as json_each declares its columns by a change to
 # the schema that is never made: the file is opened for reading, and only a PRAGMA could allow more.
@@ -168,6 +170,8 @@ class SqliteTable:
                 stack.callback(connection.close)
                 connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, sizes.MAX_LINE_BYTES)
                 connection.set_authorizer(may)
+                # SQLite works for any time without a line of Python, in which alone signals count.
+                connection.set_progress_handler(is_unwanted, _STEPS)
                 if not is_text:
                     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
                 statement = self.query or self._select(connection, columns, is_head=is_head)
@@ -214,7 +218,9 @@ class SqliteTable:
             return f"SELECT {what} FROM {table}"  # a view, or a table without row numbers
         return f"SELECT {what} FROM {table} ORDER BY _rowid_"
 
-    def _error(self, error: Exception, num_read: int) -> ValueError:
+    def _error(self, error: Exception, num_read: int) -> BaseException:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            return KeyboardInterrupt()  # Raised in the progress handler, or nobody reads on.
         text = str(error)
         if isinstance(error, sqlite3.DataError) and "too big" in text:
             return ValueError(

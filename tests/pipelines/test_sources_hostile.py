@@ -2,18 +2,25 @@
 
 import gzip
 import re
+import signal
+import sqlite3
+import time
 import tracemalloc
 
+import numpy as np
 import polars as pl
+import pyarrow
 import pytest
 import zstandard
+from pyarrow import parquet
 
 from pipelines import sources
+from pipelines.ahead import ahead
 from pipelines.bad_rows import BadRows
 from pipelines.sources.fields import text_list
 from pipelines.sources.items import ItemColumns, read_items
 from pipelines.sources.own_log import LogColumns, TablePart
-from pipelines.tables import JsonlTable, ParquetTable, PyLinesTable
+from pipelines.tables import JsonlTable, ParquetTable, PyLinesTable, SqliteTable, parquet_table
 from pipelines.tables import table as sizes
 from pipelines.tables.text_file import text_blocks
 
@@ -227,3 +234,67 @@ def test_a_header_of_a_million_columns_is_an_error_and_many_are_not_all_listed(t
     with pytest.raises(ValueError, match=r"no column 'user'.* and 8960 more; set the") as error:
         sources.load(config)
     assert len(str(error.value)) < 2000
+
+
+def test_a_parquet_file_that_says_a_long_text_once_for_all_rows_is_read_in_parts(tmp_path):
+    """2 GB of text in a few KB: Polars shares what is equal until something is done with it."""
+    path = tmp_path / "a.parquet"
+    text = pyarrow.array(["x" * 1_000_000])
+    users = pyarrow.DictionaryArray.from_arrays(np.zeros(2000, np.int32), text)
+    parquet.write_table(pyarrow.table({"user": users}), path, store_schema=False)
+    assert path.stat().st_size < 200_000
+    lines = []
+    for block in ParquetTable(str(path), path.name).rows({"user": "id"}):
+        assert block.frame.estimated_size() <= 256 * MEBIBYTE
+        lines += block.line.tolist()
+    assert lines == [*range(1, 2001)]
+
+
+def test_parts_of_a_parquet_file_are_the_whole_of_it_and_a_row_may_be_too_long(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "a.parquet"
+    texts = ["y" * (at * 7919 % 50) for at in range(300)]
+    pl.DataFrame({"title": texts, "tags": [[text] for text in texts]}).write_parquet(path)
+    table = ParquetTable(str(path), path.name)
+    monkeypatch.setattr(parquet_table, "_MOST_BYTES", 200)
+    blocks = list(table.rows({"title": "text", "tags": "list"}))
+    assert len(blocks) > 100
+    assert [text for block in blocks for text in block.frame["title"]] == texts
+    assert [line for block in blocks for line in block.line] == [*range(1, 301)]
+    texts[77] = "y" * 201
+    pl.DataFrame({"title": texts}).write_parquet(path)
+    with pytest.raises(ValueError, match=r"a.parquet, row 78: longer than"):
+        list(table.rows({"title": "text"}))
+
+
+# Ends by itself after a minute or so, so that the tests below do.
+LONG_QUERY = (
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 500000000) "
+    "SELECT x AS user, 'i' AS item, x AS time FROM n WHERE x < 0"
+)
+
+
+@pytest.fixture
+def long_query(tmp_path):
+    sqlite3.connect(tmp_path / "log.db").execute("CREATE TABLE log (user)").connection.close()
+    return SqliteTable(str(tmp_path / "log.db"), "log.db", query=LONG_QUERY)
+
+
+def test_a_query_without_end_is_ended_by_a_signal(long_query):
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    begin = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            long_query.columns()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_query_without_end_ends_when_nobody_reads_on(long_query):
+    begin = time.monotonic()
+    with ahead(lambda: long_query.rows({"user": "id"})):
+        pass
+    assert time.monotonic() - begin < 10
