@@ -75,7 +75,7 @@ def read_log(
             an unknown event type, or what the source's parts find wrong.
     """
     users, items = IdCodes(), IdCodes()
-    catalogue = None if raw.items is None else check_catalogue(raw.items, bad_rows)
+    catalogue = check_catalogue(raw, bad_rows)
     listed = None if catalogue is None else items.encode(catalogue["raw_item_id"])
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
     num_rows = 0
@@ -212,15 +212,21 @@ def catalogue_of(raw_item_ids: pl.Series) -> pl.DataFrame:
     )
 
 
-def check_catalogue(items: pl.DataFrame, bad_rows: BadRows) -> pl.DataFrame:
-    """Returns the catalogue, without items that are listed a second time.
+def check_catalogue(raw: RawDataset, bad_rows: BadRows) -> pl.DataFrame | None:
+    """Returns the catalogue, without items that are listed a second time; None for none.
 
     Raises:
         ValueError: it is empty, has wrong columns, or lists an item twice.
     """
+    items = raw.items
+    if items is None:
+        return None
     check_frame("items", items, ITEM_SCHEMA)
     if items.is_empty():
-        raise ValueError("the source gave no items: there is nothing to prepare")
+        names = ", ".join(list(raw.inputs)[:3]) or "the source"
+        raise ValueError(
+            f"{names}: no items in the catalogue: there is nothing to prepare{bad_rows.in_words()}"
+        )
     again = items["raw_item_id"].is_first_distinct().not_()
     if not again.any():
         return items

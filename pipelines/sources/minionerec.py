@@ -229,7 +229,8 @@ def _read_rows(
                 bad_rows.add(*error.args)
         number += len(block.line) + len(problems)
     if not rows:
-        raise ValueError(f"{path}: the file holds a header but no rows")
+        left = "; none is left" if bad_rows.counts else " but no rows"
+        raise ValueError(f"{path}: the file holds a header{left}{bad_rows.in_words()}")
     return rows
 
 
@@ -270,7 +271,7 @@ def _row(
         if place is None:
             raise _WrongRowError(
                 "unknown_item",
-                f"{where}: {column} has item {item!r}, which the catalogue lacks",
+                f"{where}: {column} has item {item!r:.80}, which the catalogue lacks",
             )
         places.append(place)
     return row["user_id"], places[:-1], places[-1]
@@ -290,8 +291,8 @@ def _check_sid(where: str, column: str, item: str, sid: Any, sid_of: dict[str, s
     if sid_of.get(item) != sid:
         raise _WrongRowError(
             "wrong_sid",
-            f"{where}: {column} gives item {item!r} the SID {sid!r}; the index says "
-            f"{sid_of.get(item)!r}",
+            f"{where}: {column} gives item {item!r:.80} the SID {sid!r:.80}; the index "
+            f"says {sid_of.get(item)!r:.80}",
         )
 
 
@@ -300,8 +301,8 @@ def _read_index(path: Path) -> dict[str, str]:
     for item, tokens in index.items():
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ValueError(
-                f"{path}: the SID of item {item!r} is {tokens!r}; it must be a list such as "
-                '["<a_12>", "<b_3>", "<c_200>"]'
+                f"{path}: the SID of item {item!r:.80} is {tokens!r:.80}; it must be a list such "
+                'as ["<a_12>", "<b_3>", "<c_200>"]'
             )
     return {item: "".join(tokens) for item, tokens in index.items()}
 
@@ -313,8 +314,8 @@ def _read_items(path: Path) -> pl.DataFrame:
     for item, fields in catalogue.items():
         if not isinstance(fields, dict) or not isinstance(fields.get("title"), str):
             raise ValueError(
-                f"{path}: item {item!r} has no title; it needs an object with a 'title' and, if "
-                "known, 'description', 'brand' and 'categories'"
+                f"{path}: item {item!r:.80} has no title; it needs an object with a 'title' and, "
+                "if known, 'description', 'brand' and 'categories'"
             )
         description = _strings(fields.get("description"))
         brand = [str(fields["brand"])] if fields.get("brand") else []

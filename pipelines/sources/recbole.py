@@ -171,8 +171,8 @@ class AtomicTable:
             name, _, kind = column.rpartition(":")
             if not name or kind not in _TYPES:
                 raise ValueError(
-                    f"{self.path}: the header's field {column!r} has no type; it must be written "
-                    f"as NAME:TYPE with a type of {', '.join(_TYPES)}"
+                    f"{self.path}: the header's field {column!r:.80} has no type; it must be "
+                    f"written as NAME:TYPE with a type of {', '.join(_TYPES)}"
                 )
             fields.append((name, kind))
         return fields

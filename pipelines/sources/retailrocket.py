@@ -9,7 +9,7 @@ from an item's category to those above it. The catalogue is every item of the lo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +143,7 @@ def _latest_values(tables: Iterable[CsvTable], wanted: set[str], bad_rows: BadRo
     return latest
 
 
-def _read_tree(tables: Iterable[CsvTable], bad_rows: BadRows) -> dict[str, str]:
+def _read_tree(tables: Sequence[CsvTable], bad_rows: BadRows) -> dict[str, str]:
     """The category above each; roots are left out."""
     parent: dict[str, str] = {}
     for table in tables:
@@ -168,9 +168,10 @@ def _read_tree(tables: Iterable[CsvTable], bad_rows: BadRows) -> dict[str, str]:
         seen = [category]
         while (above := parent.get(seen[-1])) is not None:
             if above in seen:
+                circle = " -> ".join([*seen, above])
                 raise ValueError(
-                    f"the category tree leads in a circle: {' -> '.join([*seen, above])}; each "
-                    "category must lie below a root"
+                    f"{', '.join(table.path for table in tables)}: the category tree leads in a "
+                    f"circle: {circle:.500}; each category must lie below a root"
                 )
             seen.append(above)
     return parent

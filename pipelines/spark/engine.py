@@ -135,7 +135,7 @@ def _by_user(
     held: contextlib.ExitStack,
 ) -> Users:
     """Reads the log and brings each user's interactions together, in order, without duplicates."""
-    catalogue = None if raw.items is None else check_catalogue(raw.items, bad_rows)
+    catalogue = check_catalogue(raw, bad_rows)
     check_not_empty(len(raw.parts), raw, bad_rows)
     with contextlib.ExitStack() as reading:
         # A given split counts rows: it would point at others if one were left out.

@@ -10,6 +10,8 @@ import csv
 import functools
 import gzip
 import json
+import random
+import re
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -17,13 +19,16 @@ from unittest import mock
 
 import hypothesis
 import pytest
+import zstandard
 from hypothesis import strategies as st
 
+from pipelines import sources
 from pipelines.bad_rows import BadRows
+from pipelines.ingest import read_log
 from pipelines.sources.own_log import LogColumns, TablePart
 from pipelines.tables import CsvTable, JsonlTable, SqliteTable, csv_table, jsonl_table
 from pipelines.tables import table as sizes
-from tests.pipelines.source_layouts import seconds
+from tests.pipelines.source_layouts import LAYOUTS, pack, seconds
 
 NOTES = ["plain", '"a, ""b"" c"', "", '"two\nlines"', 'five" wide', '"x"', "né"]
 CSV = "user,item,time,note\n" + "".join(
@@ -245,3 +250,123 @@ def test_a_compressed_file_that_is_cut_off_gives_the_rows_before_the_cut(where):
     assert list(rows.items()) == list(whole.items())[: len(rows)]
     with pytest.raises(ValueError, match=r"log.csv.gz: the compressed file ends in the middle"):
         read(table, "error")
+
+
+# What a file may hold instead of what it should, or at its beginning.
+OTHERS = [
+    b"",
+    b"\0",
+    bytes(5000),
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\xff" * 1000,
+    b"\n" * 1000,
+    b"\r",
+]
+OTHERS += [
+    b"[" * 5000 + b"]" * 5000,
+    b'{"a":' * 3000 + b"1" + b"}" * 3000,
+    b"9" * 5000,
+    b"," * 20_000,
+]
+OTHERS += [
+    b'{"1": null, "2": 5}',
+    b'{"1": [' + b"9" * 4500 + b"]}",
+    b'{"1": [NaN, 1e999]}',
+    b"[]",
+    b"{}",
+]
+OTHERS += [
+    b'{"1": {"title": "\\ud800"}}',
+    b'{"user": "\\ud800", "item": 1, "time": 1}',
+    b'"' * 1001,
+]
+OTHERS += [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18" + b"\xff" * 4, b"PAR1" * 3]
+OTHERS += [
+    b"SQLite format 3\0" + bytes(100),
+    b"{'user': " + b"(" * 500,
+    "\u0663\u2028\x85".encode(),
+]
+TEXTS = [
+    b"9" * 5000,
+    b"-1",
+    b"1e400",
+    b"NaN",
+    b"",
+    b"\0",
+    b"\xed\xa0\x80",
+    b"x" * 70_000,
+    b"[[[]]]",
+    b"[1",
+]
+TEXTS += [
+    b"\\ud800",
+    b"9223372036854775808",
+    b"1_0",
+    "\u0663".encode(),
+    b"null",
+    b"9999-12-31",
+    b"{}",
+]
+
+
+def any_damage(rng: random.Random, data: bytes) -> bytes:
+    """Damages a file that may be binary."""
+    start, stop = sorted(rng.randrange(len(data)) for _ in range(2))
+    words = [word.span() for word in re.finditer(rb"[\w.]+", data)]
+    first, last = rng.choice(words)
+    flipped = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 20])):
+        flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return rng.choice(
+        [
+            bytes(flipped),
+            bytes(flipped),
+            data[:start],
+            data[:start] + data[stop:],
+            data[:stop] + data[start:],
+            data[:first] + rng.choice(TEXTS) + data[last:],
+            data[:first] + rng.choice(TEXTS) + data[last:],
+            data[:start] + rng.choice([b"\xff", b"\0", b"\x7f"]) * 4 + data[start + 4 :],
+            rng.choice(OTHERS),
+            rng.choice(OTHERS) + data,
+        ]
+    )
+
+
+def unpacked(path: Path) -> bytes | None:
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    return zstandard.decompress(path.read_bytes()) if path.suffix == ".zst" else None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_damage_to_any_file_of_a_layout_is_told_in_one_line_that_names_a_file(layout, tmp_path):
+    """It may be another file: a log names an item that the catalogue lacks now."""
+    rows = [(f"{at % 5}", f"{at % 7}", 1_500_000_000 + at, at % 2) for at in range(25)]
+    items = [(str(at), f"title {at}", f"brand {at % 2}", ["a", "b"]) for at in range(7)]
+    config = layout.write(tmp_path, rows, items)
+    paths = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    rng = random.Random(layout.name)
+
+    def check(action):
+        bad_rows = BadRows(action)
+        try:
+            read_log(sources.load(config, bad_rows), bad_rows)
+        except (ValueError, OSError) as error:
+            message = str(error)
+            assert len(message.splitlines()) == 1
+            assert len(message) < 1500
+            assert any(path.name in message for path in paths)
+
+    for path in paths:
+        clean, inner = path.read_bytes(), unpacked(path)
+        for _ in range(5):
+            if inner is not None and rng.random() < 0.5:
+                pack(path, any_damage(rng, inner))
+            else:
+                path.write_bytes(any_damage(rng, clean))
+            check("error")
+            check("skip")
+        path.write_bytes(clean)
+        check("error")
