@@ -26,6 +26,7 @@ from pipelines.interactions import (
 from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
 from pipelines.sources.ids import id_fault
 from pipelines.tables import CsvTable, flush
+from pipelines.tables.table import listed
 
 _REQUIRED = ("user_id", "history_item_id", "item_id")
 # Beside the ids a row may repeat titles and SIDs; they must be as many as the ids.
@@ -211,7 +212,7 @@ def _read_rows(
         if column not in there:
             raise ValueError(
                 f"{path}: no column {column!r}; it needs {', '.join(_REQUIRED)}, and has "
-                f"{', '.join(there)}"
+                f"{listed(there)}"
             )
     columns = [column for column in (*_REQUIRED, *_PARALLEL, "item_sid") if column in there]
     rows = []
