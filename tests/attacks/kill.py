@@ -116,6 +116,9 @@ PROGRAMS = {
 }
 
 
+_durations: dict[pathlib.Path, float] = {}
+
+
 @dataclasses.dataclass
 class Row:
     """What was found of a program."""
@@ -293,23 +296,24 @@ def _without_times(value: object) -> object:
 def attack(name: str, times: int, seed: int, place: pathlib.Path) -> Row:
     """Kills a program so many times, each time in a fresh copy of what it needs."""
     program, row = PROGRAMS[name], Row()
-    before, work, log = _needs(program.after, place), place / "W", place / "log.txt"
-    for _ in range(2):  # The first one compiles, and takes longer than those that are killed.
-        shutil.rmtree(work, ignore_errors=True)
+    before, work, log = _made(program.after, place), place / "W", place / "log.txt"
+    reference = _made((*program.after, name), place)
+    duration = _durations[reference]
+    if times > 1:  # The first one compiled, and took longer than those that are killed.
         shutil.copytree(before, work)
         begun = time.monotonic()
-        if finish(start(program, work, log, "reference")):
-            raise RuntimeError(f"{name} fails without a kill:\n{log.read_text()}")
+        finish(start(program, work, log, "reference"))
         duration = time.monotonic() - begun
-    expected = content(work)
-    if found := leftovers(work):
+        shutil.rmtree(work)
+    expected = content(reference)
+    if found := leftovers(reference):
         raise RuntimeError(f"{name} leaves {found} without a kill")
     chance = random.Random(f"{seed} {name}")
     for number in range(times):
         mark = uuid.UUID(int=chance.getrandbits(128)).hex
         moment = duration * (number + chance.random()) / times
         while True:
-            shutil.rmtree(work)
+            shutil.rmtree(work, ignore_errors=True)
             shutil.copytree(before, work)
             if kill_after(start(program, work, log, mark), moment):
                 break
@@ -335,16 +339,17 @@ def attack(name: str, times: int, seed: int, place: pathlib.Path) -> Row:
     return row
 
 
-def _needs(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
-    """Returns a folder with what some programs leave; each is made once."""
+def _made(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
+    """Returns a folder with what some programs leave that nobody kills; each is made once."""
     folder = place / "-".join(("made", *names))
     if not folder.is_dir():
         work = place / "W"
         if names:
-            shutil.copytree(_needs(names[:-1], place), work)
-            log = place / "log.txt"
-            if finish(start(PROGRAMS[names[-1]], work, log, "needs")):
-                raise RuntimeError(f"{names[-1]} fails:\n{log.read_text()}")
+            shutil.copytree(_made(names[:-1], place), work)
+            log, begun = place / "log.txt", time.monotonic()
+            if finish(start(PROGRAMS[names[-1]], work, log, "reference")):
+                raise RuntimeError(f"{names[-1]} fails without a kill:\n{log.read_text()}")
+            _durations[folder] = time.monotonic() - begun
         else:
             work.mkdir()
         work.rename(folder)
