@@ -18,7 +18,7 @@ def of_metrics(job, path):
 
 
 def of_report(job, path):
-    return run_summary._evaluation(job, "report")
+    return run_summary._evaluation(job, path.parent.name)
 
 
 def of_checkpoint(job, path):

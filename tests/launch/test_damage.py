@@ -30,7 +30,7 @@ NEVER_READ = {
     "*/tensorboard/*": "TensorBoard's",
     "*.html": "for people",
     "*/.lock": "its content is for people",
-    "*/report/checksums.json": "see report.json, whose digest it holds",
+    "*/report*/checksums.json": "see report.json, whose digest it holds",
 }
 HARMLESS = {
     ("sweeps/*.jsonl", "empty"): "the same command makes the lines anew from the runs' reports",
@@ -43,6 +43,9 @@ def whole(smoke, tmp_path_factory):
     job, _ = smoke
     workdir = tmp_path_factory.mktemp("damage") / "w"
     shutil.copytree(job.workdir, workdir)
+    for other in (workdir / "runs").iterdir():  # Other tests' runs.
+        if other.name != job.run.name:
+            shutil.rmtree(other)
     job = dataclasses.replace(job, workdir=workdir, run=workdir / "runs" / job.run.name)
     prepared = wiring.load_prepared(job)
     table = wiring.load_table(prepared, job.sids)
@@ -125,7 +128,7 @@ READERS = {
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
     "runs/*/new_rows.json": lambda job, path: sft._read_new_rows(job),
-    "runs/*/report/*.json": of_report,
+    "runs/*/report*/*.json": of_report,
     "runs/*/checkpoints/*": of_checkpoint,
     "sweeps/*/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
     "sweeps/*/results.jsonl": of_lines(None),
