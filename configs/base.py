@@ -70,6 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "window": 3,  # how far apart two items of a history may stand to count as a pair
             "iterations": 30,
             "balance": 0.0,  # a code's items at most, in shares of N / K (2.0, say); 0: no limit
+            "seed": -1,  # of vectors and codebooks; -1: the experiment's
             "collisions": "extra_level",  # or "spare_capacity" (no level more), or "keep"
             "start": "",  # a codebooks.npz that "rq_vae" goes on from, made of the same vectors
             # Of source "rq_vae"; see minirec/sids/rq_vae_config.py.

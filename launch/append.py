@@ -31,6 +31,7 @@ def append_items(
         ValueError: the SIDs were given and not made, a mistake in the file, an item that is there
             already, or vectors that do not fit.
     """
+    wiring.require_sids(job, job.sids)
     catalogue = wiring.load_catalogue(prepared, job.sids)
     table, sids_path = catalogue.table, job.sids / wiring.SIDS
     digest = files.sha256(sids_path)

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie
-from launch import program, ranking, wiring
+from launch import made_with, program, ranking, wiring
 from minirec import files
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import (
@@ -116,6 +116,7 @@ def search(job: program.Job, split: str) -> Searched:
     config = job.config
     mesh = wiring.make_mesh(config)
     catalogue, model = wiring.load_run(job, mesh=mesh)
+    made_with.check_report(job, job.run / wiring.REPORTS[split] / "report.json")
     files.check_writable(job.run / wiring.REPORTS[split])
     ranker = ranking.Ranker(config, catalogue, model, mesh)
     weights = ranking.run_weights(job, ranker)
@@ -249,8 +250,10 @@ def chosen_on(job: program.Job, searched: Searched, *, validated: bool) -> dict[
     found = {}
     if validated:
         trained = read_config(job.run)
-        check(trained, {"valid_users": COUNT, "seed": WHOLE}, str(job.run / CONFIG_FILE))
-        number = among(trained["valid_users"], trained["seed"])
+        shape = {"config": {"evaluate": {"valid_users": COUNT}, "seed": WHOLE}}
+        check(trained, shape, str(job.run / CONFIG_FILE))
+        before = trained["config"]
+        number = among(before["evaluate"]["valid_users"], before["seed"])
         found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
     if searched.weights is not None:
         number = among(job.config.evaluate.fusion_users, job.config.seed)

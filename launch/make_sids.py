@@ -22,7 +22,7 @@ from absl import flags
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from launch import append, program, quantisers, wiring
+from launch import append, made_with, program, quantisers, wiring
 from minirec import files
 from minirec.sids import SidTable
 from minirec.sids.codebooks import Codebooks
@@ -191,11 +191,12 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
 def make(job: program.Job) -> None:
     """Makes or takes the SIDs and prints what the codebooks look like."""
     prepared = wiring.load_prepared(job)
+    _check_replaced(job, prepared)
     folder = job.config.data.source.get("folder", "")
-    made = make_table(prepared, job.config.sids, job.config.seed, folder)
+    made = make_table(prepared, job.config.sids, made_with.sids_seed(job.config), folder)
     table = made.table
     report = made.report | sid_report(table.codes, table.codebook_sizes)
-    report["config"] = job.config.sids.to_dict()
+    report["config"] = made_with.sids_part(job.config)
     # What the vectors were made from: SIDs of another split would hold what this one holds out.
     report["prepared"] = prepared.manifest["fingerprint"]
     # The report vouches for the rest: it goes first and comes last.
@@ -234,6 +235,32 @@ def make(job: program.Job) -> None:
     if report.get("ignored_items"):
         print(f"ignored_items={report['ignored_items']} (in the index, but not in the catalogue)")
     print(f"wrote {job.sids / wiring.SIDS}")
+
+
+def _check_replaced(job: program.Job, prepared: Prepared) -> None:
+    """Checks that what lies there may be replaced.
+
+    Raises:
+        UsageError: it is of other settings or records, and the job does not say to overwrite.
+    """
+    path = job.sids / wiring.SIDS_REPORT
+    if job.overwrite or not path.is_file():
+        return
+    try:
+        report = wiring.checked_sids(job.sids, wiring.SIDS)
+    except ValueError:  # Damaged: to be made again.
+        return
+    differences = made_with.sids_differences(job.config, report)
+    if report["prepared"] != prepared.manifest["fingerprint"]:
+        differences.append(f"they were made for other records than those in {prepared.folder}")
+    if differences:
+        runs = made_with.runs_of(job, "sids_sha256", files.sha256(job.sids / wiring.SIDS))
+        hanging = f"; trained on them: {', '.join(runs)}" if runs else ""
+        raise program.UsageError(
+            f"{path}: holds other SIDs: {'; '.join(differences)}{hanging}: --overwrite them (a run "
+            "keeps its own, and is evaluated with the config that it was trained with), or take "
+            "another --workdir"
+        )
 
 
 def main(job: program.Job) -> None:

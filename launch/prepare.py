@@ -16,6 +16,7 @@ from launch import program
 from minirec import files
 from pipelines.ordered_log import Engine, order_in_memory
 from pipelines.prepare import prepare
+from pipelines.prepared import read_manifest
 from pipelines.spark.session import missing
 
 _ENGINE = flags.DEFINE_enum(
@@ -50,6 +51,7 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
             rate = num_rows / (now - begin)
             print(f"read {num_rows:,} rows, {rate:,.0f} a second", file=sys.stderr)
 
+    _check_replaced(job)
     manifest = prepare(
         job.config.data.to_dict(),
         job.prepared,
@@ -73,6 +75,29 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
     if num_read:  # None where the data set lies there already.
         print(f"rows_per_second={num_read / seconds:.0f}")
     print(f"wrote {job.prepared}")
+
+
+def _check_replaced(job: program.Job) -> None:
+    """Says what hangs on the data that lie there, where they are of other settings.
+
+    Raises:
+        UsageError: they are, and the job does not say to overwrite.
+    """
+    try:
+        manifest = read_manifest(job.prepared)
+    except ValueError:  # None, or damaged: what prepares says so.
+        return
+    from launch import made_with  # It brings JAX.
+
+    differences = made_with.data_differences(job.config, manifest)
+    if not differences:
+        return
+    runs = made_with.runs_of(job, "prepared", manifest["fingerprint"])
+    hanging = f"; trained on them, and of no use without: {', '.join(runs)}" if runs else ""
+    said = f"{job.prepared}: holds data of other settings: {'; '.join(differences)}{hanging}"
+    if not job.overwrite:
+        raise program.UsageError(f"{said}: --overwrite them, or take another --workdir")
+    print(f"note: {said}: they are overwritten", file=sys.stderr)
 
 
 def engine_from_flags() -> Engine:

@@ -25,7 +25,17 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from launch import evaluate, language, make_sids, prepare, program, train, wandb_log, wiring
+from launch import (
+    evaluate,
+    language,
+    made_with,
+    make_sids,
+    prepare,
+    program,
+    train,
+    wandb_log,
+    wiring,
+)
 from launch.run_summary import SUMMARY, write_summary
 from minirec import files
 from minirec.evaluation import Report, metric_lines
@@ -60,6 +70,7 @@ def run_training(job: program.Job) -> TrainResult:
     trainable = language.trainable(config)
     mesh = train.checked_mesh(config)
     prepared = wiring.load_prepared(job)
+    wiring.require_sids(job, job.sids)
     folder = language.base_folder(job, prepared)
     catalogue = language.load_catalogue(job, prepared, job.sids, folder, mesh)
     if is_first():
@@ -212,7 +223,13 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
         folder, sids = language.base_folder(job, prepared), job.sids
     else:
         first_alone(lambda: files.check_folder(job.run / language.MODEL, remedy=_MODEL_REMEDY))
+    if trained:
+        there = run_folder.read_config(job.run)
+        check(there, {"config": dict}, str(job.run / "config.json"))
+        made_with.check_run(job, there)
+    wiring.require_sids(job, sids)
     catalogue = language.load_catalogue(job, prepared, sids, folder, mesh)
+    made_with.check_report(job, job.run / wiring.REPORTS[split] / "report.json")
     files.check_writable(job.run / wiring.REPORTS[split])
     if catalogue.tokenizer.added:
         raise ValueError(
@@ -239,22 +256,9 @@ def run_record(
     job: program.Job, catalogue: language.LanguageCatalogue, folder: Path
 ) -> dict[str, Any]:
     """Returns what makes a run this one: settings that change it, and what it was trained on."""
-    config = job.config.to_dict()
-    how_fast = ("num_threads", "num_workers", "prefetch")  # changes nothing in the stream
-    loader = {name: value for name, value in config["loader"].items() if name not in how_fast}
-    model = {name: value for name, value in config["model"].items() if name != "checkpoint"}
     return {
-        "name": config["name"],
-        "seed": config["seed"],
-        "model": model,
+        "config": made_with.run_part(job.config),
         "checkpoint": language.fingerprint(folder),
-        "sft": config["sft"],
-        "prompts": config["prompts"],
-        "evaluate_prompt": config["evaluate"]["prompt"],
-        "loader": loader,
-        "search": config["search"],
-        "valid_users": config["evaluate"]["valid_users"],
-        "label_smoothing": config["train"]["label_smoothing"],
         "data": catalogue.prepared.manifest["config"],
         "prepared": catalogue.prepared.manifest["fingerprint"],
         "sids_sha256": files.sha256(job.sids / wiring.SIDS),
@@ -263,18 +267,13 @@ def run_record(
 
 
 def _check_run(job: program.Job, catalogue: language.LanguageCatalogue) -> None:
-    path, config = job.run / "config.json", job.config.to_dict()
-    trained = run_folder.read_config(job.run)
+    path, trained = job.run / "config.json", run_folder.read_config(job.run)
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],
         "sids_sha256": files.sha256(job.run / wiring.SIDS),
         "vocabulary": catalogue.tokenizer.size,
-        "prompts": config["prompts"],
-        "loader": {name: config["loader"][name] for name in ("max_items", "row_tokens")},
     }
-    check(trained, {"loader": dict}, str(path))
     there = {name: trained.get(name) for name in here}
-    there["loader"] = {name: trained["loader"].get(name) for name in here["loader"]}
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")

@@ -33,7 +33,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import program, ranking, sweep_run, wiring
+from launch import made_with, program, ranking, sweep_run, wiring
 from launch.grid import Setting, read_grid
 from launch.sweep_run import SweepJob
 from minirec import files
@@ -76,8 +76,6 @@ _SCORES = {
 }
 _CODE = {"commit": (str, None), "uncommitted_changes": (bool, None)}
 _LINE_REMEDY = "remove the line: the same command makes it anew from its run"
-# They change neither a batch nor a result.
-_HOW_FAST = ("num_threads", "num_workers", "prefetch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,9 +340,7 @@ def _commit() -> tuple[str | None, bool | None]:
 def _plain(config: ConfigDict) -> dict[str, Any]:
     """Returns what of a config makes two runs the same, as JSON knows it."""
     plain = json.loads(json.dumps(config.to_dict()))
-    for name in _HOW_FAST:
-        plain["loader"].pop(name, None)
-    return plain
+    return made_with.without(plain, made_with.CHANGE_NOTHING)
 
 
 def _digest(value: Any) -> str:

@@ -76,7 +76,9 @@ def run_training(job: program.Job) -> TrainResult:
     config = job.config
     wiring.require_sid_decoder(config)
     mesh = checked_mesh(config)
-    catalogue = wiring.load_catalogue(wiring.load_prepared(job), job.sids, mesh=mesh)
+    prepared = wiring.load_prepared(job)
+    wiring.require_sids(job, job.sids)
+    catalogue = wiring.load_catalogue(prepared, job.sids, mesh=mesh)
     batches = train_batches(
         catalogue.prepared,
         wiring.model_tokens(config, catalogue),

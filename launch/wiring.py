@@ -14,6 +14,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie, build_trie
+from launch import made_with
 from launch.program import Job
 from minirec import files
 from minirec.decoding import BeamSearcher, Buckets
@@ -41,8 +42,8 @@ CODEBOOKS = "codebooks.npz"
 APPENDED = "appended.json"
 VOCAB = "vocab.json"
 # What is read of a file, as `minirec.files.schema` writes it.
-_REPORT = {"prepared": str, "codebook_sizes": [COUNT], "files": dict}
-_TRAINED = {"loader": dict, "loss": dict}
+_REPORT = {"prepared": str, "codebook_sizes": [COUNT], "config": dict, "files": dict}
+_TRAINED = {"config": dict}
 _SIDS_REMEDY = "run launch.make_sids again, or launch.train for the copy that its run keeps"
 # A report on validation users stands beside the one on test users, not in its place.
 REPORTS = {"test": "report", "valid": "report_valid"}
@@ -74,20 +75,10 @@ def load_prepared(job: Job) -> Prepared:
     """Returns the prepared data of a job.
 
     Raises:
-        ValueError: there is none, or it is of another source or split than the config's.
+        ValueError: there is none, or `config.data` says otherwise than what it was prepared with.
     """
     prepared = Prepared.load(job.prepared)
-    here, config = prepared.manifest["config"], job.config.data
-    split = config.split if isinstance(config.split, str) else config.split.name
-    for field, prepared_value, asked in (
-        ("source.name", here["source"]["name"], config.source.name),
-        ("split.name", here["split"]["name"], split),
-    ):
-        if prepared_value != asked:
-            raise ValueError(
-                f"{job.prepared / 'manifest.json'}: config.data.{field} is {prepared_value!r} "
-                f"there, {asked!r} now; take the config it was prepared with, or another --workdir"
-            )
+    made_with.check_data(job, prepared.manifest)
     return prepared
 
 
@@ -161,6 +152,15 @@ def checked_sids(sids_folder: Path, name: str) -> dict[str, Any]:
     return report
 
 
+def require_sids(job: Job, sids_folder: Path) -> None:
+    """Checks that the SIDs in a folder are those that the job's config describes.
+
+    Raises:
+        ValueError: there are none, they are damaged, or a setting differs.
+    """
+    made_with.check_sids(job, checked_sids(sids_folder, SIDS), sids_folder)
+
+
 def keep_sids(job: Job) -> None:
     """Keeps the SIDs with the run; their report, which vouches for them, goes first, comes last."""
     if all(
@@ -188,18 +188,8 @@ def popularity_trie(
 
 def run_record(job: Job, catalogue: Catalogue) -> dict[str, Any]:
     """Returns what makes a run this one: settings that change it, and what it was trained on."""
-    config = job.config.to_dict()
-    how_fast = ("num_threads", "num_workers", "prefetch")  # changes nothing in the stream
-    loader = {name: value for name, value in config["loader"].items() if name not in how_fast}
     return {
-        "name": config["name"],
-        "seed": config["seed"],
-        "model": config["model"],
-        "loader": loader,
-        "search": config["search"],
-        "valid_users": config["evaluate"]["valid_users"],
-        "loss": config["loss"],
-        "label_smoothing": config["train"]["label_smoothing"],
+        "config": made_with.run_part(job.config),
         "data": catalogue.prepared.manifest["config"],
         "prepared": catalogue.prepared.manifest["fingerprint"],
         "sids_sha256": files.sha256(job.sids / SIDS),
@@ -228,20 +218,17 @@ def load_run(
     if not path.is_file():
         raise ValueError(f"{path} is missing: run launch.train first")
     appended = job.sids / APPENDED if with_appended else None
+    trained = run_folder.read_config(job.run)
+    check(trained, _TRAINED, str(path))
+    made_with.check_run(job, trained)
+    require_sids(job, job.run)
     catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
-    trained, config = run_folder.read_config(job.run), job.config.to_dict()
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],
         "sids_sha256": files.sha256(job.run / SIDS),
         "vocabulary": catalogue.vocab.size,
-        "model": config["model"],
-        "loader": {"max_items": config["loader"]["max_items"]},
-        "loss": {"item_weight": config["loss"]["item_weight"]},
     }
-    check(trained, _TRAINED, str(path))
     there = {name: trained.get(name) for name in here}
-    for part in ("loader", "loss"):
-        there[part] = {name: trained[part].get(name) for name in here[part]}
     differences = [f"{field}={was}, now {now}" for field, was, now in compare(there, here)]
     if differences:
         raise ValueError(f"{path}: the run was trained with {'; '.join(differences)}")

@@ -83,7 +83,7 @@ def prepare(
         ValueError: a wrong config, a mistake in the data, or a folder that holds something else.
         OSError: the disk is full or refuses to be written.
     """
-    plain = _plain_config(config)
+    plain = plain_config(config)
     options = LogOptions.of_config(plain)
     if plain["split"].get("name") == "as_given" and (changing := options.changing()):
         field = changing[0]
@@ -191,8 +191,12 @@ def _write(
     return manifest
 
 
-def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as plain dictionaries with the defaults filled in."""
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config as the manifest has it: plain values, the defaults filled in.
+
+    Raises:
+        ValueError: an unknown field, or a part that is no mapping.
+    """
     plain = _plain(config)
     for field in plain:
         if field not in _FIELDS:

@@ -219,13 +219,17 @@ def changed(job, **fields):
     return dataclasses.replace(job, config=config)
 
 
+def overwriting(job):
+    return dataclasses.replace(job, overwrite=True)
+
+
 def test_a_run_is_not_evaluated_with_other_settings_data_or_sids(smoke, tmp_path):
     job, _ = smoke
     with pytest.raises(ValueError, match=r"config\.json.*model\.rope_theta"):
         evaluate.run_evaluation(changed(job, **{"model.rope_theta": 5.0}))
     with pytest.raises(ValueError, match="max_items"):
         evaluate.run_evaluation(changed(job, **{"loader.max_items": 3}))
-    with pytest.raises(ValueError, match=r"config\.json.*loss\.item_weight=1\.0, now 0\.0"):
+    with pytest.raises(ValueError, match=r"config\.json.*loss\.item_weight is 1\.0 .*, 0\.0"):
         evaluate.run_evaluation(changed(job, **{"loss.item_weight": 0.0}))
 
     workdir = tmp_path / "copy"
@@ -242,10 +246,12 @@ def test_a_run_is_not_evaluated_with_other_settings_data_or_sids(smoke, tmp_path
 
     data = changed(copy, **{"data.source.seed": 1})
     prepare.main(dataclasses.replace(data, overwrite=True))
-    with pytest.raises(ValueError, match="other records"):
+    with pytest.raises(ValueError, match=r"config\.data\.source\.seed is 1 there, 0 now"):
         evaluate.run_evaluation(copy)
     with pytest.raises(ValueError, match="other records"):
-        train.run_training(dataclasses.replace(copy, run=workdir / "runs" / "new"))
+        evaluate.run_evaluation(data)
+    with pytest.raises(ValueError, match="other records"):
+        train.run_training(dataclasses.replace(data, run=workdir / "runs" / "new"))
     assert not (workdir / "runs" / "new").exists()
 
 
@@ -254,10 +260,10 @@ def test_new_sids_do_not_touch_a_run(smoke, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(job.workdir, workdir)
     copy = program.Job(job.config, workdir, workdir / "runs" / job.run.name)
-    make_sids.make(changed(copy, **{"sids.codebook_sizes": (8, 8)}))
+    make_sids.make(overwriting(changed(copy, **{"sids.codebook_sizes": (8, 8)})))
     again = evaluate.run_evaluation(copy)
     assert again.model.metrics == report.model.metrics
-    with pytest.raises(ValueError, match="sids_sha256"):
+    with pytest.raises(ValueError, match=r"config\.sids\.codebook_sizes is \[8, 8\] there"):
         train.run_training(copy)
     assert evaluate.run_evaluation(copy).model.metrics == report.model.metrics
 
@@ -410,13 +416,15 @@ def test_a_catalogue_without_words_is_refused_where_words_alone_make_sids(smoke,
     some = pl.concat([table[:200], nothing.cast(table.schema)[200:]])
     some.write_parquet(items)
     vouch_for(copy.prepared, "items.parquet")
-    make_sids.make(copy)
+    make_sids.make(overwriting(copy))
     report = json.loads((copy.sids / "sids_report.json").read_text())
     assert report["items_without_vector"] == len(table) - 200
     note = f"note: nothing tells {len(table) - 200} of {len(table)} items apart"
     assert note in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"config\.sids\.text_weight=1\.0: .* 'text'"):
-        make_sids.make(changed(copy, **{"sids.vectors": "both", "sids.text_weight": 1.0}))
+        make_sids.make(
+            overwriting(changed(copy, **{"sids.vectors": "both", "sids.text_weight": 1.0}))
+        )
 
 
 def test_a_report_tells_the_health_that_preparing_counted(smoke):
@@ -471,7 +479,7 @@ def test_missing_item_vectors_are_named_by_field_and_file(smoke, tmp_path):
     job, _ = smoke
     missing = str(tmp_path / "none.npy")
     with pytest.raises(ValueError, match=r"config\.sids\.vectors: .*none\.npy: no such file"):
-        make_sids.make(changed(job, **{"sids.vectors": missing}))
+        make_sids.make(overwriting(changed(job, **{"sids.vectors": missing})))
 
 
 def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(smoke, tmp_path):

@@ -1,0 +1,121 @@
+"""No setting is silently ignored: what a step was made with is compared by all later ones."""
+
+import dataclasses
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from launch import evaluate, made_with, make_sids, prepare, program, train, wiring
+from minirec import files
+
+
+def changed(job, field, value):
+    config = job.config.copy_and_resolve_references()
+    config.update_from_flattened_dict({field: value})
+    return dataclasses.replace(job, config=config)
+
+
+def flat(config, name=""):
+    for key, value in config.items():
+        field = f"{name}.{key}" if name else key
+        if isinstance(value, ConfigDict):
+            yield from flat(value, field)
+        else:
+            yield field, value
+
+
+def another(value):
+    """A value of the same type."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 7
+        case str():
+            return f"{value}x"
+        case tuple() | list():
+            return (*value, *value[:1])
+    raise TypeError(value)
+
+
+def test_a_changed_field_is_refused_by_every_later_step_or_said_to_change_nothing(smoke):
+    job, _ = smoke
+    refused = set()
+    for field, value in flat(job.config):
+        other = changed(job, field, another(value))
+        if made_with.is_in(field, made_with.CHANGE_NOTHING) or made_with.is_in(
+            field, made_with.EVALUATION
+        ):
+            continue
+        with pytest.raises(ValueError, match=rf"config\.{field}\b.* there, .* now") as raised:
+            wiring.load_run(other)
+        assert "launch." in str(raised.value) or "--run" in str(raised.value)
+        if made_with.is_in(field, ("data",)):
+            for step in (make_sids.make, train.run_training):
+                with pytest.raises(ValueError, match=rf"manifest\.json: config\.{field} is "):
+                    step(other)
+        if made_with.is_in(field, ("sids",)):
+            with pytest.raises(ValueError, match=rf"sids_report\.json: config\.{field} is "):
+                train.run_training(other)
+        refused.add(field)
+    assert {"data.k_core", "sids.dim", "model.width", "train.learning_rate", "seed"} <= refused
+
+
+def test_what_changes_nothing_or_is_asked_anew_is_not_refused(smoke):
+    job, _ = smoke
+    fields = [field for field, _ in flat(job.config)]
+    free = [
+        f
+        for f in fields
+        if made_with.is_in(f, made_with.CHANGE_NOTHING) or made_with.is_in(f, made_with.EVALUATION)
+    ]
+    config = job.config.copy_and_resolve_references()
+    values = dict(flat(config))
+    config.update_from_flattened_dict(
+        {
+            f: another(values[f])
+            for f in free
+            if not made_with.is_in(f, ("mesh", "search.normalize"))
+        }
+    )
+    wiring.load_run(dataclasses.replace(job, config=config))
+    for field in made_with.CHANGE_NOTHING:
+        assert made_with.CHANGE_NOTHING[field]
+
+
+def test_seeds_of_sids_and_of_training_may_differ(smoke):
+    job, _ = smoke
+    with pytest.raises(ValueError, match=r"config\.sids\.seed is 0 there, 1 now"):
+        wiring.require_sids(changed(job, "seed", 1), job.sids)
+    config = job.config.copy_and_resolve_references()
+    config.update_from_flattened_dict({"seed": 1, "sids.seed": 0})
+    wiring.require_sids(dataclasses.replace(job, config=config), job.sids)
+
+
+def test_what_would_be_replaced_asks_for_overwrite_and_says_what_hangs_on_it(smoke):
+    job, _ = smoke
+    before = (job.sids / wiring.SIDS).read_bytes(), (job.prepared / "manifest.json").read_bytes()
+    with pytest.raises(
+        program.UsageError, match=rf"config\.sids\.dim is .*{job.run.name}.*--overw"
+    ):
+        make_sids.make(changed(job, "sids.dim", 8))
+    with pytest.raises(
+        program.UsageError, match=rf"config\.data\.k_core is .*{job.run.name}.*--ov"
+    ):
+        prepare.main(changed(job, "data.k_core", 3))
+    with pytest.raises(program.UsageError, match=r"report\.json: config\.search\.num_beams is 20"):
+        evaluate.run_evaluation(changed(job, "search.num_beams", 30))
+    assert (job.sids / wiring.SIDS).read_bytes() == before[0]
+    assert (job.prepared / "manifest.json").read_bytes() == before[1]
+
+
+def test_a_report_without_a_config_is_told_by_its_name(smoke, tmp_path):
+    job, _ = smoke
+    path = tmp_path / "report.json"
+    for content in ({}, {"config": 3}, {"config": {"evaluate": 3}}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"report\.json"):
+            made_with.check_report(job, path)
+    path.write_text(json.dumps(files.read_json(job.run / "report" / "report.json")))
+    made_with.check_report(job, path)
