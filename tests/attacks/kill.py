@@ -96,6 +96,7 @@ _MADE = ("prepare", "make_sids")
 PROGRAMS = {
     "prepare": Program("prepare", _CONFIG),
     "make_sids": Program("make_sids", _CONFIG, ("prepare",)),
+    "append": Program("make_sids", [*_CONFIG, "--append={W}/new_items.csv"], _MADE),
     "compare_sids": Program("compare_sids", [*_CONFIG, "--quantisers=rq_kmeans"], ("prepare",)),
     "train": Program("train", _CONFIG, _MADE),
     "train_workers": Program("train", [*_CONFIG, "--config.loader.num_workers=2"], _MADE),
@@ -111,6 +112,7 @@ PROGRAMS = {
         (*_MADE, "train", "evaluate"),
     ),
     "artifacts": Program("artifacts", ["init", "--manifest={W}/a/artifacts.json", "--overwrite"]),
+    "quickstart": Program("quickstart", _CONFIG),
     "sweep": Program("sweep", [*_CONFIG, "--grid=seed=0"]),
     "sft": Program("sft", ["--config=sid_sft:smoke", "--workdir={W}", *_flags(_SMALL_SFT)]),
 }
@@ -352,6 +354,9 @@ def _made(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
             _durations[folder] = time.monotonic() - begun
         else:
             work.mkdir()
+            (work / "new_items.csv").write_text(
+                "raw_item_id,title\nnew_1,Blue Nylon Radio\nnew_2,Black Bar Stool\n"
+            )
         work.rename(folder)
     return folder
 
