@@ -8,6 +8,7 @@ compares all of it, so that no setting is silently ignored.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from minirec.training.run_folder import CONFIG_FILE, MISSING, read_config
 from pipelines.prepare import plain_config
 
 CHANGE_NOTHING = {
-    "data.source.folder": "where the log lies; the manifest has the hashes of its files",
+    "data.source.folder": "where the log lies; what lies there is compared by its hashes",
     "loader.num_threads": "how fast batches come; the stream is the same",
     "loader.num_workers": "how fast batches come; the stream is the same",
     "loader.prefetch": "how fast batches come; the stream is the same",
@@ -85,14 +86,39 @@ def check_data(job: Job, manifest: Mapping[str, Any]) -> None:
     """Compares the config's data with those that were prepared.
 
     Raises:
-        ValueError: a field differs.
+        ValueError: a field differs, or the log lies in another folder, and is another.
     """
+    _check_folder(job, manifest)
     _check(
         data_differences(job.config, manifest),
         job.prepared / "manifest.json",
         "run launch.prepare --overwrite to have the data as this config says, take the config they "
         "were prepared with, or another --workdir",
     )
+
+
+def _check_folder(job: Job, manifest: Mapping[str, Any]) -> None:
+    """Compares the log in the config's folder with the one that was prepared, if they are two."""
+    there = manifest["config"]["source"].get("folder")
+    asked = job.config.data.source.get("folder", there)
+    if asked == there:
+        return
+    inputs = {Path(asked) / name: checksum for name, checksum in manifest["inputs"].items()}
+    if not any(path.is_file() for path in inputs):
+        print(
+            f"note: config.data.source.folder is {asked!r}, where the log that was prepared from "
+            f"{there!r} does not lie: {job.prepared} is taken as it is",
+            file=sys.stderr,
+        )
+        return
+    for path, checksum in inputs.items():
+        same = path.is_file() and path.stat().st_size == checksum["bytes"]
+        if not same or files.sha256(path) != checksum["sha256"]:
+            raise UsageError(
+                f"{path}: is not what was prepared: config.data.source.folder is {there!r} in "
+                f"{job.prepared / 'manifest.json'}, {asked!r} now; take another --workdir for "
+                "another log, or run launch.prepare --overwrite"
+            )
 
 
 def data_differences(config: ConfigDict, manifest: Mapping[str, Any]) -> list[str]:

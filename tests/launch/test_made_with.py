@@ -84,6 +84,31 @@ def test_what_changes_nothing_or_is_asked_anew_is_not_refused(smoke):
         assert made_with.CHANGE_NOTHING[field]
 
 
+def test_another_folder_must_hold_the_same_log(smoke, tmp_path, capsys):
+    job, _ = smoke
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "b"):
+        lines = [f"{user} {' '.join(map(str, range(1 + user % 3, 9)))}" for user in range(1, 9)]
+        (tmp_path / name / "log.txt").write_text("\n".join(lines) + "\n")
+    config = job.config.copy_and_resolve_references()
+    config.data.source = ConfigDict(
+        {"name": "sasrec", "folder": str(tmp_path / "a"), "interactions": "log.txt"}
+    )
+    config.data.k_core = 0
+    own = program.Job(config, tmp_path / "w", tmp_path / "w" / "runs" / "r")
+    prepare.main(own)
+    wiring.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
+    assert not capsys.readouterr().err
+    wiring.load_prepared(changed(own, "data.source.folder", str(tmp_path / "c")))
+    assert "is taken as it is" in capsys.readouterr().err
+    (tmp_path / "b" / "log.txt").write_text("1 2 3 4\n")
+    with pytest.raises(
+        ValueError, match=r"b/log\.txt: is not what was prepared: config\.data\.sou"
+    ):
+        wiring.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
+
+
 def test_seeds_of_sids_and_of_training_may_differ(smoke):
     job, _ = smoke
     with pytest.raises(ValueError, match=r"config\.sids\.seed is 0 there, 1 now"):
