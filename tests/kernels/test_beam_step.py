@@ -26,6 +26,7 @@ from tests.kernels.brute_force import (
     score_bound,
 )
 from tests.kernels.layouts import LAYOUTS, layout, nodes_of
+from tests.kernels.narrow import in_32_bits
 
 NAN = np.float32(np.nan)
 
@@ -43,6 +44,7 @@ def compiled(function, implementation, level, num_beams, normalize=None):
 
     @jax.jit
     def step(values, beams, trie, **arrays):
+        values, beams, arrays = in_32_bits((values, beams, arrays))
         with record_implementations() as ran:
             result = function(values, beams, trie, level, **fixed, **arrays)
         assert ran == [implementation]

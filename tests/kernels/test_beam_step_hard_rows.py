@@ -8,6 +8,7 @@ from kernels.beam_step import Beams, beam_select, beam_step
 from kernels.trie import DEAD_NODE, build_trie
 from tests.kernels.brute_force import INF, Catalogue, assert_step, exact, score_bound
 from tests.kernels.layouts import layout
+from tests.kernels.narrow import in_32_bits
 
 NAN = np.float32(np.nan)
 
@@ -38,11 +39,13 @@ def check_wide(wide, implementation, logits, scores=(0.0, 0.0)):
     zeros = jnp.zeros(logits.shape[:2])
     fixed = {"num_beams": NUM_BEAMS, "implementation": implementation}
     expected = exact(catalogue, logits, beams, 1, zeros, num_beams=NUM_BEAMS)
-    step = beam_step(logits, beams, trie, 1, log_normalizer=zeros, **fixed)
+    step = beam_step(
+        *in_32_bits((logits, beams)), trie, 1, log_normalizer=in_32_bits(zeros), **fixed
+    )
     assert_step(step, expected)
     log_probs = np.zeros((*logits.shape[:2], trie.max_children(1)), np.float32)
     log_probs[..., :V] = logits
-    assert_step(beam_select(log_probs, beams, trie, 1, **fixed), expected)
+    assert_step(beam_select(*in_32_bits((log_probs, beams)), trie, 1, **fixed), expected)
     return step
 
 
@@ -79,7 +82,7 @@ def test_logits_in_the_hundreds_are_normalised_within_the_bound(implementation, 
         jnp.tile(jnp.array([-1.0, -2.0, -3.0, -4.0]), (4, 1)),
     )
     fixed = {"num_beams": 9, "normalize": normalize, "implementation": implementation}
-    step = beam_step(logits, beams, TRIE, 1, **fixed)
+    step = beam_step(*in_32_bits((logits, beams)), TRIE, 1, **fixed)
     assert (np.asarray(step.node[:, : len(SIDS)]) != DEAD_NODE).all()
     expected = exact(Catalogue(SIDS, TRIE), logits, beams, 1, normalize, num_beams=9)
     assert_step(step, expected, bound=score_bound(np.asarray(logits, np.float32), beams))
@@ -94,12 +97,12 @@ def test_a_broken_candidate_kills_its_beam_and_touches_no_other(implementation, 
     # What is no child is not read.
     log_probs[~np.asarray(trie.children(nodes, 1).valid)] = bad
     fixed = {"num_beams": 6, "implementation": implementation}
-    whole = beam_select(log_probs, beams, trie, 1, **fixed)
+    whole = beam_select(*in_32_bits((log_probs, beams)), trie, 1, **fixed)
     assert set(whole.parent[0].tolist()) == {0, 1, 2, 3}
     without = Beams(nodes, beams.score.at[0, 1].set(-INF))
-    expected = beam_select(log_probs, without, trie, 1, **fixed)
+    expected = beam_select(*in_32_bits((log_probs, without)), trie, 1, **fixed)
     log_probs[0, 1, 0] = bad  # One child of beam 1; the other is sound.
-    step = beam_select(log_probs, beams, trie, 1, **fixed)
+    step = beam_select(*in_32_bits((log_probs, beams)), trie, 1, **fixed)
     for field in ("token", "parent", "node", "score"):
         assert np.array_equal(getattr(step, field), getattr(expected, field))
     assert np.isfinite(step.score[0, :5]).all()
@@ -124,7 +127,10 @@ def test_a_small_node_among_large_ones_keeps_its_columns(implementation):
     expected = exact(catalogue, logits, beams, 1, np.zeros((1, 5)), num_beams=60, live=left)
     fixed = {"num_beams": 60, "live": live, "implementation": implementation}
     zeros = jnp.zeros((1, 5))
-    assert_step(beam_step(logits, beams, trie, 1, log_normalizer=zeros, **fixed), expected)
+    assert_step(
+        beam_step(*in_32_bits((logits, beams)), trie, 1, log_normalizer=in_32_bits(zeros), **fixed),
+        expected,
+    )
     log_probs = np.zeros((1, 5, trie.max_children(1)), np.float32)
     log_probs[..., :300] = logits
-    assert_step(beam_select(log_probs, beams, trie, 1, **fixed), expected)
+    assert_step(beam_select(*in_32_bits((log_probs, beams)), trie, 1, **fixed), expected)

@@ -26,6 +26,7 @@ from kernels.bench import head_beam_step as head_beam_step_bench
 from kernels.head_beam_step import IMPLEMENTATIONS, head_beam_step
 from kernels.head_beam_step.shapes import SHAPES, random_inputs, random_sids
 from kernels.trie import DEAD_NODE, build_trie
+from tests.kernels.narrow import in_32_bits
 
 INF, NAN = np.float32(np.inf), np.float32(np.nan)
 BOUND = 1e-5
@@ -69,7 +70,7 @@ def beams_at(name, level):
     trie, vocab = catalogue(name)
     beams = Beams.root(B, M)
     for above in range(level):
-        logits = jax.random.normal(jax.random.key(above), (B, M, vocab))
+        logits = jax.random.normal(jax.random.key(above), (B, M, vocab), jnp.float32)
         beams = beam_step(logits, beams, trie, above, num_beams=M, implementation="xla").beams
     if level == 0:
         return beams
@@ -90,6 +91,7 @@ def compiled(implementation, level, normalize, num_beams):
 
     @jax.jit
     def step(hidden, head, beams, trie, live):
+        hidden, head, beams = in_32_bits((hidden, head, beams))
         with record_implementations() as ran:
             result = head_beam_step(
                 hidden,
