@@ -26,6 +26,7 @@ LEAVE_NOTHING = {
     "sft_measure": "a child of bench",
     "sweep_run": "a child of sweep",
     "probe_mask": "prints what it finds",
+    "publish": "git leaves what there is to leave",
 }
 
 
