@@ -89,7 +89,8 @@ def config_path(name: str) -> str:
         path = Path(spec.origin) if spec and spec.origin else Path("")
     if not path.is_file():
         folder = Path(configs.__path__[0])
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__"))
+        stems = {path.stem for path in folder.glob("*.py")} - {"base"}  # Which experiments are.
+        known = ", ".join(sorted(stem for stem in stems if not stem.startswith("_")))
         raise UsageError(f"--config={name}: there is no such config; known are {known}")
     return f"{path}{colon}{variant}"
 

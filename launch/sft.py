@@ -317,9 +317,15 @@ def _make_what_is_missing(job: program.Job) -> None:
             first_alone(functools.partial(step, job))
 
 
+def _as_asked(job: program.Job) -> None:
+    if "train" in _RUN_MODE.value:
+        train.require_backend()
+    main(job, _RUN_MODE.value, evaluate.SPLIT.value)
+
+
 if __name__ == "__main__":
     program.run(
-        lambda job: main(job, _RUN_MODE.value, evaluate.SPLIT.value),
+        _as_asked,
         many_processes=True,
         workdir="W",
     )

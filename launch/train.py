@@ -3,6 +3,8 @@
 Writes W/runs/NAME (config.json, metrics.jsonl, checkpoints, sids.json and vocab.json). The same
 command again goes on where a killed run stopped, to the same result; SIGTERM saves and exits 0.
 
+`--require_backend=gpu` (or `tpu`) ends the program before any work where JAX would train on less.
+
 Several devices: `--config.mesh.data=-1`. Several processes: besides, the same command in each, with
 `--coordinator_address=HOST:PORT --num_processes=N --process_id=I`; all see the same W.
 """
@@ -18,6 +20,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
@@ -43,6 +46,10 @@ from minirec.training.processes import is_first
 from pipelines.batches import train_batches
 from pipelines.prepared import Prepared
 
+_REQUIRE_BACKEND = flags.DEFINE_enum(
+    "require_backend", None, ["gpu", "tpu"], "Refuse to train on anything else."
+)
+_EXTRA = {"gpu": "cuda", "tpu": "tpu"}
 SELECT_AT = 10
 SELECT_METRIC = f"ndcg@{SELECT_AT}"
 
@@ -279,6 +286,20 @@ def print_result(result: TrainResult) -> None:
     print(f"seconds={result.seconds:.1f}")
 
 
+def require_backend() -> None:
+    """Checks that JAX has found what `--require_backend` asks for.
+
+    Raises:
+        UsageError: it has found something else.
+    """
+    wanted, there = _REQUIRE_BACKEND.value, jax.default_backend()
+    if wanted not in (None, there):
+        raise program.UsageError(
+            f"--require_backend={wanted}: JAX runs on {there!r} here; install the extra "
+            f"{_EXTRA[wanted]!r}, and look at JAX_PLATFORMS and at the driver"
+        )
+
+
 def main(job: program.Job) -> None:
     """Trains and prints how the run ended."""
     # Until the loop takes over, which saves first, there is nothing to save.
@@ -289,5 +310,10 @@ def main(job: program.Job) -> None:
     print_result(result)
 
 
+def _as_asked(job: program.Job) -> None:
+    require_backend()
+    main(job)
+
+
 if __name__ == "__main__":
-    program.run(main, many_processes=True)
+    program.run(_as_asked, many_processes=True)

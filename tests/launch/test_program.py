@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import configs
-from launch import program
+from launch import program, train
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(
@@ -33,12 +35,21 @@ def test_a_config_is_found_by_name_with_its_variant():
 
 
 def test_an_unknown_config_is_an_error_that_lists_the_known():
-    with pytest.raises(program.UsageError, match="amazon_beauty"):
+    with pytest.raises(program.UsageError, match=r"known are amazon_beauty, [^_]") as raised:
         program.config_path("amazon_beuaty")
+    assert not {"base", "_prompts"} & set(str(raised.value).replace(",", "").split())
     done = launch("prepare", "--config=no_such", "--workdir=w")
     assert done.returncode == 2
     assert "no_such" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_backend_that_is_not_there_is_refused():
+    with flagsaver.flagsaver():
+        for wanted in ("gpu", "tpu"):
+            flags.FLAGS(["train", f"--require_backend={wanted}"])
+            with pytest.raises(program.UsageError, match=f"={wanted}: JAX runs on 'cpu' here"):
+                train.require_backend()
 
 
 @pytest.mark.parametrize("name", NAMES)
