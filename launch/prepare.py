@@ -97,7 +97,8 @@ def _check_replaced(job: program.Job) -> None:
     said = f"{job.prepared}: holds data of other settings: {'; '.join(differences)}{hanging}"
     if not job.overwrite:
         raise program.UsageError(f"{said}: --overwrite them, or take another --workdir")
-    print(f"note: {said}: they are overwritten", file=sys.stderr)
+    if runs:
+        print(f"note: {said}: they are overwritten", file=sys.stderr)
 
 
 def engine_from_flags() -> Engine:
