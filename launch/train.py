@@ -293,7 +293,7 @@ def require_backend() -> None:
         UsageError: it has found something else.
     """
     wanted, there = _REQUIRE_BACKEND.value, jax.default_backend()
-    if wanted not in (None, there):
+    if wanted is not None and wanted != there:
         raise program.UsageError(
             f"--require_backend={wanted}: JAX runs on {there!r} here; install the extra "
             f"{_EXTRA[wanted]!r}, and look at JAX_PLATFORMS and at the driver"
