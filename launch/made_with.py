@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from launch.program import Job, UsageError
 from minirec import files
+from minirec.files.schema import check
 from minirec.training.run_folder import CONFIG_FILE, MISSING, read_config
 from pipelines.prepare import plain_config
 
@@ -146,18 +147,21 @@ def check_sids(job: Job, report: Mapping[str, Any], folder: Path) -> None:
     _check(sids_differences(job.config, report), folder / "sids_report.json", remedy)
 
 
-def check_run(job: Job, trained: Mapping[str, Any]) -> None:
-    """Compares the config with the one that the job's run was trained with.
+def check_run(job: Job) -> dict[str, Any]:
+    """Returns the run's record, once its config is found to be the one at hand.
 
     Raises:
-        ValueError: a field differs.
+        ValueError: a field differs, or the record is damaged.
     """
+    trained = read_config(job.run)
+    check(trained, {"config": dict}, str(job.run / CONFIG_FILE))
     _check(
         _differences(trained["config"], run_part(job.config), skip=_BOTH),
         job.run / CONFIG_FILE,
         "take the config that the run was trained with, or train another one (--run=NAME), or "
         "launch.train --overwrite",
     )
+    return trained
 
 
 def check_report(job: Job, path: Path) -> None:

@@ -39,7 +39,7 @@ from launch import (
 from launch.run_summary import SUMMARY, write_summary
 from minirec import files
 from minirec.evaluation import Report, metric_lines
-from minirec.files.schema import NUMBER, SHA256, check
+from minirec.files.schema import NUMBER, SHA256
 from minirec.models import SidDecoder, sharding
 from minirec.models.hf import save_checkpoint
 from minirec.models.vocabulary import merged
@@ -224,9 +224,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
     else:
         first_alone(lambda: files.check_folder(job.run / language.MODEL, remedy=_MODEL_REMEDY))
     if trained:
-        there = run_folder.read_config(job.run)
-        check(there, {"config": dict}, str(job.run / "config.json"))
-        made_with.check_run(job, there)
+        made_with.check_run(job)
     wiring.require_sids(job, sids)
     catalogue = language.load_catalogue(job, prepared, sids, folder, mesh)
     made_with.check_report(job, job.run / wiring.REPORTS[split] / "report.json")

@@ -18,7 +18,7 @@ from launch import made_with
 from launch.program import Job
 from minirec import files
 from minirec.decoding import BeamSearcher, Buckets
-from minirec.files.schema import COUNT, check
+from minirec.files.schema import COUNT
 from minirec.models import (
     ItemDecoder,
     ItemDecoderConfig,
@@ -30,7 +30,7 @@ from minirec.models import (
 )
 from minirec.sids import SidTable, SidVocab
 from minirec.sids.append import AppendedItems
-from minirec.training import compare, load_best, run_folder
+from minirec.training import compare, load_best
 from pipelines.batches import BatchConfig, EvalBatches, eval_batches
 from pipelines.prepared import Prepared
 
@@ -43,7 +43,6 @@ APPENDED = "appended.json"
 VOCAB = "vocab.json"
 # What is read of a file, as `minirec.files.schema` writes it.
 _REPORT = {"prepared": str, "codebook_sizes": [COUNT], "config": dict, "files": dict}
-_TRAINED = {"config": dict}
 _SIDS_REMEDY = "run launch.make_sids again, or launch.train for the copy that its run keeps"
 # A report on validation users stands beside the one on test users, not in its place.
 REPORTS = {"test": "report", "valid": "report_valid"}
@@ -218,9 +217,7 @@ def load_run(
     if not path.is_file():
         raise ValueError(f"{path} is missing: run launch.train first")
     appended = job.sids / APPENDED if with_appended else None
-    trained = run_folder.read_config(job.run)
-    check(trained, _TRAINED, str(path))
-    made_with.check_run(job, trained)
+    trained = made_with.check_run(job)
     require_sids(job, job.run)
     catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
     here = {

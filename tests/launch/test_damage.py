@@ -71,8 +71,8 @@ def whole(smoke, tmp_path_factory):
 
 
 def of_overwrite(job, path, *, asked=False):
-    nothing = lambda: None  # noqa: E731
-    overwrite_once(job.run, {"of": "a run"}, asked=asked, finished=nothing, remove=nothing)
+    record = {"of": "a run"}
+    overwrite_once(job.run, record, asked=asked, finished=lambda: False, remove=lambda: None)
 
 
 def of_prepared(job, path):
