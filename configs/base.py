@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
             # Events of one user at one time: as the log has them, or "shuffled": drawn by lot.
             "ties": "log",
             # "keep", "drop_exact" (user, item, type and time), "drop_consecutive" (an item twice
-            # running) or "first" (of a user and an item); see pipelines/duplicates.py.
+            # running) or "first" (of a user and an item); see pipelines/prepare/duplicates.py.
             "duplicates": "keep",
             "split": {"name": "leave_one_out"},
         }
@@ -131,7 +131,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    # What a model with a position an item learns; see minirec/training/item_task.py.
+    # What a model with a position an item learns; see minirec/training/tasks/item_task.py.
     config.loss = ConfigDict(
         {
             "sid_weight": 1.0,

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from launch.hidden import hidden
+from launch.wiring.hidden import hidden
 
 if problem := hidden(Path(__file__).resolve().parent.parent):
     if sys.argv[:1] == ["-m"]:  # `python -m launch.VERB` is looking for the verb.
@@ -12,7 +12,7 @@ if problem := hidden(Path(__file__).resolve().parent.parent):
         sys.exit(2)
     raise ImportError(problem)
 
-from launch import ending
+from launch.wiring import ending
 
 if sys.argv[:1] == ["-m"]:  # `python -m launch.VERB` is looking for the verb.
     ending.watch()

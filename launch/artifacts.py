@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import program, verbs
+from launch.wiring import program, verbs
 from minirec import artifacts
 from minirec.artifacts.verify import describe
 

@@ -16,13 +16,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import make_sids, program, quantisers, wiring
+from launch import make_sids
+from launch.wiring import parts, program, quantisers
 from minirec import files
 from minirec.evaluation.sid_comparison import (
     Comparison,
     QuantiserScores,
     additive_error,
-    write_comparison,
 )
 from minirec.evaluation.sid_information import (
     hold_out_last,
@@ -30,6 +30,7 @@ from minirec.evaluation.sid_information import (
     prefix_information,
     transitions_of,
 )
+from minirec.reports.sid_page import write_comparison
 from minirec.sids import SidTable
 
 QUANTISERS: Mapping[str, Mapping[str, Any]] = {
@@ -97,7 +98,7 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     configs = {name: quantiser_config(sids, name) for name in names}
     for config in configs.values():
         quantisers.check(config, folder)
-    prepared = wiring.load_prepared(job)
+    prepared = parts.load_prepared(job)
     given = {
         name: SidTable.load(quantisers.index_file(config.path, folder), prepared.raw_item_ids)
         for name, config in configs.items()

@@ -22,32 +22,20 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie
-from launch import made_with, program, ranking, wiring
+from launch.wiring import made_with, parts, program, ranking
 from minirec import files
 from minirec.decoding.ranking import RankedUsers, rank_users
-from minirec.evaluation import (
-    KS,
-    Catalogue,
-    Example,
-    FusionWeights,
-    ItemTransition,
-    RankedLists,
-    Report,
-    curves_of,
-    evaluate_lists,
-    item_ranks,
-    metric_lines,
-    pair_strata,
-    write_report,
-)
-from minirec.evaluation.report import MODEL, SYSTEM
+from minirec.evaluation import KS, evaluate_lists, item_ranks, pair_strata
 from minirec.files.schema import COUNT, WHOLE, check
+from minirec.recommend import FusionWeights, ItemTransition, RankedLists
+from minirec.reports import Catalogue, Example, Report, curves_of, metric_lines, write_report
+from minirec.reports.report import MODEL, SYSTEM
 from minirec.sids import SidTable
 from minirec.training import read_metrics
 from minirec.training.processes import is_first
 from minirec.training.progress import ProgressBar
 from minirec.training.run_folder import CONFIG_FILE, read_config
-from pipelines.eval_batches import chosen_rows
+from pipelines.batches.eval_batches import chosen_rows
 from pipelines.prepared import Prepared
 
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
@@ -114,10 +102,10 @@ def search(job: program.Job, split: str) -> Searched:
     """
     started = time.monotonic()
     config = job.config
-    mesh = wiring.make_mesh(config)
-    catalogue, model = wiring.load_run(job, mesh=mesh)
-    made_with.check_report(job, job.run / wiring.REPORTS[split] / "report.json")
-    files.check_writable(job.run / wiring.REPORTS[split])
+    mesh = parts.make_mesh(config)
+    catalogue, model = parts.load_run(job, mesh=mesh)
+    made_with.check_report(job, job.run / parts.REPORTS[split] / "report.json")
+    files.check_writable(job.run / parts.REPORTS[split])
     ranker = ranking.Ranker(config, catalogue, model, mesh)
     weights = ranking.run_weights(job, ranker)
     max_users = config.evaluate.test_users
@@ -158,7 +146,7 @@ def search_batches(
         return rank_users(
             model,
             batches,
-            wiring.make_searcher(config, mesh),
+            parts.make_searcher(config, mesh),
             trie,
             exclude_seen=config.search.exclude_seen,
             on_batch=advance,
@@ -227,7 +215,7 @@ def make_report(
         health=prepared.manifest.get("health"),
         extra=ranking.record(searched.weights) | dict(extra or {}),
     )
-    write_report(job.run / wiring.REPORTS[split], report)
+    write_report(job.run / parts.REPORTS[split], report)
     return report
 
 
@@ -261,7 +249,7 @@ def chosen_on(job: program.Job, searched: Searched, *, validated: bool) -> dict[
     return found
 
 
-def beam_codes(ranked: RankedUsers, catalogue: wiring.Catalogue) -> np.ndarray:
+def beam_codes(ranked: RankedUsers, catalogue: parts.Catalogue) -> np.ndarray:
     """Returns the beams' codes `[n, M, L]`, -1 where a beam is dead."""
     codes = np.full(ranked.sid.shape, -1, np.int32)
     codes[~ranked.dead] = catalogue.vocab.decode(ranked.sid[~ranked.dead])
@@ -305,7 +293,7 @@ def main(job: program.Job) -> None:
         print(note, file=sys.stderr)
     if report.chosen_note:
         print(f"note: {report.chosen_note}", file=sys.stderr)
-    print(f"report={job.run / wiring.REPORTS[SPLIT.value] / 'index.html'}")
+    print(f"report={job.run / parts.REPORTS[SPLIT.value] / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from absl import flags
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from launch import append, made_with, program, quantisers, wiring
+from launch.wiring import append, made_with, program, quantisers
+from launch.wiring import parts as wiring
 from minirec import files
 from minirec.sids import SidTable
 from minirec.sids.codebooks import Codebooks

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import program, verbs
+from launch.wiring import program, verbs
 from minirec import files
 from minirec.evaluation import offline
 

@@ -12,10 +12,10 @@ import time
 
 from absl import flags
 
-from launch import program
+from launch.wiring import program
 from minirec import files
-from pipelines.ordered_log import Engine, order_in_memory
-from pipelines.prepare import prepare
+from pipelines.prepare.ordered_log import Engine, order_in_memory
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import read_manifest
 from pipelines.spark.session import missing
 
@@ -59,7 +59,7 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
         progress=progress,
         engine=engine,
     )
-    from minirec.evaluation.log_health import health_lines, health_notes  # It brings JAX.
+    from minirec.reports.log_health import health_lines, health_notes  # It brings JAX.
 
     for stage, counts in manifest["counts"].items():
         print(stage, " ".join(f"{name}={value}" for name, value in counts.items()))
@@ -87,7 +87,7 @@ def _check_replaced(job: program.Job) -> None:
         manifest = read_manifest(job.prepared)
     except ValueError:  # None, or damaged: what prepares says so.
         return
-    from launch import made_with  # It brings JAX.
+    from launch.wiring import made_with  # It brings JAX.
 
     differences = made_with.data_differences(job.config, manifest)
     if not differences:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from absl import flags
 
-from kernels.trie_build import MAX_LEVELS
-from launch import program
+from kernels.trie.build import MAX_LEVELS
+from launch.wiring import program
 from minirec.decoding.answer_mask import (
     MARKER,
     AnswerMask,

@@ -18,9 +18,9 @@ import sys
 
 from absl import flags
 
-from launch import program, verbs
 from launch.tpu import shell
 from launch.tpu.commands import Command
+from launch.wiring import program, verbs
 
 _REPO = flags.DEFINE_string("repo", "", "Name of the repository, or OWNER/NAME.")
 _VISIBILITY = flags.DEFINE_enum(

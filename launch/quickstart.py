@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from launch import evaluate, make_sids, prepare, program, train
-from minirec.evaluation import metric_table
+from launch import evaluate, make_sids, prepare, train
+from launch.wiring import program
+from minirec.reports import metric_table
 
 
 def main(job: program.Job) -> None:

@@ -22,14 +22,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch import program, ranking, wiring
-from launch.histories import KnownItems, read_histories
+from launch.wiring import parts, program, ranking
+from launch.wiring.histories import KnownItems, read_histories
 from minirec import files
 from minirec.decoding.ranking import rank_users
-from minirec.evaluation.report import MODEL, SYSTEM
+from minirec.reports.report import MODEL, SYSTEM
 from minirec.sids import sid_string
 from minirec.training.processes import is_first
-from pipelines.batches import prompt_batch
+from pipelines.batches.train_batches import prompt_batch
 
 _HISTORY = flags.DEFINE_string(
     "history", None, "Item ids as the log names them, oldest first, with commas; or a file."
@@ -67,8 +67,8 @@ def recommend(
         ValueError: an item that the catalogue lacks, unless such are left out; or a run that does
             not fit the data.
     """
-    mesh = wiring.make_mesh(job.config)
-    catalogue, model = wiring.load_run(job, mesh=mesh, with_appended=True)
+    mesh = parts.make_mesh(job.config)
+    catalogue, model = parts.load_run(job, mesh=mesh, with_appended=True)
     raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
     known = KnownItems(raw_item_ids, catalogue.prepared, skip=skip_unknown)
     items = known({f"--history, user {user}": history for user, history in enumerate(histories)})
@@ -76,12 +76,12 @@ def recommend(
     allowed[known({"--exclude": exclude})[0]] = False
     if known.unknown and is_first():
         print(files.shown(f"note: {known.summary()}; they were left out"), file=sys.stderr)
-    prompts = list(_prompts(items, wiring.model_tokens(job.config, catalogue), job.config))
+    prompts = list(_prompts(items, parts.model_tokens(job.config, catalogue), job.config))
     if rank_by == MODEL:
         ranked = rank_users(
             model,
             prompts,
-            wiring.make_searcher(job.config, mesh, at_least=top),
+            parts.make_searcher(job.config, mesh, at_least=top),
             catalogue.trie,
             exclude_seen=job.config.search.exclude_seen,
             allowed=allowed,

@@ -25,24 +25,15 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from launch import (
-    evaluate,
-    language,
-    made_with,
-    make_sids,
-    prepare,
-    program,
-    train,
-    wandb_log,
-    wiring,
-)
-from launch.run_summary import SUMMARY, write_summary
+from launch import evaluate, make_sids, prepare, train
+from launch.wiring import language, made_with, parts, program, wandb_log
+from launch.wiring.run_summary import SUMMARY, write_summary
 from minirec import files
-from minirec.evaluation import Report, metric_lines
 from minirec.files.schema import NUMBER, SHA256
 from minirec.models import SidDecoder, sharding
 from minirec.models.hf import save_checkpoint
 from minirec.models.vocabulary import merged
+from minirec.reports import Report, metric_lines
 from minirec.training import SidTask, Stage, TrainResult, as_record, compare, load_best, run_folder
 from minirec.training import train as train_model
 from minirec.training.first_steps import first_losses
@@ -69,8 +60,8 @@ def run_training(job: program.Job) -> TrainResult:
     wandb_log.check(config)
     trainable = language.trainable(config)
     mesh = train.checked_mesh(config)
-    prepared = wiring.load_prepared(job)
-    wiring.require_sids(job, job.sids)
+    prepared = parts.load_prepared(job)
+    parts.require_sids(job, job.sids)
     folder = language.base_folder(job, prepared)
     catalogue = language.load_catalogue(job, prepared, job.sids, folder, mesh)
     if is_first():
@@ -102,10 +93,10 @@ def run_training(job: program.Job) -> TrainResult:
         log: list[wandb_log.Log | None] = [None]
 
         def claimed() -> None:
-            wiring.keep_sids(job)
+            parts.keep_sids(job)
             if not run_folder.has_begun(job.run):
                 # What an evaluation of the checkpoint as it was, or another run, has left.
-                for name in (language.MODEL, *wiring.REPORTS.values()):
+                for name in (language.MODEL, *parts.REPORTS.values()):
                     shutil.rmtree(job.run / name, ignore_errors=True)
                 (job.run / SUMMARY).unlink(missing_ok=True)
             files.write_sealed(job.run / NEW_ROWS_FILE, compared)
@@ -210,8 +201,8 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
     """
     started = time.monotonic()
     config = job.config
-    mesh = wiring.make_mesh(config)
-    prepared = wiring.load_prepared(job)
+    mesh = parts.make_mesh(config)
+    prepared = parts.load_prepared(job)
     folder, sids = job.run / language.MODEL, job.run
     trained = first_says(folder.is_dir())
     if not trained:
@@ -225,10 +216,10 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
         first_alone(lambda: files.check_folder(job.run / language.MODEL, remedy=_MODEL_REMEDY))
     if trained:
         made_with.check_run(job)
-    wiring.require_sids(job, sids)
+    parts.require_sids(job, sids)
     catalogue = language.load_catalogue(job, prepared, sids, folder, mesh)
-    made_with.check_report(job, job.run / wiring.REPORTS[split] / "report.json")
-    files.check_writable(job.run / wiring.REPORTS[split])
+    made_with.check_report(job, job.run / parts.REPORTS[split] / "report.json")
+    files.check_writable(job.run / parts.REPORTS[split])
     if catalogue.tokenizer.added:
         raise ValueError(
             f"{folder}: its tokenizer lacks {len(catalogue.tokenizer.added)} SID tokens, such as "
@@ -259,7 +250,7 @@ def run_record(
         "checkpoint": language.fingerprint(folder),
         "data": catalogue.prepared.manifest["config"],
         "prepared": catalogue.prepared.manifest["fingerprint"],
-        "sids_sha256": files.sha256(job.sids / wiring.SIDS),
+        "sids_sha256": files.sha256(job.sids / parts.SIDS),
         "vocabulary": catalogue.tokenizer.size,
     }
 
@@ -268,7 +259,7 @@ def _check_run(job: program.Job, catalogue: language.LanguageCatalogue) -> None:
     path, trained = job.run / "config.json", run_folder.read_config(job.run)
     here = {
         "prepared": catalogue.prepared.manifest["fingerprint"],
-        "sids_sha256": files.sha256(job.run / wiring.SIDS),
+        "sids_sha256": files.sha256(job.run / parts.SIDS),
         "vocabulary": catalogue.tokenizer.size,
     }
     there = {name: trained.get(name) for name in here}
@@ -302,13 +293,13 @@ def main(job: program.Job, run_mode: str = "train_eval", split: str = "test") ->
                 print(line)
             for note in report.notes:
                 print(note, file=sys.stderr)
-            print(f"report={job.run / wiring.REPORTS[split] / 'index.html'}")
+            print(f"report={job.run / parts.REPORTS[split] / 'index.html'}")
 
 
 def _make_what_is_missing(job: program.Job) -> None:
     steps = (
         (job.prepared / "manifest.json", prepare.main),
-        (job.sids / wiring.SIDS_REPORT, make_sids.make),
+        (job.sids / parts.SIDS_REPORT, make_sids.make),
     )
     for path, step in steps:
         if not first_says(path.is_file()):

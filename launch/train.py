@@ -26,7 +26,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from kernels.trie import Trie
-from launch import program, ranking, wiring
+from launch.wiring import parts, program, ranking
 from minirec.decoding.ranking import rank_users
 from minirec.evaluation import KS, item_ranks, metrics_at, sid_ranks
 from minirec.training import (
@@ -43,7 +43,7 @@ from minirec.training import (
     train,
 )
 from minirec.training.processes import is_first
-from pipelines.batches import train_batches
+from pipelines.batches.train_batches import train_batches
 from pipelines.prepared import Prepared
 
 _REQUIRE_BACKEND = flags.DEFINE_enum(
@@ -81,15 +81,15 @@ def run_training(job: program.Job) -> TrainResult:
             config asks for what cannot be.
     """
     config = job.config
-    wiring.require_sid_decoder(config)
+    parts.require_sid_decoder(config)
     mesh = checked_mesh(config)
-    prepared = wiring.load_prepared(job)
-    wiring.require_sids(job, job.sids)
-    catalogue = wiring.load_catalogue(prepared, job.sids, mesh=mesh)
+    prepared = parts.load_prepared(job)
+    parts.require_sids(job, job.sids)
+    catalogue = parts.load_catalogue(prepared, job.sids, mesh=mesh)
     batches = train_batches(
         catalogue.prepared,
-        wiring.model_tokens(config, catalogue),
-        wiring.batch_config(config),
+        parts.model_tokens(config, catalogue),
+        parts.batch_config(config),
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -98,11 +98,11 @@ def run_training(job: program.Job) -> TrainResult:
     stages = [Stage("train", lambda: batches, **stage_options)]
     task = make_task(config, catalogue, make_evaluator(config, catalogue, mesh), label_smoothing)
     return train(
-        wiring.new_model(config, catalogue),
+        parts.new_model(config, catalogue),
         task,
         stages,
         settings,
-        record=wiring.run_record(job, catalogue) | as_record(settings, stages),
+        record=parts.run_record(job, catalogue) | as_record(settings, stages),
         describe_batch=batches.describe,
         mesh=mesh,
         on_claimed=lambda: keep_catalogue(job, catalogue),
@@ -111,7 +111,7 @@ def run_training(job: program.Job) -> TrainResult:
 
 def make_task(
     config: ConfigDict,
-    catalogue: wiring.Catalogue,
+    catalogue: parts.Catalogue,
     evaluator: Callable[[Any], dict[str, float]],
     label_smoothing: float,
 ) -> Task:
@@ -121,7 +121,7 @@ def make_task(
         ValueError: a field of `config.loss` is impossible.
     """
     one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
-    if wiring.reads_items(config):
+    if parts.reads_items(config):
         return ItemTask(
             evaluator,
             SidPrefixes.of(catalogue.item_tokens),
@@ -156,7 +156,7 @@ def checked_mesh(config: ConfigDict) -> Mesh | None:
             f"config.train.accumulate={config.train.accumulate}: must divide "
             f"config.loader.batch_size={config.loader.batch_size}"
         )
-    mesh = wiring.make_mesh(config)
+    mesh = parts.make_mesh(config)
     rows = config.loader.batch_size // config.train.accumulate
     if mesh is not None and rows % mesh.size:
         raise ValueError(
@@ -232,7 +232,7 @@ def validates(config: ConfigDict, prepared: Prepared) -> bool:
 
 
 def make_evaluator(
-    config: ConfigDict, catalogue: wiring.Catalogue, mesh: Mesh | None = None
+    config: ConfigDict, catalogue: parts.Catalogue, mesh: Mesh | None = None
 ) -> Callable[[Any], dict[str, float]]:
     """Returns a function from a model to its validation metrics, by real beam search.
 
@@ -241,7 +241,7 @@ def make_evaluator(
     """
     if not validates(config, catalogue.prepared):
         return lambda model: {}  # Nobody will ask.
-    batches = wiring.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
+    batches = parts.split_batches(catalogue, config, "valid", config.evaluate.valid_users)
     return evaluator_of(config, catalogue, batches, mesh)
 
 
@@ -250,7 +250,7 @@ def evaluator_of(
 ) -> Callable[[Any], dict[str, float]]:
     """Returns a function from a model to its metrics on batches of validation prompts."""
     target = catalogue.prepared.targets("valid")
-    searcher = wiring.make_searcher(config, mesh)
+    searcher = parts.make_searcher(config, mesh)
     ks = [k for k in KS if k <= config.search.num_beams]
 
     def evaluate(model: Any) -> dict[str, float]:
@@ -266,12 +266,12 @@ def evaluator_of(
     return evaluate
 
 
-def keep_catalogue(job: program.Job, catalogue: wiring.Catalogue) -> None:
+def keep_catalogue(job: program.Job, catalogue: parts.Catalogue) -> None:
     """Keeps the SIDs and the vocabulary with the run, whose record has just been found to match."""
-    wiring.keep_sids(job)
-    catalogue.vocab.save(job.run / wiring.VOCAB)
+    parts.keep_sids(job)
+    catalogue.vocab.save(job.run / parts.VOCAB)
     if not run_folder.has_begun(job.run):  # What another run here has left.
-        for report in wiring.REPORTS.values():
+        for report in parts.REPORTS.values():
             shutil.rmtree(job.run / report, ignore_errors=True)
         (job.run / ranking.FUSION).unlink(missing_ok=True)
 

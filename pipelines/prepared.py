@@ -1,4 +1,4 @@
-"""Reads a prepared folder, which `pipelines.prepare` wrote."""
+"""Reads a prepared folder, which `pipelines.prepare.prepare` wrote."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from minirec import files
 from minirec.files.schema import check
+from pipelines.prepare.splits import train_views
 from pipelines.prepared_files import (
     COLUMNS,
     ITEMS,
@@ -27,7 +28,6 @@ from pipelines.prepared_files import (
     read_table,
     read_views,
 )
-from pipelines.splits import train_views
 
 FORMAT_VERSION = 3
 SPLIT_NAMES = ("train", "valid", "test")

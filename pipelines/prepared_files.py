@@ -35,7 +35,7 @@ HEALTH = {
     "duplicates": {"mode": str, "read": (COUNT, None), "dropped": COUNT},
     "k_core": ({"k": [COUNT], "dropped": _SIZES, "next": [{"k": [COUNT], **_SIZES}]}, None),
 }
-"""What `pipelines.log_health` counts."""
+"""What `pipelines.prepare.log_health` counts."""
 
 MANIFEST = {
     "fingerprint": str,

@@ -77,7 +77,7 @@ def test_imports_point_down_the_house(floor):
     [
         ("kernels", "from minirec.sids import SidTable"),
         ("kernels", "import flax"),
-        ("minirec", "import pipelines.batches"),
+        ("minirec", "import pipelines.batches.train_batches"),
         ("pipelines", "import jax.numpy as jnp"),
         ("pipelines", "from minirec.models import Trunk"),
         ("pipelines", "from minirec import models"),

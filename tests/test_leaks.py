@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from configs._prompts import sft_prompts
-from launch import make_sids, program
-from minirec.evaluation import ItemTransition, Popularity
+from launch import make_sids
+from launch.wiring import program
+from minirec.recommend import ItemTransition, Popularity
 from minirec.sids import SidVocab
-from pipelines.batches import BatchConfig, train_batches
-from pipelines.prepare import prepare
+from pipelines.batches.train_batches import BatchConfig, train_batches
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.text.answers import sid_names
 from pipelines.text.prompts import TASKS, parse_templates

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from kernels import trie_live
 from kernels.beam_step import gradient
 from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
 from kernels.trie import Live, Trie
+from kernels.trie import live as trie_live
 
 NORMALIZE = ("vocab", "children")
 """What a row of logits may be normalised over; see `beam_step`."""
@@ -39,8 +39,8 @@ class Implementation:
 
 # Best first. A backend raises UnsupportedError for what it does not do, and the next is tried.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "pallas_tpu": Implementation("kernels.beam_step.pallas_tpu", platforms=("tpu",)),
-    "triton_gpu": Implementation("kernels.beam_step.triton_gpu", platforms=("gpu",)),
+    "pallas_tpu": Implementation("kernels.beam_step.pallas_tpu.step", platforms=("tpu",)),
+    "triton_gpu": Implementation("kernels.beam_step.triton_gpu.step", platforms=("gpu",)),
     "xla": Implementation("kernels.beam_step.xla", platforms=("cpu", "gpu", "tpu")),
     "reference": Implementation("kernels.beam_step.reference", platforms=()),
 }

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from kernels.beam_step.types import Beams, BeamStep
 from kernels.trie import DEAD_NODE, Live, Trie
-from kernels.trie_tables import MaskTable, take
+from kernels.trie.tables import MaskTable, take
 
 # Values a group of the two-stage `top_k`, and from how many times `k` groups a row gains; on CPU.
 _GROUP = 32

@@ -30,8 +30,8 @@ from kernels.beam_step import Beams, beam_step
 from kernels.beam_step.shapes import SHAPES, BeamStepShape, random_sids
 from kernels.head_beam_step import head_beam_step
 from kernels.trie import Trie, TrieCapacities, build_trie
-from kernels.trie_layout import DIGEST_WORDS, LINE, MaskCapacities, RowCapacities
-from kernels.trie_tables import MaskTable, RowTable
+from kernels.trie.layout import DIGEST_WORDS, LINE, MaskCapacities, RowCapacities
+from kernels.trie.tables import MaskTable, RowTable
 
 _YOUTUBE = TrieCapacities(
     tables=(

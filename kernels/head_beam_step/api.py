@@ -12,7 +12,7 @@ from kernels.trie import Live, Trie
 
 # Best first, as for the beam step.
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "pallas_tpu": Implementation("kernels.head_beam_step.pallas_tpu", platforms=("tpu",)),
+    "pallas_tpu": Implementation("kernels.head_beam_step.pallas_tpu.step", platforms=("tpu",)),
     "xla": Implementation("kernels.head_beam_step.xla", platforms=("cpu", "gpu", "tpu")),
     "reference": Implementation("kernels.head_beam_step.reference", platforms=()),
 }

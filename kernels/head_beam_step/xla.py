@@ -18,7 +18,7 @@ from kernels.beam_step import xla as beam_step_xla
 from kernels.beam_step.types import Beams, BeamStep
 from kernels.head_beam_step.logits import logits_of
 from kernels.trie import Live, Trie
-from kernels.trie_tables import MaskTable
+from kernels.trie.tables import MaskTable
 
 # A block is as large as keeps its rows of the head and its logits in a CPU's cache.
 _BLOCK = 4096

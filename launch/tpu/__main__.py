@@ -18,12 +18,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch import program, verbs
 from launch.tpu import commands, shell
 from launch.tpu.commands import ROOT, Command, Package
 from launch.tpu.job import job_from
 from launch.tpu.spec import PROVISIONING, TpuSpec
 from launch.tpu.watch import Watch
+from launch.wiring import program, verbs
 
 _NAME = flags.DEFINE_string("name", "", "Name of the TPU VM.")
 _PROJECT = flags.DEFINE_string("project", "", "Google Cloud's project.")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import minirec
-from launch.program import UsageError
 from launch.tpu.job import Job
 from launch.tpu.spec import TpuSpec
 from launch.tpu.tpu_vm import WORD
+from launch.wiring.program import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SCRIPT = Path(__file__).parent / "tpu_vm.py"

@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-from launch.program import UsageError
 from launch.tpu.spec import TpuSpec
+from launch.wiring.program import UsageError
 
 _SEPARATOR = "--"
 

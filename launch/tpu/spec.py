@@ -6,7 +6,7 @@ import dataclasses
 import posixpath
 import re
 
-from launch.program import UsageError
+from launch.wiring.program import UsageError
 
 PROVISIONING = ("on_demand", "spot", "preemptible")
 _RUNTIMES = {

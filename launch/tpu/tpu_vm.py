@@ -81,7 +81,7 @@ def install(wheel: str, constraints: str, extras: str) -> None:
     what = f"{Path.home() / wheel}[{extras}]"
     again = ("--reinstall-package", "minirec")
     _call(uv, "pip", "install", "-q", "--python", str(python), *again, *fixed, what)
-    _call(str(python), "-c", "import jax, launch.program")
+    _call(str(python), "-c", "import jax, launch.wiring.program")
     (_home() / "ready").touch()
 
 

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from kernels import trie_digest
 from kernels.beam_step import Beams
 from kernels.indices import int32_indices
-from kernels.trie import DEAD_NODE, Live, Trie
+from kernels.trie import DEAD_NODE, Live, Trie, digest
 from minirec.decoding.head import head_step
 from minirec.decoding.state import DecodeState, SearchModel, SearchResult
 
@@ -176,7 +175,7 @@ def step(
         hidden=hidden,
         beams=chosen.beams,
         sid=sid,
-        digest=trie_digest.by_user(trie.digest, sid.shape[0]),
+        digest=digest.by_user(trie.digest, sid.shape[0]),
     )
 
 
@@ -243,8 +242,8 @@ def _beams_in(trie: Trie, state: DecodeState) -> Beams:
     """Returns the state's beams, dead where their nodes are another trie's."""
     if state.digest is None:
         return state.beams
-    trie_digest.check("state", state.digest, trie.digest)
-    same = trie_digest.equal(state.digest, trie.digest)[:, None]
+    digest.check("state", state.digest, trie.digest)
+    same = digest.equal(state.digest, trie.digest)[:, None]
     return Beams(
         node=jnp.where(same, state.beams.node, DEAD_NODE),
         score=jnp.where(same, state.beams.score, -jnp.inf),

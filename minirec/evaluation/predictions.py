@@ -11,6 +11,7 @@ from jaxtyping import Int
 from minirec import files
 from minirec.evaluation import ranks
 from minirec.sids import sid_string
+from minirec.sids.statistics import number_sids
 
 
 def write_predictions(
@@ -42,7 +43,7 @@ def write_predictions(
     shown = (ranked_sids >= 0).all(axis=-1) & ranks.first_occurrences(ranked_sids)
     # A SID is spelled once, not once a beam: a million beams hold a few thousand SIDs.
     every = np.concatenate([ranked_sids.reshape(-1, ranked_sids.shape[-1]), target_sid])
-    numbers = ranks.number_sids(every)
+    numbers = number_sids(every)
     different, first = np.unique(numbers, return_index=True)
     spelled = {
         int(number): json.dumps(sid_string(codes))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
+from minirec.sids.statistics import number_sids
+
 NOT_FOUND = -1
 """The rank of a target that the list does not hold."""
 
@@ -97,23 +99,6 @@ def first_occurrences(ranked_sids: Int[np.ndarray, "n M L"]) -> Bool[np.ndarray,
     first = np.empty_like(new)
     np.put_along_axis(first, order, new, axis=1)
     return first
-
-
-def number_sids(sids: Int[np.ndarray, "*shape L"]) -> Int[np.ndarray, "*shape"]:
-    """Returns one integer a SID, equal exactly where all codes are; the integers mean nothing."""
-    flat = sids.reshape(-1, sids.shape[-1])
-    numbers = np.zeros(len(flat), np.int64)
-    count = 1
-    for codes in flat.T:
-        low = int(codes.min(initial=0))
-        size = int(codes.max(initial=0)) - low + 1
-        if count * size >= 2**62:
-            # Too many possible SIDs for 64 bits: go on with those that occur.
-            present, numbers = np.unique(numbers, return_inverse=True)
-            count = len(present)
-        numbers = numbers * size + (codes.astype(np.int64) - low)
-        count *= size
-    return numbers.reshape(sids.shape[:-1])
 
 
 def count_invalid(ranked_sids: Int[np.ndarray, "n M L"], item_codes: Int[np.ndarray, "N L"]) -> int:

@@ -1,19 +1,16 @@
-"""Several ways to make SIDs of one catalogue, side by side: `compare.json` and `index.html`."""
+"""Several ways to make SIDs of one catalogue, side by side in figures."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from minirec import files
 from minirec.evaluation.sid_information import Information, standard_error
 from minirec.sids.statistics import sid_report
 
@@ -52,7 +49,7 @@ class QuantiserScores:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """Everything that a comparison found; `write_comparison` makes files of it.
+    """Everything that a comparison found; `minirec.reports.sid_page` makes files of it.
 
     Attributes:
         name: of the experiment.
@@ -164,24 +161,6 @@ def additive_error(
         residual = residual - ((of_code @ residual) / np.maximum(count, 1)[:, None])[code]
         errors.append(float(np.square(residual).sum() / variance) if variance else 0.0)
     return tuple(errors)
-
-
-def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> Path:
-    """Writes `compare.json` and `index.html`; returns the page's path.
-
-    They take the place of the whole folder at once. The page is one file that needs no network.
-
-    Raises:
-        ValueError: the comparison holds NaN, an infinity or something else that JSON cannot hold.
-    """
-    from minirec.evaluation.sid_page import render_page  # matplotlib is slow to import
-
-    folder = Path(folder)
-    page = render_page(comparison)
-    with files.atomic_folder(folder) as new:
-        files.write_json(new / "compare.json", comparison_json(comparison))
-        files.write_text(new / "index.html", page)
-    return folder / "index.html"
 
 
 def _information(information: Information, comparison: Comparison) -> dict[str, Any]:

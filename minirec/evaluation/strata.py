@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from minirec.evaluation.baselines import ItemTransition
 from minirec.evaluation.evaluate import SHOWN, Evaluation
 from minirec.evaluation.metrics import metrics_at
+from minirec.recommend.baselines import ItemTransition
 
 PAIR_SEEN, PAIR_NEW = "pair_seen", "pair_new"
 

@@ -73,3 +73,20 @@ def sid_report(
         "levels": levels,
         "code_counts": code_counts,
     }
+
+
+def number_sids(sids: Int[np.ndarray, "*shape L"]) -> Int[np.ndarray, "*shape"]:
+    """Returns one integer a SID, equal exactly where all codes are; the integers mean nothing."""
+    flat = sids.reshape(-1, sids.shape[-1])
+    numbers = np.zeros(len(flat), np.int64)
+    count = 1
+    for codes in flat.T:
+        low = int(codes.min(initial=0))
+        size = int(codes.max(initial=0)) - low + 1
+        if count * size >= 2**62:
+            # Too many possible SIDs for 64 bits: go on with those that occur.
+            present, numbers = np.unique(numbers, return_inverse=True)
+            count = len(present)
+        numbers = numbers * size + (codes.astype(np.int64) - low)
+        count *= size
+    return numbers.reshape(sids.shape[:-1])

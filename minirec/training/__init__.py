@@ -2,16 +2,16 @@
 
 from minirec.training.checkpoints import MismatchError, best_step, load_best, load_last
 from minirec.training.config import Stage, TrainConfig, as_record
-from minirec.training.item_task import ItemTask
 from minirec.training.loop import train
 from minirec.training.metrics_log import is_wall_clock, read_metrics, without_wall_clock
 from minirec.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from minirec.training.reporter import NonFiniteError
 from minirec.training.result import TrainResult
 from minirec.training.run_folder import RunFolderError, compare
-from minirec.training.sid_prefixes import SidPrefixes
-from minirec.training.sid_task import SidTask
-from minirec.training.task import Task
+from minirec.training.tasks.item_task import ItemTask
+from minirec.training.tasks.sid_prefixes import SidPrefixes
+from minirec.training.tasks.sid_task import SidTask
+from minirec.training.tasks.task import Task
 
 __all__ = [
     "train",

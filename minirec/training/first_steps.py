@@ -12,7 +12,7 @@ from minirec.training.config import Stage
 from minirec.training.loop import new_optimizer
 from minirec.training.optimizer import make_schedule
 from minirec.training.step import TrainState, TrainStep
-from minirec.training.task import Task, array_inputs
+from minirec.training.tasks.task import Task, array_inputs
 
 
 def first_losses(

@@ -33,7 +33,7 @@ from minirec.training.progress import ProgressBar
 from minirec.training.reporter import Clock, NonFiniteError, Reporter
 from minirec.training.result import TrainResult
 from minirec.training.step import TrainState, TrainStep
-from minirec.training.task import Task, array_inputs, leading_axis
+from minirec.training.tasks.task import Task, array_inputs, leading_axis
 
 
 def train(

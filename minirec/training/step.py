@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt32
 
 from minirec.models.sharding import AXES, replicated
-from minirec.training.task import Ratios, Task, check_metric_names
+from minirec.training.tasks.task import Ratios, Task, check_metric_names
 from minirec.training.weight_average import averaged
 
 

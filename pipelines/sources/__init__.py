@@ -11,9 +11,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import RawDataset
 from pipelines.sources.fields import from_mapping
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 
 SOURCES = {
     "csv": "pipelines.sources.csv_log",

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from pipelines.bad_rows import BadRows
 from pipelines.tables import Problem, Rows, Table, flush
+from pipelines.tables.bad_rows import BadRows
 
 
 class Checked:

@@ -19,9 +19,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import INTERACTION_SCHEMA, TICKS_PER_SECOND, FramePart, RawDataset
 from pipelines.sources.generated_text import CATEGORIES, STYLES, item_table
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import (
+    INTERACTION_SCHEMA,
+    TICKS_PER_SECOND,
+    FramePart,
+    RawDataset,
+)
 
 NUM_CATEGORIES = len(CATEGORIES)
 NUM_STYLES = len(STYLES)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from pipelines.interactions import ITEM_SCHEMA
+from pipelines.tables.interactions import ITEM_SCHEMA
 
 # Category -> (what such a product is called, what a description says of it).
 CATEGORIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import ITEM_SCHEMA
 from pipelines.sources.checked import Checked
 from pipelines.sources.ids import clean_ids
 from pipelines.tables import Kind, Table
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import ITEM_SCHEMA
 from pipelines.tables.table import check_columns
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import RawDataset
 from pipelines.sources.own_log import LogConfig, read_log
 from pipelines.tables import JsonlTable
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 
 
 @dataclasses.dataclass(frozen=True)

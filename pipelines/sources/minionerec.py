@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import (
+from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
+from pipelines.sources.ids import id_fault
+from pipelines.tables import CsvTable, flush
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
     TICKS_PER_SECOND,
@@ -23,9 +26,6 @@ from pipelines.interactions import (
     GivenSplit,
     RawDataset,
 )
-from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
-from pipelines.sources.ids import id_fault
-from pipelines.tables import CsvTable, flush
 from pipelines.tables.table import listed
 
 _REQUIRED = ("user_id", "history_item_id", "item_id")

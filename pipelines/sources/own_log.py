@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import RawDataset
 from pipelines.sources.checked import Checked
 from pipelines.sources.fields import input_files
 from pipelines.sources.ids import clean_ids
@@ -19,6 +17,8 @@ from pipelines.sources.items import ItemColumns, read_items
 from pipelines.sources.times import check_unit, to_ticks
 from pipelines.sources.values import BELOW, keep_from
 from pipelines.tables import CsvTable, JsonlTable, Kind, ParquetTable, PyLinesTable, Table
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 from pipelines.tables.table import check_columns
 
 _FORMATS = {

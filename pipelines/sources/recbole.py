@@ -12,11 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import RawDataset
 from pipelines.sources.fields import input_files
 from pipelines.sources.own_log import LogConfig, csv_table, read_log
 from pipelines.tables import CsvTable, Kind, Rows
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _MAY_BE: dict[Kind, tuple[str, ...]] = {

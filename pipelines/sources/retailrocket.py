@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import ITEM_SCHEMA, Part, RawDataset
 from pipelines.sources.checked import Checked
 from pipelines.sources.fields import input_files
 from pipelines.sources.ids import clean_ids
 from pipelines.sources.own_log import LogConfig, read_log
 from pipelines.sources.times import to_ticks
 from pipelines.tables import CsvTable, Kind
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import ITEM_SCHEMA, Part, RawDataset
 from pipelines.tables.table import check_columns
 
 _CATEGORY = "categoryid"

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import (
+from pipelines.sources.fields import input_file, read_mapping
+from pipelines.sources.ids import id_fault
+from pipelines.tables import table as sizes
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
     TICKS_PER_SECOND,
     FramePart,
     RawDataset,
 )
-from pipelines.sources.fields import input_file, read_mapping
-from pipelines.sources.ids import id_fault
-from pipelines.tables import table as sizes
 from pipelines.tables.table import line_too_long
 
 

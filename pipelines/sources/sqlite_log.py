@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import RawDataset
 from pipelines.sources.fields import input_files
 from pipelines.sources.own_log import LogConfig, read_log
 from pipelines.tables import SqliteTable
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 from pipelines.tables.sqlite_table import wal_file
 
 

@@ -15,7 +15,6 @@ import re
 
 import polars as pl
 
-from pipelines.interactions import TICKS_PER_SECOND
 from pipelines.sources.checked import Checked
 from pipelines.sources.time_patterns import (
     EXAMPLE,
@@ -24,6 +23,7 @@ from pipelines.sources.time_patterns import (
     read_pattern,
 )
 from pipelines.sources.time_texts import SECOND_PLACES, Read, fill, iso_time, places, read_iso
+from pipelines.tables.interactions import TICKS_PER_SECOND
 
 # Units a second.
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from pipelines.bad_rows import BadRows
 from pipelines.sources.checked import Checked
+from pipelines.tables.bad_rows import BadRows
 
 BELOW = "below_min_value"  # how many rows lie below, among what a manifest counts
 _NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?$"

@@ -13,12 +13,12 @@ import polars as pl
 from jaxtyping import Int64
 
 from minirec import files
-from pipelines.interactions import TICKS_PER_SECOND, RawDataset
-from pipelines.ordered_log import NOT_GROUPED, OrderedLog, writing
+from pipelines.prepare.ordered_log import NOT_GROUPED, OrderedLog, writing
 from pipelines.prepared_files import COLUMNS
 from pipelines.spark import user_tasks as tasks
 from pipelines.spark.filtering import Left, Users
 from pipelines.spark.frames import broadcast, kept, mapped, num_partitions
+from pipelines.tables.interactions import TICKS_PER_SECOND, RawDataset
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

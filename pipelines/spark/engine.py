@@ -2,9 +2,9 @@
 
 The executors read the log's parts, bring each user's interactions together, take the k-core and
 sort. The driver holds what grows with users and items: ids, counts, offsets. The columns stream
-through it into the prepared folder, and are mapped from there when `pipelines.prepare` splits them,
-which takes one byte an interaction for the training counts and nine for a split by global time.
-Sources that put their log together themselves (`FramePart`) hold it on the driver.
+through it into the prepared folder, and are mapped from there when `pipelines.prepare.prepare`
+splits them, which takes one byte an interaction for the training counts and nine for a split by
+global time. Sources that put their log together themselves (`FramePart`) hold it on the driver.
 """
 
 from __future__ import annotations
@@ -18,17 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.bad_rows import BadRows
-from pipelines.ingest import catalogue_of, check_catalogue, check_not_empty, check_size
-from pipelines.interactions import RawDataset
-from pipelines.log_options import LogOptions
-from pipelines.log_times import LogTimes, outside_window
-from pipelines.ordered_log import (
-    OrderedLog,
-    Progress,
-    may_leave_single_interactions,
-    sizes,
-)
+from pipelines.prepare.ingest import catalogue_of, check_catalogue, check_not_empty, check_size
+from pipelines.prepare.log_options import LogOptions
+from pipelines.prepare.log_times import LogTimes, outside_window
+from pipelines.prepare.ordered_log import OrderedLog, Progress, may_leave_single_interactions, sizes
 from pipelines.spark import read_task, user_tasks
 from pipelines.spark.columns import write_columns
 from pipelines.spark.filtering import (
@@ -48,6 +41,8 @@ from pipelines.spark.frames import (
     plain_errors,
 )
 from pipelines.spark.session import spark_session
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SparkEngine:
-    """Orders a log on Spark, see `pipelines.ordered_log.Engine`.
+    """Orders a log on Spark, see `pipelines.prepare.ordered_log.Engine`.
 
     Every executor must see the log's files under the paths that the driver has them by, and be
     able to import this project.

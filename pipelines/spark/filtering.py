@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
-from pipelines.bad_rows import BadRows
-from pipelines.ingest import names_of
-from pipelines.interactions import RawDataset
-from pipelines.kcore import Ks, nothing_left
-from pipelines.log_options import LogOptions
-from pipelines.ordered_log import report_single_interactions
+from pipelines.prepare.ingest import names_of
+from pipelines.prepare.kcore import Ks, nothing_left
+from pipelines.prepare.log_options import LogOptions
+from pipelines.prepare.ordered_log import report_single_interactions
 from pipelines.spark import user_tasks as tasks
 from pipelines.spark.frames import broadcast, fetched, mapped
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import RawDataset
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -76,7 +76,7 @@ def recounted(spark: SparkSession, users: Users) -> Users:
 
 
 def k_core(spark: SparkSession, raw: RawDataset, users: Users, ks: Ks, bad_rows: BadRows) -> Left:
-    """Drops users and items in turn, see `pipelines.kcore.k_core`.
+    """Drops users and items in turn, see `pipelines.prepare.kcore.k_core`.
 
     The counts of items are here and those of users where the users are, so that a round sends
     three bytes an item out and gets back what leaves.

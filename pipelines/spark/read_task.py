@@ -16,12 +16,12 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Int32
 
-from pipelines.bad_rows import Action, BadRows
-from pipelines.ids import IdCodes
-from pipelines.ingest import check_events, report_unknown
-from pipelines.interactions import Part
-from pipelines.log_options import AS_IT_IS, LogOptions
-from pipelines.log_times import LogTimes, within_window
+from pipelines.prepare.ids import IdCodes
+from pipelines.prepare.ingest import check_events, report_unknown
+from pipelines.prepare.log_options import AS_IT_IS, LogOptions
+from pipelines.prepare.log_times import LogTimes, within_window
+from pipelines.tables.bad_rows import Action, BadRows
+from pipelines.tables.interactions import Part
 
 # A row's place in the log: the number of its part, times this, plus its number in the part.
 PLACES = 1 << 32

@@ -18,10 +18,10 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int32, Int64
 
-from pipelines.duplicates import exact_duplicates, kept_events
+from pipelines.prepare.duplicates import exact_duplicates, kept_events
+from pipelines.prepare.ties import shuffle_ties, user_keys
 from pipelines.prepared_files import COLUMNS
 from pipelines.spark.read_task import Shared
-from pipelines.ties import shuffle_ties, user_keys
 
 # A user's interactions are one row, which Java's arrays bound.
 MAX_USER_ROWS = 20_000_000
@@ -93,8 +93,8 @@ def gather_users(
     Args:
         batches: `NUMBERED`, a user's rows next to each other and in order.
         has_times: whether times are real ones.
-        ties: how events of equal time stand, see `pipelines.ties`.
-        duplicates: which events go, see `pipelines.duplicates`.
+        ties: how events of equal time stand, see `pipelines.prepare.ties`.
+        duplicates: which events go, see `pipelines.prepare.duplicates`.
 
     Yields:
         Batches of `USERS`.

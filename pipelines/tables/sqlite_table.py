@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.ahead import is_unwanted
 from pipelines.tables import table as sizes
+from pipelines.tables.ahead import is_unwanted
 from pipelines.tables.csv_layout import short
 from pipelines.tables.objects import WrongTypeError, text_of
 from pipelines.tables.table import Kind, Problem, Rows, listed, no_rows, without_rows

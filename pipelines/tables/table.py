@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from pipelines.bad_rows import BadRows
+from pipelines.tables.bad_rows import BadRows
 
 # What a column is read for decides which types of value may stand in it.
 Kind = Literal["id", "time", "event", "number", "text", "list"]

@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from minirec.sids import SidTable
-from pipelines.examples import PreparedLog
+from pipelines.batches.examples import PreparedLog
 from pipelines.text.answers import sid_tuples
 from pipelines.text.tokenizer import TextTokenizer
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from pipelines.shuffle import shuffled_rows
+from pipelines.batches.shuffle import shuffled_rows
 
 _MOST_DRAWS = 100_000_000
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from minirec.sids import SidTable
-from pipelines.eval_batches import chosen_rows, filled_up
-from pipelines.examples import check_ranges, item_column
-from pipelines.row_source import Batch
+from pipelines.batches.eval_batches import chosen_rows, filled_up
+from pipelines.batches.examples import check_ranges, item_column
+from pipelines.batches.row_source import Batch
 from pipelines.text.encode import ItemLists, Pool, Spans, encode_prompts
 from pipelines.text.item_texts import PreparedItems, item_texts
 from pipelines.text.prompts import Template

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from minirec.sids import SidTable
-from pipelines.packing import pack
-from pipelines.row_source import check_processes, digest
-from pipelines.stream import BatchStream
+from pipelines.batches.packing import pack
+from pipelines.batches.row_source import check_processes, digest
+from pipelines.batches.stream import BatchStream
 from pipelines.text.encode import NUM_RUNS, Pool, Spans, encode_prompts
 from pipelines.text.item_texts import ItemTexts, PreparedItems, item_texts
 from pipelines.text.mixture import draw_counts, draws

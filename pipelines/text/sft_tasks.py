@@ -24,8 +24,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pipelines.event_weights import event_weights
-from pipelines.examples import check_ranges, item_column, window_examples
+from pipelines.batches.event_weights import event_weights
+from pipelines.batches.examples import check_ranges, item_column, window_examples
 from pipelines.text.encode import ItemLists, shown_texts
 from pipelines.text.item_texts import ItemTexts, PreparedItems
 from pipelines.text.prompts import BLOCKS, Template

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipelines.row_source import Batch, RowSource
+from pipelines.batches.row_source import Batch, RowSource
 from pipelines.text.encode import Spans
 
 

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from minirec.evaluation import (
-    ItemTransition,
-    Popularity,
-    item_ranks,
-    item_sids,
-    metrics_at,
-    sid_ranks,
-)
+from minirec.evaluation import item_ranks, item_sids, metrics_at, sid_ranks
+from minirec.recommend import ItemTransition, Popularity
 
 NUM_ITEMS = 9
 sequences_strategy = st.lists(

@@ -7,13 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from minirec.evaluation import (
+from minirec.evaluation import choose_weights, item_ranks, metrics_at
+from minirec.recommend import (
     FusionWeights,
     RankedLists,
-    choose_weights,
     fuse,
-    item_ranks,
-    metrics_at,
     shared_probability,
     with_unknown,
 )

@@ -15,24 +15,26 @@ import rich.console
 
 from minirec import files
 from minirec.evaluation import (
-    Catalogue,
-    Curves,
-    Example,
-    ItemTransition,
-    Report,
     difference_intervals,
     evaluate_lists,
     intervals,
     item_sids,
+    pair_strata,
+)
+from minirec.evaluation.predictions import write_predictions
+from minirec.recommend import ItemTransition
+from minirec.reports import (
+    Catalogue,
+    Curves,
+    Example,
+    Report,
     metric_lines,
     metric_table,
-    pair_strata,
     read_curves,
     report_json,
     write_report,
 )
-from minirec.evaluation.curves import curves_of
-from minirec.evaluation.predictions import write_predictions
+from minirec.reports.curves import curves_of
 from tests.files.power import power_cut
 
 HOSTILE = '<img src="http://evil.example/x.png" onerror=alert(1)> & "$x_1$" \u202e\x1b[2J\x9b 日本'
@@ -289,7 +291,7 @@ def test_the_page_has_the_same_bytes_each_time(page, tmp_path):
 
 
 def test_the_verdict_follows_the_paired_interval(report):
-    from minirec.evaluation.page import render_page
+    from minirec.reports.page import render_page
 
     reference = report.evaluations["item_transition"]
     same = dict(report.evaluations) | {"model": reference}
@@ -302,7 +304,7 @@ def test_the_verdict_follows_the_paired_interval(report):
 
 
 def test_the_system_is_held_against_the_others_too(report):
-    from minirec.evaluation.page import render_page
+    from minirec.reports.page import render_page
 
     assert report_json(report)["system_differences"] == {}
     assert "The system is" not in render_page(report)
@@ -357,7 +359,7 @@ def test_a_page_without_curves_and_examples_stands(tmp_path):
 
 
 def test_a_model_with_fewer_beams_is_compared_only_as_far_as_it_reaches(report):
-    from minirec.evaluation.page import render_page
+    from minirec.reports.page import render_page
 
     beams = report.ranked_sids[:, :20]
     codes = np.concatenate([report.catalogue.codes] * 2, axis=1)
@@ -388,9 +390,7 @@ def test_a_report_that_is_cut_short_anywhere_leaves_the_files_of_one_report(
     report, tmp_path, monkeypatch
 ):
     page = "<html>the page of {}</html>"
-    monkeypatch.setattr(
-        "minirec.evaluation.page.render_page", lambda report: page.format(report.seed)
-    )
+    monkeypatch.setattr("minirec.reports.page.render_page", lambda report: page.format(report.seed))
     other = dataclasses.replace(report, seed=8, ranked_sids=report.ranked_sids[:, ::-1])
     write_report(tmp_path / "old", report)
     write_report(tmp_path / "new", other)

@@ -7,15 +7,15 @@ from xml.etree import ElementTree
 import pytest
 
 from minirec import files
-from minirec.evaluation.log_health import tied_targets
-from minirec.evaluation.seeds import (
+from minirec.reports.log_health import tied_targets
+from minirec.reports.seeds import (
     best_first,
     distinct_baselines,
     recommenders,
     seed_interval,
     setting_row,
 )
-from minirec.evaluation.sweep_report import Sweep, caption, markdown, row_names, write_sweep
+from minirec.reports.sweep import Sweep, caption, markdown, row_names, write_sweep
 
 
 def result(ndcg, *, users=100, count=0.3, **others):

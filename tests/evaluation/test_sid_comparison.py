@@ -11,9 +11,9 @@ from minirec.evaluation.sid_comparison import (
     QuantiserScores,
     additive_error,
     comparison_json,
-    write_comparison,
 )
 from minirec.evaluation.sid_information import Information
+from minirec.reports.sid_page import write_comparison
 from minirec.sids.rq_kmeans import rq_kmeans
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.append import read_new_items
+from launch.wiring.append import read_new_items
 from minirec import files
 from minirec.models.hf.safetensors_file import SafetensorsReader
 from minirec.sids.item_vectors import load_vectors

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from kernels.trie import TrieCapacities
-from kernels.trie_layout import LINE, MaskCapacities, RowCapacities
+from kernels.trie.layout import LINE, MaskCapacities, RowCapacities
 
 # Kind, first level and number of levels of each table of three levels.
 LAYOUTS = {

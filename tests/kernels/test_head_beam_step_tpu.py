@@ -13,7 +13,7 @@ from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.beam_step import Beams
-from kernels.head_beam_step import pallas_tpu
+from kernels.head_beam_step.pallas_tpu import step as pallas_tpu
 from kernels.trie import build_trie
 from tests.bounds import assert_close, log_softmax_roundings
 

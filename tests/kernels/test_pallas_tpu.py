@@ -12,14 +12,15 @@ from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interprete
 from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.beam_step import Beams, UnsupportedError, pallas_tpu, reference
+from kernels.beam_step import Beams, UnsupportedError, reference
+from kernels.beam_step.pallas_tpu import rows as rows_kernel
+from kernels.beam_step.pallas_tpu import rows_plan
+from kernels.beam_step.pallas_tpu import step as pallas_tpu
 from kernels.beam_step.shapes import SHAPES, random_sids
-from kernels.beam_step.tpu import rows as rows_kernel
-from kernels.beam_step.tpu import rows_plan
 from kernels.beam_step.types import BeamStep
 from kernels.bench import tpu_specs
 from kernels.trie import TrieCapacities, build_trie
-from kernels.trie_layout import RowCapacities
+from kernels.trie.layout import RowCapacities
 from tests.bounds import assert_close, log_softmax_roundings
 from tests.kernels.layouts import layout
 

@@ -12,8 +12,8 @@ import pytest
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.beam_step.tpu import wide
-from kernels.beam_step.tpu.wide import wide_step
+from kernels.beam_step.pallas_tpu import wide
+from kernels.beam_step.pallas_tpu.wide import wide_step
 from kernels.beam_step.types import UnsupportedError
 from tests.bounds import assert_close, log_softmax_roundings
 

@@ -10,7 +10,7 @@ import pytest
 
 from kernels.bench import tpu_specs
 from kernels.trie import DEAD_NODE, build_trie
-from kernels.trie_layout import LINE, MaskCapacities, RowCapacities, TrieCapacities
+from kernels.trie.layout import LINE, MaskCapacities, RowCapacities, TrieCapacities
 from tests.kernels.layouts import LAYOUTS, layout
 
 

@@ -16,16 +16,16 @@ from kernels.beam_step import (
     default_implementation,
     record_implementations,
     reference,
-    triton_gpu,
-    triton_gpu_select,
     xla,
 )
+from kernels.beam_step.triton_gpu import select
+from kernels.beam_step.triton_gpu import step as triton_gpu
 from kernels.trie import DEAD_NODE, build_trie
-from kernels.trie_tables import MaskTable, RowTable
+from kernels.trie.tables import MaskTable, RowTable
 from kernels.triton_launch import is_interpreted
 
 pytestmark = pytest.mark.skipif(
-    not is_interpreted(triton_gpu_select.best_beams) and jax.default_backend() != "gpu",
+    not is_interpreted(select.best_beams) and jax.default_backend() != "gpu",
     reason="needs a GPU, or TRITON_INTERPRET=1 in the environment",
 )
 
@@ -166,8 +166,8 @@ def test_more_beams_than_made_for_are_refused():
 
 
 def test_without_triton_it_says_what_to_install_and_is_not_in_the_way(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kernels.beam_step.triton_gpu_select", None)
-    monkeypatch.delattr("kernels.beam_step.triton_gpu_select")
+    monkeypatch.setitem(sys.modules, "kernels.beam_step.triton_gpu.select", None)
+    monkeypatch.delattr("kernels.beam_step.triton_gpu.select")
     arguments = jnp.zeros((1, 1, 2)), Beams.root(1), build_trie([(0,), (1,)]), 0
     with pytest.raises(UnsupportedError, match="pip install triton"):
         beam_step(*arguments, num_beams=1, implementation="triton_gpu")

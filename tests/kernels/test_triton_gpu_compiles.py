@@ -84,12 +84,12 @@ def test_without_a_gpu_or_the_interpreter_it_says_so(report):
 
 def _steps():
     """Returns the steps by name: a callable, and the arrays or shapes that it is traced with."""
-    from kernels.beam_step import triton_gpu
     from kernels.beam_step.shapes import SHAPES as STEP_SHAPES
     from kernels.beam_step.shapes import random_sids
+    from kernels.beam_step.triton_gpu import step as triton_gpu
     from kernels.bench import tpu_specs
     from kernels.trie import TrieCapacities, build_trie
-    from kernels.trie_layout import MaskCapacities
+    from kernels.trie.layout import MaskCapacities
 
     def beam_step(logits, beams, trie, live=None, *, shape, normalize="vocab"):
         fixed = {"num_beams": shape.num_beams, "normalize": normalize, "log_normalizer": None}
@@ -175,7 +175,8 @@ def _compile(kernel, dtypes, num_warps, constants):
 
 def main():
     """Prints a JSON line a step lowered, and one a kernel of it compiled."""
-    from kernels.beam_step import UnsupportedError, triton_gpu
+    from kernels.beam_step import UnsupportedError
+    from kernels.beam_step.triton_gpu import step as triton_gpu
     from kernels.triton_launch import launch
 
     launches = []

@@ -2,7 +2,8 @@
 
 import pytest
 
-from launch import evaluate, make_sids, prepare, program, train
+from launch import evaluate, make_sids, prepare, train
+from launch.wiring import program
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A program as `launch.program` starts it, which interrupts itself where its argument says."""
+"""A program as `launch.wiring.program` starts it, which interrupts itself where told."""
 
 import gc
 import json
@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 
-from launch import ending
+from launch.wiring import ending
 
 ending.watch()  # As `python -m launch.VERB` does.
 
@@ -19,7 +19,7 @@ def interrupt():
 if sys.argv[1] == "importing":
     interrupt()
 
-from launch import program  # noqa: E402
+from launch.wiring import program  # noqa: E402
 
 
 class Finalised:

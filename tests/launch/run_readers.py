@@ -2,7 +2,7 @@
 
 import json
 
-from launch import run_summary
+from launch.wiring import run_summary
 from minirec.training import read_metrics
 from minirec.training.metrics_log import FINAL, check_prefix
 from minirec.training.step_folders import StepFolders

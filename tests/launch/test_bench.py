@@ -6,7 +6,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from launch import bench, bench_plot, program
+from launch.bench import __main__ as bench
+from launch.bench import plot
+from launch.wiring import program
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def test_the_picture_names_its_lines_and_points(tmp_path):
         for implementation in ("xla", "static")
         for level in (1, 2)
     ]
-    svg, png = bench_plot.draw(rows, tmp_path / "new")
+    svg, png = plot.draw(rows, tmp_path / "new")
     assert png.read_bytes().startswith(b"\x89PNG")
     text = svg.read_text()
     for words in ("beam_step, xla", "STATIC, exact", "20M", "2048", "1k", "Vocabulary V"):

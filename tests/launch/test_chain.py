@@ -10,18 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from launch import (
-    append,
-    evaluate,
-    make_sids,
-    metrics,
-    prepare,
-    program,
-    ranking,
-    recommend,
-    train,
-    wiring,
-)
+from launch import evaluate, make_sids, metrics, prepare, recommend, train
+from launch.wiring import append, parts, program, ranking
 from minirec import files
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics, run_folder
@@ -303,7 +293,7 @@ def test_a_flipped_bit_in_a_file_that_a_run_reads_back_is_refused_by_its_name(sm
         elif name == "metrics.jsonl":
             read_metrics(copy.run)
         else:
-            wiring.load_run(copy)
+            parts.load_run(copy)
 
     names = ["config.json", "sids.json", "sids_report.json", "vocab.json", "fusion.json"]
     for name in [*names, "metrics.jsonl", "report/predictions.json"]:
@@ -434,7 +424,7 @@ def test_a_report_tells_the_health_that_preparing_counted(smoke):
     # The generated world repeats nothing, and no two of its times are equal.
     views = health["targets"]["test"]["views"]
     assert health["targets"]["test"] == {"views": views, "tied": 0, "in_history": 0}
-    folder = job.run / wiring.REPORTS["test"]
+    folder = job.run / parts.REPORTS["test"]
     assert json.loads((folder / "report.json").read_text())["health"] == health
     assert ">The log</h2>" in (folder / "index.html").read_text()
     assert report.notes == []

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import append, compare_sids, make_sids, prepare, program, wiring
+from launch import compare_sids, make_sids, prepare
+from launch.wiring import append, parts, program
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import LatentCodebooks, load_codebooks
 from pipelines.prepared import Prepared
@@ -151,12 +152,12 @@ def test_rq_vae_makes_sids_keeps_its_encoder_and_appends_new_items(workdir, tmp_
     job = job_of(tmp_path, **changes)
     (tmp_path / "prepared").symlink_to(job_of(workdir).prepared)
     make_sids.make(job)
-    quantiser, about, _ = load_codebooks(job.sids / wiring.CODEBOOKS)
+    quantiser, about, _ = load_codebooks(job.sids / parts.CODEBOOKS)
     assert isinstance(quantiser, LatentCodebooks)
     assert about["source"].startswith("rq_vae on ")
-    prepared = wiring.load_prepared(job)
+    prepared = parts.load_prepared(job)
     vectors, _ = make_sids.item_vectors(prepared, job.config.sids, job.config.seed)
-    table = wiring.load_catalogue(prepared, job.sids).table
+    table = parts.load_catalogue(prepared, job.sids).table
     made = quantiser.encode(vectors)
     same = (table.codes[:, :2] == made).all(axis=1).mean()
     assert same == 1 if policy == "extra_level" else same > 0.3
@@ -170,7 +171,7 @@ def test_rq_vae_makes_sids_keeps_its_encoder_and_appends_new_items(workdir, tmp_
 
     # And it goes on from there: the vectors are the same, so most SIDs stay.
     if policy == "extra_level":
-        again = {"sids.start": str(job.sids / wiring.CODEBOOKS), "sids.rq_vae.learning_rate": 1e-4}
+        again = {"sids.start": str(job.sids / parts.CODEBOOKS), "sids.rq_vae.learning_rate": 1e-4}
         table = make_sids.make_table(prepared, job_of(tmp_path, **changes, **again).config.sids, 1)
         assert (table.table.codes[:, 0] == made[:, 0]).mean() > 0.5
 

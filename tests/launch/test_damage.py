@@ -14,7 +14,10 @@ import shutil
 import numpy as np
 import pytest
 
-from launch import ranking, sft, sweep, sweep_run, wandb_log, wiring
+from launch import sft
+from launch.sweep import __main__ as sweep
+from launch.sweep import sweep_run
+from launch.wiring import parts, ranking, wandb_log
 from minirec import files
 from minirec.models.hf import save_checkpoint
 from minirec.sids.append import AppendedItems
@@ -47,10 +50,10 @@ def whole(smoke, tmp_path_factory):
         if other.name != job.run.name:
             shutil.rmtree(other)
     job = dataclasses.replace(job, workdir=workdir, run=workdir / "runs" / job.run.name)
-    prepared = wiring.load_prepared(job)
-    table = wiring.load_table(prepared, job.sids)
-    digest = files.sha256(job.sids / wiring.SIDS)
-    AppendedItems(digest, ("new",), ("title",), table.codes[:1]).save(job.sids / wiring.APPENDED)
+    prepared = parts.load_prepared(job)
+    table = parts.load_table(prepared, job.sids)
+    digest = files.sha256(job.sids / parts.SIDS)
+    AppendedItems(digest, ("new",), ("title",), table.codes[:1]).save(job.sids / parts.APPENDED)
     of_sweep = sweep_run.SweepJob(
         job.config, workdir, workdir / "sweeps" / "s" / "runs" / "r", False, job.prepared, job.sids
     )
@@ -83,26 +86,26 @@ def of_prepared(job, path):
 
 def of_table(folder):
     def read(job, path):
-        table = wiring.load_table(prepared_of(job), folder(job))
+        table = parts.load_table(prepared_of(job), folder(job))
         return table.codes.tolist(), table.codebook_sizes
 
     return read
 
 
 def of_vocab(job, path):
-    return wiring.SidVocab.load(path).token_strings
+    return parts.SidVocab.load(path).token_strings
 
 
 def of_codebooks(job, path):
-    wiring.checked_sids(job.sids, wiring.CODEBOOKS)
+    parts.checked_sids(job.sids, parts.CODEBOOKS)
     codebooks, about, arrays = load_codebooks(path)
     text = TextTransform.from_arrays(arrays, path)
     return [c.tobytes() for c in codebooks.codebooks], about, text and text.words
 
 
 def of_appended(job, path):
-    table = wiring.load_table(prepared_of(job), job.sids)
-    items = AppendedItems.load(path, table, files.sha256(job.sids / wiring.SIDS))
+    table = parts.load_table(prepared_of(job), job.sids)
+    items = AppendedItems.load(path, table, files.sha256(job.sids / parts.SIDS))
     return items.raw_item_ids, items.titles, items.codes.tolist()
 
 
@@ -189,7 +192,7 @@ SEALED = {
     "runs/*/new_rows.json": lambda job, path: sft._read_new_rows(job),
     "sweeps/s/runs/r/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
     "sweeps/s/results.jsonl": of_lines(None),
-    "runs/*/config.json": lambda job, path: wiring.load_run(job),
+    "runs/*/config.json": lambda job, path: parts.load_run(job),
 }
 
 
@@ -199,12 +202,12 @@ def test_another_shape_under_a_right_seal_is_refused_by_name(whole, pattern, mon
         kept = prepared_of(whole)
         monkeypatch.setattr(Prepared, "load", lambda folder: kept)
     if pattern.endswith("config.json"):  # What comes before the model is made and restored.
-        catalogue = wiring.load_catalogue(prepared_of(whole), whole.run)
-        monkeypatch.setattr(wiring, "load_catalogue", lambda *_: catalogue)
-        monkeypatch.setattr(wiring, "new_model", lambda *_: None)
-        monkeypatch.setattr(wiring.nnx, "eval_shape", lambda make: make())
-        monkeypatch.setattr(wiring.sharding, "place", lambda *_: None)
-        monkeypatch.setattr(wiring, "load_best", lambda folder, model: None)
+        catalogue = parts.load_catalogue(prepared_of(whole), whole.run)
+        monkeypatch.setattr(parts, "load_catalogue", lambda *_: catalogue)
+        monkeypatch.setattr(parts, "new_model", lambda *_: None)
+        monkeypatch.setattr(parts.nnx, "eval_shape", lambda make: make())
+        monkeypatch.setattr(parts.sharding, "place", lambda *_: None)
+        monkeypatch.setattr(parts, "load_best", lambda folder, model: None)
     (name,) = fnmatch.filter(names(whole), pattern)
     path = whole.workdir / name
     value = json.loads(path.read_bytes())

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from launch import evaluate_bench
-from launch.evaluate_floor import ATTENTION, floor_seconds, matrix_products
+from launch.bench import evaluate
+from launch.bench.evaluate_floor import ATTENTION, floor_seconds, matrix_products
 from minirec.models import TrunkConfig
 
 
@@ -21,9 +21,9 @@ def small(config):
 
 
 def test_rows_tell_time_floor_and_memory_and_the_searches_agree(monkeypatch):
-    monkeypatch.setattr(evaluate_bench, "_MAX_EVENTS", 9)
-    naive, ours = evaluate_bench.run(20, 60, 3, 8, naive_users=8, change=small)
-    assert naive["implementation"] == evaluate_bench.NAIVE
+    monkeypatch.setattr(evaluate, "_MAX_EVENTS", 9)
+    naive, ours = evaluate.run(20, 60, 3, 8, naive_users=8, change=small)
+    assert naive["implementation"] == evaluate.NAIVE
     assert naive["measured_users"] == ours["same_lists"] == 8
     assert ours["implementation"] == "minirec"
     assert ours["users"] == naive["users"] == 20
@@ -56,7 +56,7 @@ def test_the_floor_counts_what_one_user_cannot_do_without():
 
 
 def test_histories_are_as_long_as_in_amazon_beauty():
-    log = evaluate_bench.beauty_like_log(22_000, 12_000)
+    log = evaluate.beauty_like_log(22_000, 12_000)
     views = log.views("test")
     length = views[:, 2] - views[:, 1]
     assert 7 < length.mean() < 8.5

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from launch import generate_bench, generate_inputs, peer
-from launch.generate_bench import Search
-from launch.generate_inputs import Setting
+from launch.bench import generate, generate_inputs, peer
+from launch.bench.generate import Search
+from launch.bench.generate_inputs import Setting
 from minirec.models import TrunkConfig
 
 SMALL = Setting(
@@ -31,9 +31,9 @@ SMALL = Setting(
 
 def test_rows_tell_speed_memory_and_floor_and_both_heads_agree(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(peer, "PYTHON", tmp_path / "python")
-    monkeypatch.setattr(generate_bench, "_HEAD_BLOCKS", (64,))
+    monkeypatch.setattr(generate, "_HEAD_BLOCKS", (64,))
     searches = {"fused": Search("vocab", "fused", 2), "plain": Search("vocab", "plain", 3)}
-    fused, plain = generate_bench.run(4, 2, rounds=1, setting=SMALL, searches=searches)
+    fused, plain = generate.run(4, 2, rounds=1, setting=SMALL, searches=searches)
     assert "make oracles" in capsys.readouterr().err
     assert (fused["implementation"], plain["implementation"]) == ("fused", "plain")
     for row in (fused, plain):
@@ -72,4 +72,4 @@ def test_searches_that_score_differently_are_an_error():
     }
     searches = dict.fromkeys("ab", Search("children", "plain", 1))
     with pytest.raises(RuntimeError, match="b and a score differently"):
-        generate_bench._compared(found, "b", searches)
+        generate._compared(found, "b", searches)

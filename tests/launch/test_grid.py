@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from launch import program
-from launch.grid import read_grid
+from launch.sweep.grid import read_grid
+from launch.wiring import program
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from launch.hidden import hidden
+from launch.wiring.hidden import hidden
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 

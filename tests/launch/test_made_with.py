@@ -6,7 +6,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from launch import evaluate, made_with, make_sids, prepare, program, train, wiring
+from launch import evaluate, make_sids, prepare, train
+from launch.wiring import made_with, parts, program
 from minirec import files
 
 
@@ -49,7 +50,7 @@ def test_a_changed_field_is_refused_by_every_later_step_or_said_to_change_nothin
         ):
             continue
         with pytest.raises(ValueError, match=rf"config\.{field}\b.* there, .* now") as raised:
-            wiring.load_run(other)
+            parts.load_run(other)
         assert "launch." in str(raised.value) or "--run" in str(raised.value)
         if made_with.is_in(field, ("data",)):
             for step in (make_sids.make, train.run_training):
@@ -79,7 +80,7 @@ def test_what_changes_nothing_or_is_asked_anew_is_not_refused(smoke):
             if not made_with.is_in(f, ("mesh", "search.normalize"))
         }
     )
-    wiring.load_run(dataclasses.replace(job, config=config))
+    parts.load_run(dataclasses.replace(job, config=config))
     for field in made_with.CHANGE_NOTHING:
         assert made_with.CHANGE_NOTHING[field]
 
@@ -98,29 +99,29 @@ def test_another_folder_must_hold_the_same_log(smoke, tmp_path, capsys):
     config.data.k_core = 0
     own = program.Job(config, tmp_path / "w", tmp_path / "w" / "runs" / "r")
     prepare.main(own)
-    wiring.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
+    parts.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
     assert not capsys.readouterr().err
-    wiring.load_prepared(changed(own, "data.source.folder", str(tmp_path / "c")))
+    parts.load_prepared(changed(own, "data.source.folder", str(tmp_path / "c")))
     assert "is taken as it is" in capsys.readouterr().err
     (tmp_path / "b" / "log.txt").write_text("1 2 3 4\n")
     with pytest.raises(
         ValueError, match=r"b/log\.txt: is not what was prepared: config\.data\.sou"
     ):
-        wiring.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
+        parts.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
 
 
 def test_seeds_of_sids_and_of_training_may_differ(smoke):
     job, _ = smoke
     with pytest.raises(ValueError, match=r"config\.sids\.seed is 0 there, 1 now"):
-        wiring.require_sids(changed(job, "seed", 1), job.sids)
+        parts.require_sids(changed(job, "seed", 1), job.sids)
     config = job.config.copy_and_resolve_references()
     config.update_from_flattened_dict({"seed": 1, "sids.seed": 0})
-    wiring.require_sids(dataclasses.replace(job, config=config), job.sids)
+    parts.require_sids(dataclasses.replace(job, config=config), job.sids)
 
 
 def test_what_would_be_replaced_asks_for_overwrite_and_says_what_hangs_on_it(smoke):
     job, _ = smoke
-    before = (job.sids / wiring.SIDS).read_bytes(), (job.prepared / "manifest.json").read_bytes()
+    before = (job.sids / parts.SIDS).read_bytes(), (job.prepared / "manifest.json").read_bytes()
     with pytest.raises(
         program.UsageError, match=rf"config\.sids\.dim is .*{job.run.name}.*--overw"
     ):
@@ -131,7 +132,7 @@ def test_what_would_be_replaced_asks_for_overwrite_and_says_what_hangs_on_it(smo
         prepare.main(changed(job, "data.k_core", 3))
     with pytest.raises(program.UsageError, match=r"report\.json: config\.search\.num_beams is 20"):
         evaluate.run_evaluation(changed(job, "search.num_beams", 30))
-    assert (job.sids / wiring.SIDS).read_bytes() == before[0]
+    assert (job.sids / parts.SIDS).read_bytes() == before[0]
     assert (job.prepared / "manifest.json").read_bytes() == before[1]
 
 

@@ -9,7 +9,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from launch import prepare, program
+from launch import prepare
+from launch.wiring import program
 
 LOG = """user,item,time
 ann,a,1

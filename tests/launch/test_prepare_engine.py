@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from launch import prepare
-from pipelines.ordered_log import order_in_memory
+from pipelines.prepare.ordered_log import order_in_memory
 from pipelines.spark.session import missing
 
 

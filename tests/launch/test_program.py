@@ -10,7 +10,8 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import configs
-from launch import program, train
+from launch import train
+from launch.wiring import program
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(

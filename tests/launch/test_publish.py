@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from launch import program, publish
+from launch import publish
+from launch.wiring import program
 
 ROOT = pathlib.Path(__file__).parents[2]
 # gh repo create NAME --private --source=. --remote=REMOTE, and gh auth status.

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from launch import evaluate, language, program, sft, train, wiring
+from launch import evaluate, sft, train
+from launch.wiring import language, parts, program
 from minirec import files
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
@@ -142,7 +143,7 @@ def test_a_flipped_bit_in_what_fine_tuning_left_is_refused_by_its_name(done, tmp
 
 READERS = {
     "model/*": lambda job, path: files.check_folder(path.parent, remedy="see above"),
-    "sids*.json": lambda job, path: wiring.checked_sids(job.run, wiring.SIDS),
+    "sids*.json": lambda job, path: parts.checked_sids(job.run, parts.SIDS),
     "config.json": lambda job, path: run_folder.read_config(job.run),
     "new_rows.json": lambda job, path: sft._read_new_rows(job),
     "metrics.jsonl": of_metrics,
@@ -243,7 +244,7 @@ def test_codebooks_are_asked_for_only_where_there_are_some(done, tmp_path):
     assert language.starts(elsewhere) == ("mean", "random", "codebooks")
     (tmp_path / "sids").unlink()
     (tmp_path / "sids").mkdir()
-    for name in (wiring.SIDS, wiring.SIDS_REPORT):
+    for name in (parts.SIDS, parts.SIDS_REPORT):
         (tmp_path / "sids" / name).write_bytes((done.sids / name).read_bytes())
     assert language.starts(elsewhere) == ("mean", "random")
     (tmp_path / "prepared").symlink_to(done.prepared)

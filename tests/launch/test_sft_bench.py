@@ -2,10 +2,10 @@
 
 import math
 
-from launch import peer, sft_bench
+from launch.bench import peer, sft_training
 from minirec.models import TrunkConfig
 
-SMALL = sft_bench.Setting(
+SMALL = sft_training.Setting(
     trunk=TrunkConfig(
         num_layers=1,
         width=16,
@@ -26,8 +26,8 @@ SMALL = sft_bench.Setting(
 def test_rows_tell_speed_memory_and_losses(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(peer, "PYTHON", tmp_path / "python")
     variants = {"packed": {"pack": True, "dtype": "float32"}}
-    monkeypatch.setattr(sft_bench, "VARIANTS", variants)
-    (row,) = sft_bench.run(SMALL)
+    monkeypatch.setattr(sft_training, "VARIANTS", variants)
+    (row,) = sft_training.run(SMALL)
     assert "left out transformers: `make oracles`" in capsys.readouterr().err
     assert (row["implementation"], row["ratio"]) == ("packed", None)
     assert row["tokens_per_second"] > 0

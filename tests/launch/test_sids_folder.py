@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from launch import append, make_sids, prepare, program, wiring
+from launch import make_sids, prepare
+from launch.wiring import append, parts, program
 from minirec import files
 from minirec.sids.append import AppendedItems
 from tests.files.power import power_cut
@@ -19,7 +20,7 @@ def made(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sids")
     job = program.Job(config, workdir, workdir / "runs" / "x")
     prepare.main(job)
-    prepared = wiring.load_prepared(job)
+    prepared = parts.load_prepared(job)
     tables = [make_sids.make_table(prepared, config.sids, seed) for seed in (0, 1)]
     assert not np.array_equal(tables[0].table.codes, tables[1].table.codes)
     return job, prepared, tables
@@ -41,8 +42,8 @@ def make(made, tmp_path, monkeypatch):
 
 def append_to(job):
     codes = np.zeros((1, 3), np.int32)
-    digest = files.sha256(job.sids / wiring.SIDS)
-    AppendedItems(digest, ("later",), ("A later one",), codes).save(job.sids / wiring.APPENDED)
+    digest = files.sha256(job.sids / parts.SIDS)
+    AppendedItems(digest, ("later",), ("A later one",), codes).save(job.sids / parts.APPENDED)
 
 
 def test_making_sids_anew_that_is_cut_short_anywhere_mixes_nothing(made, make, monkeypatch, capsys):
@@ -61,20 +62,20 @@ def test_making_sids_anew_that_is_cut_short_anywhere_mixes_nothing(made, make, m
         with power_cut(monkeypatch, at):
             make_seed(1)
         try:
-            report = wiring.checked_sids(job.sids, wiring.CODEBOOKS)
-            table = wiring.load_table(prepared, job.sids)
+            report = parts.checked_sids(job.sids, parts.CODEBOOKS)
+            table = parts.load_table(prepared, job.sids)
         except ValueError as error:
             seen.add(str(job.sids) in str(error))
         else:
             which = [np.array_equal(table.codes, one.table.codes) for one in tables].index(True)
             assert report["reconstruction_error"] == tables[which].report["reconstruction_error"]
-            digest = files.sha256(job.sids / wiring.SIDS)
-            later = AppendedItems.load(job.sids / wiring.APPENDED, table, digest)
+            digest = files.sha256(job.sids / parts.SIDS)
+            later = AppendedItems.load(job.sids / parts.APPENDED, table, digest)
             assert len(later.codes) == 1 - which
             seen.add(which)
         make_seed(1)
-        wiring.load_catalogue(prepared, job.sids, job.sids / wiring.APPENDED)
-        assert not (job.sids / wiring.APPENDED).exists()
+        parts.load_catalogue(prepared, job.sids, job.sids / parts.APPENDED)
+        assert not (job.sids / parts.APPENDED).exists()
     assert seen == {0, True}
     assert "appended.json held items that were appended to the SIDs before" in (
         capsys.readouterr().err
@@ -86,7 +87,7 @@ def test_the_same_sids_made_again_keep_what_was_appended_to_them(make):
     make_seed(0)
     append_to(job)
     make_seed(0)
-    catalogue = wiring.load_catalogue(prepared, job.sids, job.sids / wiring.APPENDED)
+    catalogue = parts.load_catalogue(prepared, job.sids, job.sids / parts.APPENDED)
     assert catalogue.titles[-1] == "A later one"
 
 

@@ -13,15 +13,17 @@ import sys
 
 import pytest
 
-from launch import make_sids, prepare, program, sweep, sweep_run
-from launch.grid import read_grid
+from launch import make_sids, prepare
+from launch.sweep import __main__ as sweep
+from launch.sweep import sweep_run
+from launch.sweep.grid import read_grid
+from launch.wiring import child, program
 from minirec import files
-from minirec.evaluation.seeds import setting_row
-from minirec.evaluation.sweep_report import Sweep, markdown, write_sweep
+from minirec.reports.seeds import setting_row
+from minirec.reports.sweep import Sweep, markdown, write_sweep
 from minirec.training import RunFolderError
 from minirec.training.metrics_log import MetricsLog
 from minirec.training.run_folder import locked
-from pipelines import child
 from tests.files.power import power_cut
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

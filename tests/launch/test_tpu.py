@@ -18,13 +18,13 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from launch import program
-from launch.program import UsageError
 from launch.tpu import commands, shell, tpu_vm
 from launch.tpu.commands import Package
 from launch.tpu.job import Job, job_from
 from launch.tpu.spec import TpuSpec
 from launch.tpu.watch import Watch
+from launch.wiring import program
+from launch.wiring.program import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FAKE = pathlib.Path(__file__).parent / "fake_gcloud.py"

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 import configs.amazon_beauty
-from launch import bench, evaluate_bench, evaluate_floor, train_bench
-from launch.evaluate_floor import ATTENTION
-from launch.train_floor import Places, item_products, mean_products, token_products
+from launch.bench import __main__ as bench
+from launch.bench import evaluate, evaluate_floor, training
+from launch.bench.evaluate_floor import ATTENTION
+from launch.bench.loader import SyntheticLog
+from launch.bench.training_floor import Places, item_products, mean_products, token_products
 from minirec.models import ItemDecoderConfig, SidDecoderConfig, TrunkConfig
 from minirec.training import ItemTask, SidPrefixes, SidTask
-from pipelines.batches import BatchConfig, train_batches
-from pipelines.loader_bench import SyntheticLog
+from pipelines.batches.train_batches import BatchConfig, train_batches
 
 TRUNK = TrunkConfig(num_layers=2, width=3, num_heads=5, num_kv_heads=1, head_dim=2, mlp_width=7)
 
@@ -38,9 +39,9 @@ def quick_compilation():
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_rows_tell_times_targets_floor_and_memory(monkeypatch):
-    monkeypatch.setattr(evaluate_bench, "_MAX_EVENTS", 9)
+    monkeypatch.setattr(evaluate, "_MAX_EVENTS", 9)
     monkeypatch.setattr(evaluate_floor, "_ROWS", (512,))
-    tokens, items = train_bench.run(
+    tokens, items = training.run(
         num_users=40,
         num_items=4000,
         num_levels=2,
@@ -51,8 +52,8 @@ def test_rows_tell_times_targets_floor_and_memory(monkeypatch):
         item_losses=["drawn"],
         change=small,
     )
-    assert (tokens["implementation"], tokens["item_loss"]) == (train_bench.TOKENS, "none")
-    assert (items["implementation"], items["item_loss"]) == (train_bench.ITEMS, "20 drawn")
+    assert (tokens["implementation"], tokens["item_loss"]) == (training.TOKENS, "none")
+    assert (items["implementation"], items["item_loss"]) == (training.ITEMS, "20 drawn")
     for row in (tokens, items):
         assert 0 < row["best_step_ms"] <= row["step_ms"]
         assert 0 < row["floor_ms"] < row["step_ms"]
@@ -70,30 +71,30 @@ def test_rows_tell_times_targets_floor_and_memory(monkeypatch):
 def test_the_variants_see_the_same_examples_and_score_what_their_loss_is_over():
     config = configs.amazon_beauty.get_config()
     small(config)
-    catalogue = train_bench.make_catalogue(40, 60, 2, 8)
-    tokens = train_bench.Variant(config, catalogue, train_bench.TOKENS, {}, 2)
+    catalogue = training.make_catalogue(40, 60, 2, 8)
+    tokens = training.Variant(config, catalogue, training.TOKENS, {}, 2)
     products = {}
     for loss in ({"num_negatives": 0}, {"num_negatives": 23}, {"item_weight": 0.0}):
-        variant = train_bench.Variant(config, catalogue, train_bench.ITEMS, loss, 2)
+        variant = training.Variant(config, catalogue, training.ITEMS, loss, 2)
         assert variant.has_examples_of(tokens)
         products[variant.item_loss] = variant.products
     assert [(16, 60) in x for x in products.values()] == [True, False, False]
     assert [(16, 23) in x for x in products.values()] == [False, True, False]
     assert list(products) == ["all", "23 drawn", "none"]
     config.seed = 1
-    other = train_bench.Variant(config, catalogue, train_bench.TOKENS, {}, 2)
+    other = training.Variant(config, catalogue, training.TOKENS, {}, 2)
     assert not other.has_examples_of(tokens)
 
 
 def test_as_many_negatives_as_items_and_unknown_losses_are_refused():
     with pytest.raises(ValueError, match=r"num_negatives=60: must lie in \[1, 59\]"):
-        next(train_bench.run(num_items=60, num_negatives=60))
+        next(training.run(num_items=60, num_negatives=60))
     with pytest.raises(ValueError, match="'some' is none of"):
-        next(train_bench.run(item_losses=["some"]))
+        next(training.run(item_losses=["some"]))
 
 
 def test_training_is_a_benchmark():
-    assert bench.BENCHMARKS["training"] is train_bench.run
+    assert bench.BENCHMARKS["training"] is training.run
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from absl import flags
 
-from launch import verbs
+from launch.wiring import verbs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

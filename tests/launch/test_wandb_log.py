@@ -6,7 +6,8 @@ import types
 
 import pytest
 
-from launch import program, sft, wandb_log
+from launch import sft
+from launch.wiring import program, wandb_log
 
 KEY = "WANDB_API_KEY"
 

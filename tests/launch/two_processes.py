@@ -8,7 +8,8 @@ import signal
 
 import jax
 
-from launch import evaluate, program, train
+from launch import evaluate, train
+from launch.wiring import program
 
 
 class Signalling:

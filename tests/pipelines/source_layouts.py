@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import zstandard
 
-from pipelines.interactions import TICKS_PER_SECOND
+from pipelines.tables.interactions import TICKS_PER_SECOND
 
 EVENTS = ("view", "cart")
 WEIGHTS = {"view": 1.0, "cart": 3.0}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.alike_ids import alike, plain_id
+from pipelines.prepare.alike_ids import alike, plain_id
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 
-from pipelines.child import tied
+from launch.wiring.child import tied
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The child has what would keep it alive: an input that does not end.
 PARENT = """
 import os, signal, subprocess, sys
-from pipelines.child import tied
+from launch.wiring.child import tied
 child = [sys.executable, "-c", "import sys; print('begun', flush=True); sys.stdin.read()"]
 process = subprocess.Popen(tied(child), stdout=subprocess.PIPE)
 assert process.stdout.readline() == b"begun\\n"

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.batches import BatchConfig, eval_batches, train_batches
-from pipelines.loader_bench import SyntheticLog, synthetic_log
-from pipelines.prepare import prepare
+from launch.bench.loader import SyntheticLog, synthetic_log
+from pipelines.batches.train_batches import BatchConfig, eval_batches, train_batches
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 
 NUM_LEVELS, MAX_ITEMS = 2, 3

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.ahead import ahead
-from pipelines.bad_rows import BadRows
-from pipelines.event_order import event_order
-from pipelines.ids import IdCodes
-from pipelines.ingest import keep, read_log
-from pipelines.interactions import ITEM_SCHEMA, RawDataset
-from pipelines.kcore import k_core
-from pipelines.prepare import prepare
+from pipelines.prepare.event_order import event_order
+from pipelines.prepare.ids import IdCodes
+from pipelines.prepare.ingest import keep, read_log
+from pipelines.prepare.kcore import k_core
+from pipelines.prepare.prepare import prepare
+from pipelines.tables.ahead import ahead
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import ITEM_SCHEMA, RawDataset
 
 USERS = ["7", "ann", "7", "-3", "bob", "ann", str(2**40), "7", "0", "bob", "9", "9"]
 ITEMS = ["b", "2", "10", "b", "2", "a", "10", "2", "b", "b", "c", "2"]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.kcore import k_core
+from pipelines.prepare.kcore import k_core
 
 
 def naive_k_core(pairs, k, of_items=None):

@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from pipelines.batches import BatchConfig, train_batches
-from pipelines.loader_bench import run, synthetic_log
-from pipelines.loader_peers import TORCH_PYTHON, Elements, has_torch, torch_speed
+from launch.bench.loader import run, synthetic_log
+from launch.bench.loader_peers import TORCH_PYTHON, Elements, has_torch, torch_speed
+from pipelines.batches.train_batches import BatchConfig, train_batches
 
 SMALL = {"num_users": 50, "seconds": 0.02, "batch_size": 16}
 

@@ -7,8 +7,8 @@ import grain
 import numpy as np
 import pytest
 
-from pipelines.batches import BatchConfig, train_batches
-from pipelines.loader_bench import synthetic_log
+from launch.bench.loader import synthetic_log
+from pipelines.batches.train_batches import BatchConfig, train_batches
 
 NUM_ITEMS = 40
 STEPS = 14

@@ -10,19 +10,19 @@ import polars as pl
 import pytest
 
 from pipelines import sources
-from pipelines.interactions import (
+from pipelines.prepare.kcore import core_sizes
+from pipelines.prepare.log_times import LogTimes
+from pipelines.prepare.prepare import prepare
+from pipelines.prepare.previous import blocks, previous_equal, targets_in_history
+from pipelines.prepare.ties import tied_targets, user_keys
+from pipelines.prepared import Prepared
+from pipelines.tables.interactions import (
     INTERACTION_SCHEMA,
     TICKS_PER_SECOND,
     FramePart,
     GivenSplit,
     RawDataset,
 )
-from pipelines.kcore import core_sizes
-from pipelines.log_times import LogTimes
-from pipelines.prepare import prepare
-from pipelines.prepared import Prepared
-from pipelines.previous import blocks, previous_equal, targets_in_history
-from pipelines.ties import tied_targets, user_keys
 from tests.pipelines.test_kcore import naive_k_core
 
 START = 1_400_000_000 * TICKS_PER_SECOND
@@ -256,7 +256,7 @@ def test_blocks_are_whole_groups():
 
 
 def test_targets_in_a_history_that_begins_late_or_overlaps_are_counted(monkeypatch):
-    monkeypatch.setattr("pipelines.previous._BLOCK", 7)  # Blocks end between users.
+    monkeypatch.setattr("pipelines.prepare.previous._BLOCK", 7)  # Blocks end between users.
     random = np.random.default_rng(1)
     for _ in range(20):
         lengths = random.integers(1, 12, 9)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.packing import pack
-from pipelines.shuffle import shuffled_rows
+from pipelines.batches.packing import pack
+from pipelines.batches.shuffle import shuffled_rows
 
 
 def fills(lengths, plan):

@@ -9,18 +9,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-import pipelines.prepare as prepare_module
+import pipelines.prepare.prepare as prepare_module
 from minirec import files
 from pipelines import sources
-from pipelines.interactions import (
+from pipelines.prepare.prepare import prepare
+from pipelines.prepared import Prepared
+from pipelines.tables.interactions import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
     FramePart,
     GivenSplit,
     RawDataset,
 )
-from pipelines.prepare import prepare
-from pipelines.prepared import Prepared
 
 GENERATED = {"name": "generated", "num_users": 60, "num_items": 240}
 SPLITS = ["leave_one_out", "per_user_ratio", "global_time"]
@@ -364,7 +364,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     # A limit on the size of a file stands for the disk: writing fails in the middle of an array.
     code = f"""
 import resource, signal
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 prepare({{"source": {{"name": "generated"}}, "split": "leave_one_out"}}, {str(tmp_path / "p")!r})

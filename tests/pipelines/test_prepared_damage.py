@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from minirec import files
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from tests.pipelines.edited import replace_array, vouch_for
 

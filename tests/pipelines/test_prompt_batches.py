@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.eval_batches import eval_batches
+from pipelines.batches.eval_batches import eval_batches
 from pipelines.text.prompt_batches import prompt_batches
 from tests.pipelines.text_data import sid_table, templates, text_log, titles, tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs._prompts import sft_prompts
 from minirec.sids import SidTable
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.text.answers import sid_names
 from pipelines.text.item_texts import item_texts

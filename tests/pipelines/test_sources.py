@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.tables import table as sizes
+from pipelines.tables.bad_rows import BadRows
 from tests.pipelines.source_layouts import EVENTS, LAYOUTS, TABLES, seconds
 
 ids = [layout.name for layout in LAYOUTS]

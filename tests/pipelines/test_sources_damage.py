@@ -23,11 +23,11 @@ import zstandard
 from hypothesis import strategies as st
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.ingest import read_log
+from pipelines.prepare.ingest import read_log
 from pipelines.sources.own_log import LogColumns, TablePart
 from pipelines.tables import CsvTable, JsonlTable, SqliteTable, csv_table, jsonl_table
 from pipelines.tables import table as sizes
+from pipelines.tables.bad_rows import BadRows
 from tests.pipelines.source_layouts import LAYOUTS, pack, seconds
 
 NOTES = ["plain", '"a, ""b"" c"', "", '"two\nlines"', 'five" wide', '"x"', "né"]

@@ -15,13 +15,13 @@ import zstandard
 from pyarrow import parquet
 
 from pipelines import sources
-from pipelines.ahead import ahead
-from pipelines.bad_rows import BadRows
 from pipelines.sources.fields import text_list
 from pipelines.sources.items import ItemColumns, read_items
 from pipelines.sources.own_log import LogColumns, TablePart
 from pipelines.tables import JsonlTable, ParquetTable, PyLinesTable, SqliteTable, parquet_table
 from pipelines.tables import table as sizes
+from pipelines.tables.ahead import ahead
+from pipelines.tables.bad_rows import BadRows
 from pipelines.tables.text_file import text_blocks
 
 HEAD = b"user,item,time\n"

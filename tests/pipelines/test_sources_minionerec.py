@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines import sources
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 
 HEADER = [

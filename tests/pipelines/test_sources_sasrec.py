@@ -3,10 +3,10 @@ import json
 import pytest
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.tables import table as sizes
+from pipelines.tables.bad_rows import BadRows
 from tests.pipelines.source_layouts import seconds
 
 

@@ -10,13 +10,13 @@ import pytest
 import zstandard
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import TICKS_PER_SECOND
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.sources.own_log import LogColumns, TablePart
 from pipelines.tables import CsvTable
 from pipelines.tables import table as sizes
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import TICKS_PER_SECOND
 from pipelines.tables.text_file import text_blocks
 from tests.pipelines import example_source
 from tests.pipelines.source_layouts import seconds

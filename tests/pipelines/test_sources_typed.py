@@ -14,12 +14,12 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from launch import program
+from launch.wiring import program
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.sources.own_log import LogConfig
+from pipelines.tables.bad_rows import BadRows
 from tests.pipelines.source_layouts import seconds
 
 OWN_LOGS = ["csv", "parquet", "jsonl", "pylines", "sqlite", "recbole", "retailrocket"]

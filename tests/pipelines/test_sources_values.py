@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.prepare import prepare
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
+from pipelines.tables.bad_rows import BadRows
 from tests.pipelines.source_layouts import LAYOUTS
 
 FIELDS = {"value": "rating", "min_value": 4.0}

@@ -8,17 +8,17 @@ import polars as pl
 import pytest
 
 from pipelines import sources
-from pipelines.interactions import (
+from pipelines.prepare.prepare import prepare
+from pipelines.prepared import Prepared
+from pipelines.sources.own_log import TablePart
+from pipelines.spark import session
+from pipelines.tables.interactions import (
     INTERACTION_SCHEMA,
     TICKS_PER_SECOND,
     FramePart,
     GivenSplit,
     RawDataset,
 )
-from pipelines.prepare import prepare
-from pipelines.prepared import Prepared
-from pipelines.sources.own_log import TablePart
-from pipelines.spark import session
 from tests.pipelines.source_layouts import LAYOUTS
 from tests.pipelines.test_sources import make_items, make_rows
 from tests.pipelines.test_times import START, sorted_by_hand

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.kcore import k_core
+from pipelines.prepare.kcore import k_core
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra spark")
 read_task = pytest.importorskip("pipelines.spark.read_task", reason="needs the extra spark")

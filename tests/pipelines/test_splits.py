@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipelines.interactions import GivenSplit
-from pipelines.splits import make_split
+from pipelines.prepare.splits import make_split
+from pipelines.tables.interactions import GivenSplit
 
 CONFIGS = [
     {"name": "leave_one_out"},

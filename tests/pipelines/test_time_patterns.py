@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
 from pipelines.sources.time_patterns import check_pattern, read_pattern
+from pipelines.tables.bad_rows import BadRows
 from tests.pipelines.source_layouts import seconds
 
 # Each tells a time to the second, or only the day.

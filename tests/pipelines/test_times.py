@@ -11,15 +11,15 @@ import pytest
 from hypothesis import strategies as st
 
 from pipelines import sources
-from pipelines.bad_rows import BadRows
-from pipelines.interactions import TICKS_PER_SECOND
-from pipelines.log_options import AS_IT_IS
-from pipelines.ordered_log import order_in_memory
-from pipelines.prepare import prepare
+from pipelines.prepare.log_options import AS_IT_IS
+from pipelines.prepare.ordered_log import order_in_memory
+from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.sources.checked import Checked
 from pipelines.sources.times import UNITS, to_ticks
 from pipelines.tables import Rows
+from pipelines.tables.bad_rows import BadRows
+from pipelines.tables.interactions import TICKS_PER_SECOND
 from tests.pipelines.time_layouts import TIME_LAYOUTS
 
 START = 1_500_000_000 * TICKS_PER_SECOND

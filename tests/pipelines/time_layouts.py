@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.interactions import TICKS_PER_SECOND
+from pipelines.tables.interactions import TICKS_PER_SECOND
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 ZONES = [0, 7200, -18_000, 20_700]  # seconds ahead of UTC

@@ -13,7 +13,7 @@ from minirec.decoding import beam_search
 from minirec.models import ItemDecoder
 from minirec.sids import SidVocab
 from minirec.training import ItemTask, SidPrefixes
-from minirec.training.item_task import _masked_cross_entropy, _sampled_cross_entropy
+from minirec.training.tasks.item_task import _masked_cross_entropy, _sampled_cross_entropy
 from tests.bounds import assert_close, log_softmax_roundings, trunk_roundings
 from tests.models.test_item_decoder import CONFIG, SIDS, TABLE, L, N, V, W, prompts
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
 from minirec.training import OptimizerConfig, SidTask, Stage, TrainConfig, load_best, train
-from minirec.training.sid_task import cross_entropy
+from minirec.training.tasks.sid_task import cross_entropy
 from tests.bounds import assert_close, log_softmax_roundings, trunk_roundings
 
 V, T = 17, 9

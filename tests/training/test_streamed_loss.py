@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minirec.training.sid_task import SidTask, cross_entropy
-from minirec.training.streamed_loss import streamed_cross_entropy
+from minirec.training.tasks.sid_task import SidTask, cross_entropy
+from minirec.training.tasks.streamed_loss import streamed_cross_entropy
 from tests.bounds import assert_close, log_softmax_roundings
 
 B, K, D, V, OLD = 3, 7, 5, 11, 8

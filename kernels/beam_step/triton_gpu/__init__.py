@@ -1,0 +1,1 @@
+"""The beam step on a GPU, in Triton."""

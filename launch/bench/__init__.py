@@ -1,0 +1,1 @@
+"""Benchmarks beside named alternatives: `python -m launch.bench [--only=NAME,…]`."""

@@ -1,0 +1,140 @@
+"""Benchmarks, one JSON line each: `python -m launch.bench [--only=beam_step,trie,…]`.
+
+Every line sets a part of the project beside a named alternative in the same run on the same
+machine, with the floor (bytes or operations) where one can be stated. STATIC's steps, decode and
+index are timed beside ours where the environment's STATIC_PATH names a checkout of it. On a TPU or
+GPU the same command times the real thing.
+
+`--plot=FOLDER` sweeps catalogue, vocabulary, beams and children instead, and draws the beam step's
+cost against each of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from absl import flags
+
+import kernels.bench.beam_step
+import kernels.bench.decode
+import kernels.bench.head_beam_step
+import kernels.bench.sweep
+import kernels.bench.trie
+import launch.bench.loader
+import launch.bench.prepare
+import launch.bench.prepare_spark
+import launch.bench.rq_kmeans
+from launch.bench import evaluate, generate, plot, sft_training, training
+from launch.wiring import program
+
+_ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
+_NUM_SIDS = flags.DEFINE_integer(
+    "num_sids", 1_000_000, "SIDs of the catalogue of trie and decode.", lower_bound=1
+)
+_LARGE_SIDS = flags.DEFINE_integer(
+    "large_sids", 20_000_000, "SIDs of the large catalogue of trie; 0: none.", lower_bound=0
+)
+_NUM_ROWS = flags.DEFINE_integer(
+    "num_rows", 10_000_000, "Rows of the CSV log that prepare reads.", lower_bound=1
+)
+_LARGE_ROWS = flags.DEFINE_integer(
+    "large_rows", 100_000_000, "Rows of the Parquet log that prepare reads; 0: none.", lower_bound=0
+)
+_SPARK_ROWS = flags.DEFINE_multi_integer(
+    "spark_rows",
+    list(launch.bench.prepare_spark.SIZES),
+    "Rows of a log that prepare_spark reads in memory and on Spark; may be given several times.",
+    lower_bound=1,
+)
+_NUM_USERS = flags.DEFINE_integer(
+    "num_users", 22_000, "Users that evaluate searches for.", lower_bound=1
+)
+_GENERATE_USERS = flags.DEFINE_integer(
+    "generate_users",
+    32,
+    "Users that generate searches for; transformers gets a quarter of them.",
+    lower_bound=4,
+)
+_BENCH_DIR = flags.DEFINE_string(
+    "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
+)
+_PLOT = flags.DEFINE_string(
+    "plot", None, "Folder: draw the beam step's cost into it (two minutes on two cores)."
+)
+_PLOT_MAX_SIDS = flags.DEFINE_integer(
+    "plot_max_sids",
+    1_000_000,
+    "Largest catalogue that --plot draws; 20000000 takes minutes and gigabytes.",
+    lower_bound=kernels.bench.sweep.NUM_SIDS[0],
+)
+
+
+def _trie() -> Iterator[dict]:
+    """Yields rows of a deep catalogue, of one with three wide levels, and of a large one."""
+    yield from kernels.bench.trie.run(num_sids=_NUM_SIDS.value)
+    yield from kernels.bench.trie.run(num_sids=_NUM_SIDS.value, vocab=8192, levels=3)
+    if _LARGE_SIDS.value:
+        yield from kernels.bench.trie.run(num_sids=_LARGE_SIDS.value, repeats=1)
+
+
+BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
+    "trie": _trie,
+    "beam_step": kernels.bench.beam_step.run,
+    "decode": lambda: kernels.bench.decode.run(num_sids=_NUM_SIDS.value),
+    "head_beam_step": kernels.bench.head_beam_step.run,
+    "loader": launch.bench.loader.run,
+    "rq_kmeans": launch.bench.rq_kmeans.run,
+    "prepare": lambda: launch.bench.prepare.run(
+        _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
+    ),
+    "prepare_spark": lambda: launch.bench.prepare_spark.run(_SPARK_ROWS.value, _BENCH_DIR.value),
+    "evaluate": lambda: evaluate.run(_NUM_USERS.value),
+    "generate": lambda: itertools.chain.from_iterable(
+        generate.run(_GENERATE_USERS.value, peer_users=_GENERATE_USERS.value // 4, setting=setting)
+        for setting in generate.SETTINGS
+    ),
+    "training": training.run,
+    "sft_training": sft_training.run,
+}
+
+
+def main() -> None:
+    """Runs the benchmarks that are asked for, or the sweep that is drawn.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    unknown = sorted(set(_ONLY.value) - set(BENCHMARKS))
+    if unknown:
+        raise program.UsageError(f"--only={','.join(unknown)}: known are {', '.join(BENCHMARKS)}")
+    if _PLOT.value and _ONLY.value not in ([], ["beam_step"]):
+        raise program.UsageError("--plot draws beam_step; --only may name nothing else beside it")
+    if program.asked_for_config():
+        print("\n".join(_ONLY.value or BENCHMARKS))
+        return
+    if _PLOT.value:
+        rows = list(_printed(kernels.bench.sweep.run(_PLOT_MAX_SIDS.value)))
+        for file in plot.draw(rows, Path(_PLOT.value)):
+            print(file, file=sys.stderr)
+        return
+    for name in _ONLY.value or BENCHMARKS:
+        for _ in _printed(BENCHMARKS[name]()):
+            pass
+
+
+def _printed(rows: Iterator[dict]) -> Iterator[dict]:
+    """Yields the rows, each printed as soon as it is there."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    for row in rows:
+        print(json.dumps(row | {"machine": machine}), flush=True)
+        yield row
+
+
+if __name__ == "__main__":
+    program.start(main, sys.argv)

@@ -1,0 +1,249 @@
+"""How fast the loader is, beside pipelines of Grain and of torch that work element by element."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.bench.loader_peers import (
+    KEYS,
+    TORCH_PYTHON,
+    Elements,
+    Speed,
+    grain_batches,
+    has_torch,
+    torch_speed,
+)
+from pipelines.batches.train_batches import Batch, BatchConfig, TrainBatches, train_batches
+
+_NUM_ITEMS = 12_000
+_NUM_LEVELS = 4
+_MAX_ITEMS = 10
+_BATCH_SIZE = 512
+_TURNS = 5
+_GRAIN, _TORCH = "grain_per_element", "torch_dataloader"
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticLog:
+    """A prepared data set in memory, of random items: what the loader reads and nothing more."""
+
+    columns: dict[str, np.ndarray]
+    offsets: np.ndarray
+    train_sequences: np.ndarray
+    num_items: int
+    splits: dict[str, np.ndarray]
+    event_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def train_count(self) -> np.ndarray:
+        """int64: training interactions of each item."""
+        item = self.columns["item"]
+        _, start, stop = self.train_sequences.T
+        edges = np.zeros(len(item) + 1, np.int64)
+        np.add.at(edges, start, 1)
+        np.add.at(edges, stop, -1)
+        in_training = np.cumsum(edges[:-1]) > 0
+        return np.bincount(item[in_training], minlength=self.num_items)
+
+    def views(self, split: str) -> np.ndarray:
+        """Returns the views of a split."""
+        return self.splits[split]
+
+
+def synthetic_log(
+    num_users: int, *, num_items: int = _NUM_ITEMS, mean_events: int = 12, seed: int = 0
+) -> SyntheticLog:
+    """Returns a log of random items, at least four events a user, a long tail, leave-one-out."""
+    rng = np.random.default_rng(seed)
+    length = rng.geometric(1 / (mean_events - 3), num_users) + 3
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    items = rng.integers(0, num_items, offsets[-1], np.int32)
+    users, start, end = np.arange(num_users), offsets[:-1], offsets[1:]
+    in_training = length - 2
+    of_view = np.repeat(users, in_training - 1)
+    first_view = np.cumsum(in_training - 1) - (in_training - 1)
+    stop = start[of_view] + 1 + np.arange(len(of_view)) - first_view[of_view]
+    splits = {
+        "train": np.stack([of_view, start[of_view], stop], axis=1),
+        "valid": np.stack([users, start, end - 2], axis=1),
+        "test": np.stack([users, start, end - 1], axis=1),
+    }
+    sequences = np.stack([users, start, end - 2], axis=1)
+    return SyntheticLog({"item": items}, offsets, sequences, num_items, splits)
+
+
+def run(
+    num_users: int = 110_000,
+    seconds: float = 2.0,
+    batch_size: int = _BATCH_SIZE,
+    torch_python: Path = TORCH_PYTHON,
+) -> Iterator[dict[str, Any]]:
+    """Measures the loader on one core, and yields a row a case and implementation.
+
+    The peers make the same arrays of the same views, one view at a time: Grain by source, global
+    shuffle, map and batch; torch by a `DataLoader` over a map-style data set, in a process of its
+    own. All run bound to one core, with nothing made ahead, and once more with a thread that does
+    (torch: a worker process).
+
+    Args:
+        num_users: users of the synthetic log; each has some 9 train views.
+        seconds: how long each case is measured, in five turns, of which the fastest counts.
+        batch_size: examples a batch.
+        torch_python: of the environment that `make oracles` makes; without it torch has no row.
+
+    Yields:
+        Rows of plain values: `benchmark`, `case`, `implementation`, `examples_per_second`,
+        `core_share` (how much of the core it had in that turn: well below 1, others used it, and
+        the rate says little; None where a torch worker has the other part), and for ours
+
+        - `tokens_per_second` (without padding), `seconds_to_start` (plan, packing and hashes);
+        - `ratio`, to Grain's per-element pipeline of the same case, `torch_ratio`, to the
+          DataLoader; None where there is none;
+        - `floor_bytes`: what any loader must move for a batch: its five arrays written once, its
+          items and their tokens read once;
+        - `floor_microseconds`: a mere copy of a finished batch into arrays that are there already;
+          `of_floor`: that over a batch's time.
+
+    Raises:
+        RuntimeError: two pipelines make different arrays of the same view.
+    """
+    log = synthetic_log(num_users)
+    rng = np.random.default_rng(1)
+    item_tokens = rng.integers(2, 1026, (_NUM_ITEMS, _NUM_LEVELS), np.int32)
+    config = BatchConfig(batch_size, _MAX_ITEMS, num_threads=0, prefetch=0)
+    cases = {
+        "windows": config,
+        "windows_prefetch": dataclasses.replace(config, num_threads=1, prefetch=4),
+        "windows_packed": dataclasses.replace(config, pack=True),
+        "histories": dataclasses.replace(config, examples="histories"),
+        "histories_packed": dataclasses.replace(
+            config, examples="histories", pack=True, row_tokens=256
+        ),
+    }
+    with _one_core():
+        for case, case_config in cases.items():
+            begin = time.perf_counter()
+            batches = train_batches(log, item_tokens, case_config, seed=0)
+            to_start = time.perf_counter() - begin
+            iterator = iter(batches)
+            speed = _measure(iterator, seconds)
+            iterator.close()
+            floor = _floor_seconds(batches.batch_at(0))
+            peers = {}
+            if case in ("windows", "windows_prefetch"):
+                peers = _peers(log, item_tokens, batches, seconds, torch_python)
+            for name, peer in peers.items():
+                yield {
+                    "benchmark": "loader",
+                    "case": case,
+                    "implementation": name,
+                    "examples_per_second": round(peer.batches_per_second * batch_size),
+                    "core_share": _rounded(peer.core_share),
+                }
+            # A row of the plan may hold several examples.
+            examples = batch_size * batches.num_examples / batches.num_rows
+            tokens = batch_size * batches.row_tokens * batches.efficiency
+            yield {
+                "benchmark": "loader",
+                "case": case,
+                "implementation": "minirec",
+                "examples_per_second": round(speed.batches_per_second * examples),
+                "core_share": _rounded(speed.core_share),
+                "tokens_per_second": round(speed.batches_per_second * tokens),
+                "efficiency": round(batches.efficiency, 4),
+                "seconds_to_start": round(to_start, 3),
+                "ratio": _ratio(speed, peers.get(_GRAIN)),
+                "torch_ratio": _ratio(speed, peers.get(_TORCH)),
+                "floor_bytes": round(
+                    len(KEYS) * 4 * batch_size * batches.row_tokens
+                    + 4 * tokens / _NUM_LEVELS  # items
+                    + 4 * tokens
+                ),
+                "floor_microseconds": round(1e6 * floor, 1),
+                "of_floor": round(floor * speed.batches_per_second, 3),
+            }
+
+
+def _peers(
+    log: SyntheticLog,
+    item_tokens: np.ndarray,
+    batches: TrainBatches,
+    seconds: float,
+    torch_python: Path,
+) -> dict[str, Speed]:
+    """Returns how fast each peer is, which makes the same arrays as `batches`."""
+    config, first = batches.config, batches.batch_at(0)
+    elements = Elements(log, item_tokens, config.max_items, batches.row_tokens)
+    elements.check(first, first["rows"][:64])
+    by_grain = grain_batches(
+        elements, config.batch_size, num_threads=config.num_threads, prefetch=config.prefetch
+    )
+    speeds = {_GRAIN: _measure(by_grain, seconds)}
+    if has_torch(torch_python):
+        speeds[_TORCH] = torch_speed(
+            torch_python,
+            elements,
+            config.batch_size,
+            num_workers=config.num_threads,
+            turns=_TURNS,
+            seconds=seconds / _TURNS,
+        )
+    else:
+        print(f"loader: {torch_python} is missing (make oracles): no row of torch", file=sys.stderr)
+    return speeds
+
+
+def _ratio(speed: Speed, peer: Speed | None) -> float | None:
+    return round(speed.batches_per_second / peer.batches_per_second, 1) if peer else None
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 2)
+
+
+def _measure(batches: Iterator[Batch], seconds: float) -> Speed:
+    """Returns the fastest of several turns: others may use the core in the meantime."""
+    next(batches)
+    turns = []
+    for _ in range(_TURNS):
+        begin, cpu_begin, count = time.perf_counter(), time.process_time(), 0
+        while (passed := time.perf_counter() - begin) < seconds / _TURNS or not count:
+            next(batches)
+            count += 1
+        turns.append(Speed(count / passed, (time.process_time() - cpu_begin) / passed))
+    return max(turns)
+
+
+def _floor_seconds(batch: Batch) -> float:
+    """Returns the least time in which the batch's arrays were copied into others."""
+    copies = {key: batch[key].copy() for key in KEYS}
+    times = []
+    for _ in range(200):
+        begin = time.perf_counter()
+        for key, copy in copies.items():
+            np.copyto(copy, batch[key])
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+@contextlib.contextmanager
+def _one_core() -> Generator[None]:
+    """Binds this thread, and those that it starts, to one core where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

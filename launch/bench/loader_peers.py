@@ -1,0 +1,168 @@
+"""What the loader is measured beside: pipelines of single examples, of Grain and of torch.
+
+Both are written as plainly and as fast as such a pipeline is: an example's arrays are made once and
+filled in place.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from launch.wiring.child import tied
+from minirec import files
+from minirec.sids import SidVocab
+from pipelines.batches.row_source import Batch
+
+_CHECKOUT = Path(__file__).parents[2]
+TORCH_PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
+_TORCH_PROGRAM = _CHECKOUT / "tests" / "oracles" / "torch_loader.py"
+KEYS = ("tokens", "targets", "loss_mask", "positions", "segment_ids")
+
+
+class Speed(NamedTuple):
+    """How fast batches were made.
+
+    Attributes:
+        batches_per_second: by the clock on the wall.
+        core_share: processor time over time, 1 where a core is at work; None: not known.
+    """
+
+    batches_per_second: float
+    core_share: float | None
+
+
+class Log(Protocol):
+    """What the peers read of a log: items of all events, and train views (user, start, stop)."""
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Event columns; `item` int32 [E] is read."""
+        ...
+
+    def views(self, split: str) -> np.ndarray:
+        """int64 [n, 3]."""
+        ...
+
+
+class Elements:
+    """Single examples of a log, made the plain way."""
+
+    def __init__(
+        self, log: Log, item_tokens: Int[np.ndarray, "N L"], max_items: int, width: int
+    ) -> None:
+        """Takes the arrays.
+
+        Args:
+            log: items and train views.
+            item_tokens: the tokens of every item.
+            max_items: history items of an example at most.
+            width: T, tokens of a row.
+        """
+        self.items, self.views = np.asarray(log.columns["item"]), log.views("train")
+        self.tokens, self.max_items, self.width = item_tokens, max_items, width
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, row: Any) -> Batch:
+        """Returns the arrays [T] of one train view."""
+        _, start, stop = self.views[row]
+        sequence = self.tokens[self.items[max(start, stop - self.max_items) : stop + 1]].reshape(-1)
+        size = len(sequence)
+        tokens, targets, positions, segment_ids = np.zeros((4, self.width), np.int32)
+        loss_mask = np.zeros(self.width, np.float32)
+        tokens[0] = SidVocab.BOS
+        tokens[1:size] = sequence[:-1]
+        targets[:size] = sequence
+        positions[:size] = np.arange(size)
+        segment_ids[:size] = 1
+        loss_mask[size - self.tokens.shape[1] : size] = 1
+        arrays = (tokens, targets, loss_mask, positions, segment_ids)
+        return dict(zip(KEYS, arrays, strict=True))
+
+    def check(self, batch: Mapping[str, np.ndarray], rows: Int[np.ndarray, " n"]) -> None:
+        """Checks that a batch begins with some views' arrays.
+
+        Raises:
+            RuntimeError: one differs.
+        """
+        for number, row in enumerate(rows):
+            expected = self[int(row)]
+            for key in KEYS:
+                if not np.array_equal(batch[key][number], expected[key]):
+                    raise RuntimeError(f"{key} of view {row} differs: the comparison means nothing")
+
+
+def grain_batches(
+    elements: Elements, batch_size: int, *, num_threads: int, prefetch: int
+) -> Iterator[Batch]:
+    """Returns batches of a Grain pipeline of single examples: shuffle, map, batch."""
+    options = grain.ReadOptions(num_threads, prefetch * batch_size)
+    return iter(
+        grain.MapDataset.source(range(len(elements)))
+        .seed(0)
+        .shuffle()
+        .repeat()
+        .map(elements.__getitem__)
+        .to_iter_dataset(options)
+        .batch(batch_size)
+    )
+
+
+def torch_speed(
+    python: Path,
+    elements: Elements,
+    batch_size: int,
+    *,
+    num_workers: int,
+    turns: int,
+    seconds: float,
+) -> Speed:
+    """Returns how fast torch's DataLoader makes batches, in a process of its own.
+
+    Args:
+        python: of an environment that holds torch.
+        elements: the examples.
+        batch_size: examples a batch.
+        num_workers: the DataLoader's; 0 makes batches when they are asked for.
+        turns: how often it is measured; the fastest turn counts.
+        seconds: how long a turn takes.
+
+    Raises:
+        RuntimeError: it failed, or its examples are others.
+    """
+    config = {
+        "batch_size": batch_size,
+        "max_items": elements.max_items,
+        "width": elements.width,
+        "bos": SidVocab.BOS,
+        "num_workers": num_workers,
+        "turns": turns,
+        "seconds": seconds,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for array in ("items", "views", "tokens"):
+            np.save(folder / f"{array}.npy", getattr(elements, array), allow_pickle=False)
+        (folder / "config.json").write_text(json.dumps(config))
+        command = [str(python), "-I", str(_TORCH_PROGRAM), name]
+        done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+        first = files.read_npz(folder / "check.npz")
+        elements.check(first, np.arange(len(first["tokens"])))
+    return Speed(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def has_torch(python: Path) -> bool:
+    """Returns whether torch's part can run: its environment and its program are there."""
+    return python.is_file() and _TORCH_PROGRAM.is_file()

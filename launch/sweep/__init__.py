@@ -1,0 +1,1 @@
+"""Grids of settings: `python -m launch.sweep --config=NAME --grid=… --workdir=W`."""

@@ -1,0 +1,19 @@
+"""Recommending: the counts that every model is measured beside, and the fusion of several sources.
+
+Everything comes in as arrays; nothing here imports JAX.
+"""
+
+from minirec.recommend.baselines import ItemTransition, Popularity
+from minirec.recommend.fusion import fuse
+from minirec.recommend.fusion_weights import FusionWeights
+from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
+
+__all__ = [
+    "FusionWeights",
+    "ItemTransition",
+    "Popularity",
+    "RankedLists",
+    "fuse",
+    "shared_probability",
+    "with_unknown",
+]

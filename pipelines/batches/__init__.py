@@ -1,0 +1,1 @@
+"""Prepared records to Grain batches, for training and for evaluation."""
