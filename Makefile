@@ -57,7 +57,7 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.bench  ## Print one JSON line a benchmark
-	$(BIN)/python -m launch.bench
+	MINIREC_PEERS=$(CURDIR)/tests/oracles $(BIN)/python -m launch.bench
 
 oracles: $(ORACLES)/.installed  ## Make .venv-oracles with PyTorch and transformers, and the fixtures of tests/fixtures/hf
 	$(ORACLES)/bin/python tests/oracles/transformers_fixtures.py

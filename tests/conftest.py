@@ -20,6 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of the suite's time is compiling: compile fast, run slowly.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("MINIREC_PEERS", str(pathlib.Path(__file__).parent / "oracles"))
 
 
 @pytest.fixture(scope="session")

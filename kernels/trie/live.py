@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,30 @@ from kernels.indices import int32_indices
 from kernels.trie import digest as trie_digest
 from kernels.trie.build import DEAD_NODE
 from kernels.trie.layout import BLOCK, CHUNKS, LINE, TrieCapacities
-from kernels.trie.tables import MaskTable, RowTable, columns_of, take
-
-if TYPE_CHECKING:
-    from kernels.trie import Trie
+from kernels.trie.tables import MaskTable, RowTable, Table, columns_of, take
 
 # Sorts behind every node and equals none.
 _NO_NODE = np.iinfo(np.int32).max
+
+
+class _Tree(Protocol):
+    """What is read of a `Trie`, which imports this file and not the other way round."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]: ...
+    @property
+    def item_start(self) -> Array: ...
+    @property
+    def item(self) -> Array: ...
+    @property
+    def item_leaf(self) -> Array: ...
+    @property
+    def digest(self) -> Array: ...
+    @property
+    def capacities(self) -> TrieCapacities: ...
+    def max_children(self, level: int) -> int: ...
+    def table_at(self, level: int) -> Table: ...
+    def leaf_of(self, item: Array) -> Array: ...
 
 
 class Emptied(NamedTuple):
@@ -61,7 +78,7 @@ class Live:
     capacities: TrieCapacities = dataclasses.field(metadata={"static": True})
 
     def at_children(
-        self, trie: Trie, level: int, node: Int32[Array, "B M"]
+        self, trie: _Tree, level: int, node: Int32[Array, "B M"]
     ) -> Bool[Array, "B M C"]:
         """Returns which columns of the nodes' children are live; see `Trie.live_children`."""
         columns = trie.max_children(level)
@@ -89,7 +106,7 @@ class Live:
         return live.at[b[..., None], m[..., None], place].set(False, mode="drop")
 
 
-def check(live: Live, trie: Trie, batch: int) -> None:
+def check(live: Live, trie: _Tree, batch: int) -> None:
     """Raises a `ValueError` unless `live` was made for `batch` users by a trie like this one.
 
     Digests are compared where both are at hand.
@@ -103,7 +120,7 @@ def check(live: Live, trie: Trie, batch: int) -> None:
     trie_digest.check("live", live.digest, trie.digest)
 
 
-def live(trie: Trie, allowed: Bool[Array, "*B items"]) -> Live:
+def live(trie: _Tree, allowed: Bool[Array, "*B items"]) -> Live:
     """Returns which nodes hold an allowed item; see `Trie.live`."""
     allowed = _checked_allowed(allowed)
     digest = trie.digest
@@ -113,7 +130,7 @@ def live(trie: Trie, allowed: Bool[Array, "*B items"]) -> Live:
 
 
 def live_excluding(
-    trie: Trie, excluded: Int[Array, "B E"], allowed: Bool[Array, "*B items"] | None = None
+    trie: _Tree, excluded: Int[Array, "B E"], allowed: Bool[Array, "*B items"] | None = None
 ) -> Live:
     """Returns which nodes hold an allowed item that is not excluded; see `Trie.live_excluding`."""
     excluded = jnp.asarray(int32_indices("excluded", excluded))
@@ -132,7 +149,7 @@ def live_excluding(
 
 
 @jax.jit
-def _live_excluding(trie: Trie, excluded: Array, allowed: Array | None) -> Live:
+def _live_excluding(trie: _Tree, excluded: Array, allowed: Array | None) -> Live:
     live_tables, before = (None, None) if allowed is None else _allowed(trie, allowed)
 
     # Excluded items that are in the trie, allowed, and counted once.
@@ -227,7 +244,7 @@ def _empty_rows(table: RowTable, row: Array, live: Array | None) -> tuple[list[E
 
 
 @jax.jit
-def _allowed(trie: Trie, allowed: Array) -> tuple[tuple[Array, ...], Array]:
+def _allowed(trie: _Tree, allowed: Array) -> tuple[tuple[Array, ...], Array]:
     """Returns `Live.allowed`, and how many allowed items stand before each row of `trie.item`."""
     num_items = trie.item_leaf.size
     allowed = allowed[..., :num_items]

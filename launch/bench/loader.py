@@ -15,13 +15,13 @@ import numpy as np
 
 from launch.bench.loader_peers import (
     KEYS,
-    TORCH_PYTHON,
     Elements,
     Speed,
     grain_batches,
     has_torch,
     torch_speed,
 )
+from launch.bench.peer import PYTHON as TORCH_PYTHON
 from pipelines.batches.train_batches import Batch, BatchConfig, TrainBatches, train_batches
 
 _NUM_ITEMS = 12_000
@@ -198,7 +198,10 @@ def _peers(
             seconds=seconds / _TURNS,
         )
     else:
-        print(f"loader: {torch_python} is missing (make oracles): no row of torch", file=sys.stderr)
+        print(
+            f"loader: no row of torch: {torch_python} (make oracles) or MINIREC_PEERS is missing",
+            file=sys.stderr,
+        )
     return speeds
 
 

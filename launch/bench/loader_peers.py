@@ -17,14 +17,13 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from launch.bench import peer
 from launch.wiring.child import tied
 from minirec import files
 from minirec.sids import SidVocab
 from pipelines.batches.row_source import Batch
 
-_CHECKOUT = Path(__file__).parents[2]
-TORCH_PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
-_TORCH_PROGRAM = _CHECKOUT / "tests" / "oracles" / "torch_loader.py"
+_TORCH_PROGRAM = "torch_loader.py"
 KEYS = ("tokens", "targets", "loss_mask", "positions", "segment_ids")
 
 
@@ -154,7 +153,7 @@ def torch_speed(
         for array in ("items", "views", "tokens"):
             np.save(folder / f"{array}.npy", getattr(elements, array), allow_pickle=False)
         (folder / "config.json").write_text(json.dumps(config))
-        command = [str(python), "-I", str(_TORCH_PROGRAM), name]
+        command = [str(python), "-I", str(peer.program(_TORCH_PROGRAM)), name]
         done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
@@ -165,4 +164,4 @@ def torch_speed(
 
 def has_torch(python: Path) -> bool:
     """Returns whether torch's part can run: its environment and its program are there."""
-    return python.is_file() and _TORCH_PROGRAM.is_file()
+    return python.is_file() and peer.program(_TORCH_PROGRAM) is not None

@@ -1,4 +1,8 @@
-"""Benchmarks beside transformers: its environment, and measurements in processes of their own."""
+"""Benchmarks beside PyTorch and transformers: their programs, in an environment of their own.
+
+The variable MINIREC_PEERS of the environment names the folder of the programs (`make bench` sets
+it); `make oracles` makes the environment that they run in.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +15,45 @@ from typing import Any
 
 import jax
 
-from launch.wiring.child import tied
+from launch.wiring.child import module_command, tied
 
 NAME = "transformers"
-_CHECKOUT = Path(__file__).parents[2]
-PYTHON = _CHECKOUT / ".venv-oracles" / "bin" / "python"
+_ROOT = Path(__file__).parents[2]
+PYTHON = _ROOT / ".venv-oracles" / "bin" / "python"
 
 
-def command(program: str, folder: Path, benchmark: str) -> list[str] | None:
-    """Returns what runs a program of `tests/oracles` on a folder.
+def program(name: str) -> Path | None:
+    """Returns the path of a peer's program; None where it is not there."""
+    folder = os.environ.get("MINIREC_PEERS")
+    path = Path(folder or "", name)
+    return path if folder and path.is_file() else None
 
-    None, and a note on stderr, where `make oracles` has not made the environment.
+
+def command(name: str, folder: Path, benchmark: str) -> list[str] | None:
+    """Returns what runs a peer's program on a folder.
+
+    None, and a note on stderr, where the program or its environment is missing.
 
     Args:
-        program: the file's name.
+        name: the program's file.
         folder: its only argument.
         benchmark: what leaves its row out, for the note.
     """
-    path = _CHECKOUT / "tests" / "oracles" / program
+    path = program(name)
     packages = PYTHON.parents[1].glob(f"lib/python*/site-packages/{NAME}")
-    if PYTHON.is_file() and path.is_file() and any(packages):
+    if PYTHON.is_file() and path is not None and any(packages):
         return [str(PYTHON), "-I", str(path), str(folder)]
-    print(f"{benchmark}: left out {NAME}: `make oracles` makes its environment", file=sys.stderr)
+    print(
+        f"{benchmark}: left out {NAME}: `make oracles` makes its environment, and MINIREC_PEERS "
+        "must name the folder of its programs (`make bench` does)",
+        file=sys.stderr,
+    )
     return None
 
 
 def own_command(module: str, folder: Path) -> list[str]:
     """Returns what runs a module of ours on a folder."""
-    return [sys.executable, "-m", module, str(folder)]
+    return module_command(module, str(folder))
 
 
 def measured(command: list[str]) -> dict[str, Any]:
@@ -50,7 +65,7 @@ def measured(command: list[str]) -> dict[str, Any]:
     # Ours would load the plugins of every other chip that is installed, too.
     environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
     done = subprocess.run(
-        tied(command), capture_output=True, text=True, check=False, cwd=_CHECKOUT, env=environment
+        tied(command), capture_output=True, text=True, check=False, cwd=_ROOT, env=environment
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
