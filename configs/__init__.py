@@ -1,1 +1,1 @@
-"""Experiments: one `get_config()` file each. `base` holds the defaults that the others change."""
+"""Experiments: one `get_config()` file each. `blocks` has what they are composed of."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import blocks, parts
 
 VARIANTS = ("", "letter", "smoke")
 
@@ -38,10 +38,9 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: an unknown variant.
     """
-    base.check_variant(variant, VARIANTS)
-    config = base.get_config()
-    config.name = "amazon_beauty"
-    folder = base.data_folder("amazon_beauty")
+    parts.check_variant(variant, VARIANTS)
+    config = blocks.sid("amazon_beauty")
+    folder = parts.data_folder("amazon_beauty")
     config.data.source = ConfigDict(
         {
             "name": "sasrec",
@@ -64,5 +63,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sids.path = "*.index.json"
     if variant == "smoke":
         config.name = "amazon_beauty_smoke"
-        base.make_smoke(config, num_steps=400)
+        parts.make_smoke(config, num_steps=400)
     return config

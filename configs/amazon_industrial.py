@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import blocks, parts
 
 VARIANTS = ("", "given", "smoke")
 
@@ -39,10 +39,9 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: an unknown variant.
     """
-    base.check_variant(variant, VARIANTS)
-    config = base.get_config()
-    config.name = "amazon_industrial"
-    folder = base.data_folder("amazon_industrial")
+    parts.check_variant(variant, VARIANTS)
+    config = blocks.sid("amazon_industrial")
+    folder = parts.data_folder("amazon_industrial")
     config.data.source = ConfigDict(
         {
             "name": "minionerec",
@@ -72,5 +71,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sids.collisions = "keep"
     if variant == "smoke":
         config.name = "amazon_industrial_smoke"
-        base.make_smoke(config, num_steps=400)
+        parts.make_smoke(config, num_steps=400)
     return config

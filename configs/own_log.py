@@ -21,6 +21,7 @@ is different for other formats, `--config.data.source.` before each:
     own_log:sqlite        interactions=shop.db table=events catalogue_table=products
                           (or query='SELECT ...' and catalogue_query='SELECT ...')
     own_log:recbole       interactions='*.inter' catalogue='*.item' title=movie_title
+    own_log:sasrec        interactions=Beauty.txt (a user a line: items, oldest first)
     own_log:retailrocket  folder=/data/retailrocket
 
 Of a log of ratings only those from a threshold on may count: MovieLens 1M is
@@ -46,7 +47,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import blocks, parts
 
 # What the sources of tables share.
 _LOG = {
@@ -99,6 +100,7 @@ _SOURCES: dict[str, dict[str, Any]] = {
         "quote": "",
         "encoding": "utf-8",
     },
+    "sasrec": {"folder": "", "interactions": "", "attributes": "", "index_offset": 0},
     "retailrocket": {
         "folder": "",
         "events": "view=1,addtocart=1,transaction=1",
@@ -121,9 +123,8 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: an unknown variant.
     """
-    base.check_variant(variant, VARIANTS)
+    parts.check_variant(variant, VARIANTS)
     name = variant or "csv"
-    config = base.get_config()
-    config.name = f"own_log_{name}"
+    config = blocks.sid(f"own_log_{name}")
     config.data.source = ConfigDict({"name": name, **_SOURCES[name]})
     return config

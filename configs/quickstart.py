@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import blocks, parts
 
 VARIANTS = ("", "no_signal", "smoke")
 
@@ -35,9 +35,8 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: an unknown variant.
     """
-    base.check_variant(variant, VARIANTS)
-    config = base.get_config()
-    config.name = "quickstart"
+    parts.check_variant(variant, VARIANTS)
+    config = blocks.sid("quickstart")
     config.data.source = ConfigDict(
         {"name": "generated", "num_users": 4000, "num_items": 1000, "seed": 0, "signal": 1.0}
     )
@@ -62,5 +61,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.name = "quickstart_smoke"
         config.data.source.num_users = 200
         config.data.source.num_items = 400
-        base.make_smoke(config)
+        parts.make_smoke(config)
     return config

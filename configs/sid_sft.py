@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import base
-from configs._prompts import sft_prompts
+from configs import blocks, parts
 
 VARIANTS = ("", "smoke")
 
@@ -34,14 +33,12 @@ def get_config(variant: str = "") -> ConfigDict:
     Raises:
         ValueError: an unknown variant.
     """
-    base.check_variant(variant, VARIANTS)
-    config = base.get_config()
-    config.unlock()
-    config.name = "sid_sft"
+    parts.check_variant(variant, VARIANTS)
+    config = blocks.language("sid_sft")
     config.data.source = ConfigDict(
         {
             "name": "minionerec",
-            "folder": base.data_folder("amazon_industrial"),
+            "folder": parts.data_folder("amazon_industrial"),
             "train_on_context": True,
         }
     )
@@ -50,75 +47,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sids.source = "given"
     config.sids.collisions = "keep"
     config.sids.path = "index/*.index.json"
-
-    del config.loss
+    # Its model learns over all tokens, not over the codes behind a prefix.
     config.search.normalize = "vocab"
-    config.model = ConfigDict(
-        {
-            # A Hugging Face folder (Qwen2, Qwen2.5, Qwen3), or "scratch": a tiny one is made.
-            "checkpoint": "",
-            "dtype": "bfloat16",  # of the computation
-            # Of the stored parameters; what is trained and the optimizer's state are float32 at
-            # any rate, what is frozen may be "bfloat16".
-            "param_dtype": "float32",
-            "remat": True,
-            "scan_unroll": 1,
-            "dropout": 0.0,
-            # The model that "scratch" makes; `tokens` is the most that its tokenizer may have.
-            "scratch": {
-                "tokens": 1024,
-                "num_layers": 2,
-                "width": 64,
-                "num_heads": 4,
-                "num_kv_heads": 2,
-                "head_dim": 16,
-                "mlp_width": 128,
-                "rope_theta": 10_000.0,
-                "tie_embeddings": True,
-            },
-        }
-    )
-    config.sft = ConfigDict(
-        {
-            # What the rows of SID tokens that the checkpoint lacks start from: "mean" of the old
-            # rows, "random" in their distribution, or the quantiser's "codebooks" projected into
-            # it, which need SIDs of the project's own.
-            "new_rows": "mean",
-            "compare_new_rows": 0,  # first train so many steps from each, for the report; 0: none
-            "trainable": "all",  # or "sid_rows", or "lora"
-            "lora": {
-                "rank": 16,
-                "alpha": 32.0,
-                "targets": ("query", "key", "value", "output", "gate", "up", "down"),
-                "train_sid_rows": True,  # beside the adapters: without them new tokens stay alike
-            },
-            "logits_at_once": 512,  # positions of a batch whose logits are held at one time
-        }
-    )
-    config.prompts = sft_prompts()
-
-    config.loader = ConfigDict(
-        {
-            "batch_size": 64,
-            "row_tokens": 512,  # 0: what the longest example needs
-            "max_items": 10,  # items of history, the newest
-            "pack": True,
-            # Shares of the examples; 0 turns a task off.
-            "weights": {
-                "sids_to_sid": 1.0,
-                "sid_to_title": 1.0,
-                "title_to_sid": 1.0,
-                "sids_to_title": 1.0,
-                "titles_to_title": 1.0,
-                "titles_to_sid": 1.0,
-            },
-            # Where a history holds its target: "drop" it there, "leave_out" the example, or "keep".
-            "repeats": "drop",
-            "num_workers": 0,
-            "num_threads": 1,
-            "prefetch": 4,
-        }
-    )
     config.train.num_epochs = 0
     config.train.num_steps = 3000
     config.train.learning_rate = 3e-4
@@ -129,13 +59,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.checkpoint_every = 250
     config.train.log_every = 10
     config.search.exclude_seen = False  # its users do buy the same again
-    config.evaluate.prompt = "sids_to_sid"  # the template whose prompts the search answers
-    # Weights & Biases: "online" (needs WANDB_API_KEY, in the environment or in .env), "offline" or
-    # "disabled".
-    config.wandb = ConfigDict({"mode": "disabled", "project": "minirec", "entity": ""})
+    config.evaluate.fusion_users = 2000  # each is a search by the language model
     if variant == "smoke":
         _make_smoke(config)
-    return config.lock()
+    return config
 
 
 def _make_smoke(config: ConfigDict) -> None:

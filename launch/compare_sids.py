@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from launch import make_sids
-from launch.wiring import parts, program, quantisers
+from launch.wiring import catalogue, program, quantisers
 from minirec import files
 from minirec.evaluation.sid_comparison import (
     Comparison,
@@ -98,7 +98,7 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     configs = {name: quantiser_config(sids, name) for name in names}
     for config in configs.values():
         quantisers.check(config, folder)
-    prepared = parts.load_prepared(job)
+    prepared = catalogue.load_prepared(job)
     given = {
         name: SidTable.load(quantisers.index_file(config.path, folder), prepared.raw_item_ids)
         for name, config in configs.items()

@@ -22,8 +22,7 @@ from absl import flags
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from launch.wiring import append, made_with, program, quantisers
-from launch.wiring import parts as wiring
+from launch.wiring import append, catalogue, made_with, program, quantisers
 from minirec import files
 from minirec.sids import SidTable
 from minirec.sids.codebooks import Codebooks
@@ -191,7 +190,7 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
 
 def make(job: program.Job) -> None:
     """Makes or takes the SIDs and prints what the codebooks look like."""
-    prepared = wiring.load_prepared(job)
+    prepared = catalogue.load_prepared(job)
     _check_replaced(job, prepared)
     folder = job.config.data.source.get("folder", "")
     made = make_table(prepared, job.config.sids, made_with.sids_seed(job.config), folder)
@@ -201,21 +200,21 @@ def make(job: program.Job) -> None:
     # What the vectors were made from: SIDs of another split would hold what this one holds out.
     report["prepared"] = prepared.manifest["fingerprint"]
     # The report vouches for the rest: it goes first and comes last.
-    for name in (wiring.SIDS_REPORT, wiring.CODEBOOKS):
+    for name in (catalogue.SIDS_REPORT, catalogue.CODEBOOKS):
         (job.sids / name).unlink(missing_ok=True)
-    table.save(job.sids / wiring.SIDS)
+    table.save(job.sids / catalogue.SIDS)
     if made.quantiser is not None:
         about = {
-            "sids_sha256": files.sha256(job.sids / wiring.SIDS),
+            "sids_sha256": files.sha256(job.sids / catalogue.SIDS),
             "source": made.report["source"],
             "config": report["config"],
         }
         arrays = None if made.text is None else made.text.arrays()
-        made.quantiser.save(job.sids / wiring.CODEBOOKS, about, arrays)
+        made.quantiser.save(job.sids / catalogue.CODEBOOKS, about, arrays)
     append.drop_stale(job)
-    made_files = (wiring.SIDS, *([wiring.CODEBOOKS] if made.quantiser is not None else []))
+    made_files = (catalogue.SIDS, *([catalogue.CODEBOOKS] if made.quantiser is not None else []))
     report["files"] = files.checksums(job.sids, made_files)
-    files.write_sealed(job.sids / wiring.SIDS_REPORT, report)
+    files.write_sealed(job.sids / catalogue.SIDS_REPORT, report)
     for row in report["levels"]:
         print(" ".join(f"{name}={_short(value)}" for name, value in row.items()))
     totals = ("num_items", "distinct_sids", "items_sharing_sid", "largest_group")
@@ -235,7 +234,7 @@ def make(job: program.Job) -> None:
         )
     if report.get("ignored_items"):
         print(f"ignored_items={report['ignored_items']} (in the index, but not in the catalogue)")
-    print(f"wrote {job.sids / wiring.SIDS}")
+    print(f"wrote {job.sids / catalogue.SIDS}")
 
 
 def _check_replaced(job: program.Job, prepared: Prepared) -> None:
@@ -244,18 +243,18 @@ def _check_replaced(job: program.Job, prepared: Prepared) -> None:
     Raises:
         UsageError: it is of other settings or records, and the job does not say to overwrite.
     """
-    path = job.sids / wiring.SIDS_REPORT
+    path = job.sids / catalogue.SIDS_REPORT
     if job.overwrite or not path.is_file():
         return
     try:
-        report = wiring.checked_sids(job.sids, wiring.SIDS)
+        report = catalogue.checked_sids(job.sids, catalogue.SIDS)
     except ValueError:  # Damaged: to be made again.
         return
     differences = made_with.sids_differences(job.config, report)
     if report["prepared"] != prepared.manifest["fingerprint"]:
         differences.append(f"they were made for other records than those in {prepared.folder}")
     if differences:
-        runs = made_with.runs_of(job, "sids_sha256", files.sha256(job.sids / wiring.SIDS))
+        runs = made_with.runs_of(job, "sids_sha256", files.sha256(job.sids / catalogue.SIDS))
         hanging = f"; trained on them: {', '.join(runs)}" if runs else ""
         raise program.UsageError(
             f"{path}: holds other SIDs: {'; '.join(differences)}{hanging}: --overwrite them (a run "
@@ -271,10 +270,10 @@ def main(job: program.Job) -> None:
             raise program.UsageError("--append_vectors needs --append: whose vectors are they?")
         make(job)
         return
-    prepared = wiring.load_prepared(job)
+    prepared = catalogue.load_prepared(job)
     added = append.append_items(job, prepared, Path(_APPEND.value), _APPEND_VECTORS.value)
     print(f"appended_items={len(added.raw_item_ids)}")
-    print(f"wrote {job.sids / wiring.APPENDED}")
+    print(f"wrote {job.sids / catalogue.APPENDED}")
 
 
 def _short(value: float) -> str:

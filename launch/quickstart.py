@@ -28,7 +28,8 @@ def main(job: program.Job) -> None:
         return
     console.rule("4/4 evaluate: constrained beam search over the test users", align="left")
     report = evaluate.run_evaluation(job)
-    console.print(metric_table(report))
+    if report is not None:
+        console.print(metric_table(report))
     print(f"report: {job.run / 'report' / 'index.html'}")
 
 

@@ -20,16 +20,15 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
-from launch.wiring import parts, program, ranking
+from launch.wiring import fusion_run, program
+from launch.wiring.experiment import experiment_of
 from launch.wiring.histories import KnownItems, read_histories
 from minirec import files
 from minirec.decoding.ranking import rank_users
-from minirec.reports.report import MODEL, SYSTEM
+from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.sids import sid_string
 from minirec.training.processes import is_first
-from pipelines.batches.train_batches import prompt_batch
 
 _HISTORY = flags.DEFINE_string(
     "history", None, "Item ids as the log names them, oldest first, with commas; or a file."
@@ -67,8 +66,9 @@ def recommend(
         ValueError: an item that the catalogue lacks, unless such are left out; or a run that does
             not fit the data.
     """
-    mesh = parts.make_mesh(job.config)
-    catalogue, model = parts.load_run(job, mesh=mesh, with_appended=True)
+    experiment, exclude_seen = experiment_of(job.config), job.config.search.exclude_seen
+    run = experiment.load(job, with_appended=True)
+    catalogue = run.catalogue
     raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
     known = KnownItems(raw_item_ids, catalogue.prepared, skip=skip_unknown)
     items = known({f"--history, user {user}": history for user, history in enumerate(histories)})
@@ -76,20 +76,26 @@ def recommend(
     allowed[known({"--exclude": exclude})[0]] = False
     if known.unknown and is_first():
         print(files.shown(f"note: {known.summary()}; they were left out"), file=sys.stderr)
-    prompts = list(_prompts(items, parts.model_tokens(job.config, catalogue), job.config))
+    prompts = run.history_batches(items)
     if rank_by == MODEL:
         ranked = rank_users(
-            model,
+            run.model,
             prompts,
-            parts.make_searcher(job.config, mesh, at_least=top),
+            run.searcher(at_least=top),
             catalogue.trie,
-            exclude_seen=job.config.search.exclude_seen,
+            exclude_seen=exclude_seen,
             allowed=allowed,
         )
         best_items, best_scores = ranked.item, ranked.item_score
     else:
-        best_items, best_scores = ranking.recommend(
-            job, catalogue, model, prompts, items, top=top, allowed=allowed, mesh=mesh
+        best_items, best_scores = fusion_run.recommend(
+            job,
+            run,
+            lambda: experiment.load(job),
+            prompts,
+            items,
+            top=top,
+            allowed=allowed,
         )
     for user, (best, scores) in enumerate(zip(best_items, best_scores, strict=True)):
         found = best[:top][best[:top] >= 0]
@@ -116,17 +122,6 @@ def _nothing_left(history: np.ndarray, allowed: np.ndarray) -> str:
         f"no item is left: of {len(allowed)} items {int((~allowed).sum())} are excluded, and "
         f"{len(np.unique(history))} are in the history"
     )
-
-
-def _prompts(
-    histories: list[np.ndarray], item_tokens: np.ndarray, config: ConfigDict
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the histories as batches, their `row` counted through."""
-    size = min(config.evaluate.batch_size, len(histories))
-    for start in range(0, len(histories), size):
-        some = histories[start : start + size]
-        batch = prompt_batch(some, item_tokens, config.loader.max_items, size)
-        yield batch | {"row": batch["row"] + start}
 
 
 def main(job: program.Job) -> None:

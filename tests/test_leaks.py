@@ -12,9 +12,9 @@ import json
 import numpy as np
 import pytest
 
-from configs._prompts import sft_prompts
+from configs import blocks
+from configs.prompts import sft_prompts
 from launch import make_sids
-from launch.wiring import program
 from minirec.recommend import ItemTransition, Popularity
 from minirec.sids import SidVocab
 from pipelines.batches.train_batches import BatchConfig, train_batches
@@ -112,7 +112,7 @@ def as_given(log, folder):
 def all_that_is_learnt_from(data_config, folder) -> dict[str, np.ndarray]:
     prepare(data_config, folder)
     prepared = Prepared.load(folder)
-    config = program.load_config_module("base").get_config()
+    config = blocks.sid("leaks")
     config.sids.codebook_sizes = (4, 4)
     config.sids.dim = 8
     config.sids.vectors = "both"

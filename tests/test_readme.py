@@ -27,7 +27,8 @@ def test_every_launcher_that_is_shown_is_there():
     shown = set(re.findall(r"python -m (launch\.\w+)", README))
     assert {"launch.prepare", "launch.train", "launch.evaluate", "launch.recommend"} <= shown
     for module in shown:
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
 def test_every_linked_file_is_there():

@@ -2,7 +2,7 @@
 
 The path is that of `launch.evaluate`: `eval_batches`, `BeamSearcher`, `rank_users` and
 `evaluate_lists` with its bootstrap. Users and items are as many and as long as Amazon Beauty's; the
-model is that of `configs/base.py`, its weights drawn, not trained.
+model is that of `configs/blocks.py`, its weights drawn, not trained.
 
 The floor is the time of the matrix products that this search cannot leave out, each at the best
 rate that the machine showed in the same run, by XLA or by NumPy's BLAS, for a product of that width
@@ -33,12 +33,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from configs import base
+from configs import blocks
 from kernels.trie import build_trie
 from launch.bench.evaluate_floor import Products, floor_seconds, matrix_products, measure_rates
 from launch.bench.evaluate_naive import Uncached
 from launch.bench.loader import SyntheticLog
-from launch.wiring import parts
+from launch.wiring import sid
+from launch.wiring.search import make_searcher
 from minirec.decoding import BeamSearcher, Buckets
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import KS, evaluate_lists
@@ -86,7 +87,7 @@ def run(
     Raises:
         RuntimeError: the two searches disagree about a score.
     """
-    config = base.get_config()
+    config = blocks.sid("bench")
     config.model.positions = "tokens"  # the one whose search is work
     config.search.normalize = "vocab"
     if change is not None:
@@ -95,7 +96,7 @@ def run(
     vocab = SidVocab.from_table(table)
     item_tokens = vocab.encode(table.codes)
     trie = build_trie(item_tokens, codebook_sizes=[vocab.size] * num_levels)
-    model = parts.make_model(config, vocab.size, (len(item_tokens), num_levels))
+    model = sid.make_model(config, vocab.size, (len(item_tokens), num_levels))
     assert isinstance(model, SidDecoder)
     if model.head is not None:
         model.head[...] = 20 * model.head[...]  # as after training: scores lie apart
@@ -111,7 +112,7 @@ def run(
     def search(model: nnx.Module, users: Iterable[Batch], searcher: BeamSearcher) -> RankedUsers:
         return rank_users(model, users, searcher, trie, exclude_seen=config.search.exclude_seen)
 
-    users, searcher = batches(batch_size), parts.make_searcher(config)
+    users, searcher = batches(batch_size), make_searcher(config)
     views = log.views("test")
     shown = np.minimum(views[:, 2] - views[:, 1], max_items)
     nodes = [len(np.unique(table.codes[:, :depth], axis=0)) for depth in range(1, num_levels)]

@@ -21,11 +21,12 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from launch import train
 from launch.bench.evaluate import beauty_like_log, random_table
 from launch.bench.evaluate_floor import Products, floor_seconds, measure_rates
 from launch.bench.training_floor import Places, item_products, mean_products, token_products
-from launch.wiring import parts, program
+from launch.wiring import program, sid
+from launch.wiring.catalogue import popularity_trie
+from launch.wiring.training import train_settings
 from minirec.models import ItemDecoder
 from minirec.sids import SidVocab
 from minirec.training import ItemTask, SidTask, make_optimizer, make_schedule
@@ -125,15 +126,15 @@ def run(
 
 def make_catalogue(
     num_users: int, num_items: int, num_levels: int, codebook_size: int
-) -> parts.Catalogue:
+) -> sid.SidCatalogue:
     """Returns drawn records, as long as Amazon Beauty's, and drawn SIDs."""
     log = beauty_like_log(num_users, num_items)
     table = random_table(num_items, num_levels, codebook_size)
     vocab = SidVocab.from_table(table)
     tokens = vocab.encode(table.codes)
-    trie = parts.popularity_trie(tokens, log.train_count, vocab.size)
+    trie = popularity_trie(tokens, log.train_count, vocab.size)
     # The log is all of the records that training reads.
-    return parts.Catalogue(cast(Any, log), table, vocab, tokens, trie, ())
+    return sid.SidCatalogue(cast(Any, log), table, tokens, trie, (), vocab)
 
 
 class Variant:
@@ -149,7 +150,7 @@ class Variant:
     def __init__(
         self,
         config: ConfigDict,
-        catalogue: parts.Catalogue,
+        catalogue: sid.SidCatalogue,
         name: str,
         loss: dict[str, Any],
         num_batches: int,
@@ -168,15 +169,15 @@ class Variant:
         config.loss.update(loss)
         self.name = name
         levels = catalogue.table.num_levels
-        model = parts.new_model(config, catalogue)
-        tokens = parts.model_tokens(config, catalogue)
+        model = sid.new_model(config, catalogue)
+        tokens = sid.model_tokens(config, catalogue)
         batches = train_batches(
-            catalogue.prepared, tokens, parts.batch_config(config), seed=config.seed
+            catalogue.prepared, tokens, sid.batch_config(config), seed=config.seed
         )
         job = program.Job(config, Path(), Path())
-        _, stage, label_smoothing = train.train_settings(job, batches.num_rows)
+        _, stage, label_smoothing = train_settings(job, batches.num_rows)
         self._task = cast(
-            ItemTask | SidTask, train.make_task(config, catalogue, lambda _: {}, label_smoothing)
+            ItemTask | SidTask, sid.make_task(config, catalogue, lambda _: {}, label_smoothing)
         )
         self._inputs, self._inputs_seconds, self._examples = [], [], []
         for batch in map(batches.batch_at, range(num_batches)):
@@ -278,7 +279,7 @@ def _examples_of(batch: Batch, item_width: int, num_levels: int) -> np.ndarray:
 
 
 def _products(
-    model: parts.Model, task: ItemTask | SidTask, inputs: dict[str, np.ndarray]
+    model: sid.Model, task: ItemTask | SidTask, inputs: dict[str, np.ndarray]
 ) -> Products:
     """Returns the operations of a step over one batch."""
     if not isinstance(model, ItemDecoder):

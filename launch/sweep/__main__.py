@@ -36,11 +36,13 @@ from ml_collections import ConfigDict
 from launch.sweep import sweep_run
 from launch.sweep.grid import Setting, read_grid
 from launch.sweep.sweep_run import SweepJob
-from launch.wiring import made_with, parts, program, ranking
+from launch.wiring import made_with, program
+from launch.wiring.experiment import experiment_of
+from launch.wiring.reporting import REPORTS
 from minirec import files
 from minirec.files.schema import COUNT, NUMBER, Kind, check, is_number
+from minirec.recommend.sources import ITEM_HEAD, MODEL, SYSTEM
 from minirec.reports.log_health import tied_targets
-from minirec.reports.report import MODEL, SYSTEM
 from minirec.reports.seeds import METRICS, best_first, setting_row
 from minirec.reports.sweep import Sweep, markdown, write_sweep
 from minirec.training import TrainResult, compare, read_metrics
@@ -57,7 +59,7 @@ _SPLIT = flags.DEFINE_enum(
 _BY = flags.DEFINE_enum(
     "sweep_by",
     MODEL,
-    [MODEL, ranking.ITEM_HEAD, SYSTEM],
+    [MODEL, ITEM_HEAD, SYSTEM],
     "Recommender whose NDCG@10 sorts the table.",
 )
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"
@@ -158,7 +160,7 @@ def run_sweep(
         ValueError: the sweep's folder belongs to another config, or there is no recommender `by`.
         RunFolderError: another process works there.
     """
-    parts.require_sid_decoder(job.config)
+    experiment_of(job.config)  # An unknown family is said before anything is made.
     folder = job.workdir / "sweeps" / job.run.name
     with locked(folder):
         files.clear_leftovers(folder, recursive=True)
@@ -170,7 +172,7 @@ def run_sweep(
         write_sweep(folder, sweep)
         for number, run in enumerate(runs, 1):
             key = (run.name, split)
-            report = run.job.run / parts.REPORTS[split] / "report.json"
+            report = run.job.run / REPORTS[split] / "report.json"
             if key in results and report.is_file():
                 continue
             if stopped():

@@ -20,14 +20,15 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from launch import evaluate, make_sids, prepare, train
-from launch.wiring import child, parts, program
+from launch.wiring import catalogue, child, program
+from launch.wiring.reporting import REPORTS
 from minirec import files
 from minirec.files.schema import Kind
 from minirec.training import run_folder
 
 FINISHED, FAILED, STOPPED = 0, 1, 75
 SPEC = "sweep_run.json"
-_SPLIT = Kind("test or valid", lambda value: isinstance(value, str) and value in parts.REPORTS)
+_SPLIT = Kind("test or valid", lambda value: isinstance(value, str) and value in REPORTS)
 _SPEC = {"config": dict, "split": _SPLIT, "workdir": str, "prepared": str, "sids": str}
 ERROR = "error.txt"
 _SWEEP_RUN = flags.DEFINE_string("sweep_run", None, "File that describes a run of a sweep.")
@@ -93,7 +94,7 @@ def execute(path: Path) -> int:
             prepare.main(job)
         else:  # An error where the log has changed since; else nothing is done again.
             prepare.prepare(job.config.data.to_dict(), job.prepared)
-        if not (job.sids / parts.SIDS_REPORT).is_file():
+        if not (job.sids / catalogue.SIDS_REPORT).is_file():
             make_sids.make(job)
         if train.run_training(job).interrupted:
             return STOPPED
@@ -133,7 +134,7 @@ class ChildProcess:
 
     def __call__(self, path: Path) -> int:
         """Does the run that a file describes and returns its exit code; negative: its signal."""
-        command = [sys.executable, "-m", "launch.sweep.sweep_run", f"--sweep_run={path}"]
+        command = child.module_command("launch.sweep.sweep_run", f"--sweep_run={path}")
         # Its own session: the terminal would send Ctrl-C to both, and the run take it as two.
         self._child = subprocess.Popen(child.tied(command), start_new_session=True)
         if self.stop_requested:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from launch.wiring import parts, program
+from launch.wiring import catalogue, program
 from minirec import files
 from minirec.sids.append import AppendedItems, append_sids
 from minirec.sids.codebooks import Codebooks
@@ -31,18 +31,17 @@ def append_items(
         ValueError: the SIDs were given and not made, a mistake in the file, an item that is there
             already, or vectors that do not fit.
     """
-    parts.require_sids(job, job.sids)
-    catalogue = parts.load_catalogue(prepared, job.sids)
-    table, sids_path = catalogue.table, job.sids / parts.SIDS
+    catalogue.require_sids(job, job.sids)
+    table, sids_path = catalogue.load_table(prepared, job.sids), job.sids / catalogue.SIDS
     digest = files.sha256(sids_path)
-    codebooks_path = job.sids / parts.CODEBOOKS
+    codebooks_path = job.sids / catalogue.CODEBOOKS
     if not codebooks_path.is_file():
         raise ValueError(
             f"{codebooks_path} is missing: the SIDs were given, not made here, so nothing tells a "
             "new item's; take an index that holds it, or make SIDs by config.sids.source "
             "rq_kmeans or rq_vae"
         )
-    parts.checked_sids(job.sids, parts.CODEBOOKS)
+    catalogue.checked_sids(job.sids, catalogue.CODEBOOKS)
     quantiser, about, arrays = load_codebooks(codebooks_path)
     if about.get("sids_sha256") != digest:
         raise ValueError(
@@ -51,7 +50,7 @@ def append_items(
         )
     if "config" not in about:
         raise ValueError(f"{codebooks_path}: about: config is missing: run launch.make_sids again")
-    before = AppendedItems.load(job.sids / parts.APPENDED, table, digest)
+    before = AppendedItems.load(job.sids / catalogue.APPENDED, table, digest)
     items = read_new_items(path)
     ids = items["raw_item_id"].to_list()
     known = {*table.raw_item_ids, *before.raw_item_ids}
@@ -69,13 +68,13 @@ def append_items(
         (*before.titles, *items["title"].to_list()),
         np.concatenate([before.codes, codes]),
     )
-    added.save(job.sids / parts.APPENDED)
+    added.save(job.sids / catalogue.APPENDED)
     return added
 
 
 def drop_stale(job: program.Job) -> None:
     """Removes the items that were appended to other SIDs than the ones that lie there now."""
-    path = job.sids / parts.APPENDED
+    path = job.sids / catalogue.APPENDED
     if not path.is_file():
         return
     try:
@@ -83,7 +82,7 @@ def drop_stale(job: program.Job) -> None:
     except ValueError as error:
         print(f"note: {error}", file=sys.stderr)
         belongs = None
-    if belongs != files.sha256(job.sids / parts.SIDS):
+    if belongs != files.sha256(job.sids / catalogue.SIDS):
         path.unlink()
         print(
             f"note: {path} held items that were appended to the SIDs before, and is removed; "

@@ -10,8 +10,25 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+# The working folder may hold packages of our names, and a checkout is on the path by nothing else.
+_RUN_MODULE = """
+import runpy, sys
+root, name = sys.argv[1:3]
+del sys.argv[1:3]
+if root not in sys.path:
+    sys.path.insert(0, root)
+runpy.run_module(name, run_name="__main__", alter_sys=True)
+"""
+
+
+def module_command(name: str, *arguments: str) -> list[str]:
+    """Returns the command that runs a module of this project, from any folder."""
+    return [sys.executable, "-P", "-c", _RUN_MODULE, _ROOT, name, *arguments]
 
 
 def tied(command: Sequence[str]) -> list[str]:

@@ -1,63 +1,85 @@
-"""Parts of a language model's fine-tuning put together from a config; no algorithm here."""
+"""The family `language`: Hugging Face checkpoints, fine-tuned on SID tasks.
+
+A run keeps its best model, adapters merged, as a Hugging Face folder W/runs/NAME/model. Where no
+run has begun, the checkpoint that the config names recommends as it is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from kernels.trie import Trie
-from launch.wiring import parts, scratch
+from launch.wiring import made_with, scratch, training
+from launch.wiring.catalogue import (
+    APPENDED,
+    CODEBOOKS,
+    SIDS,
+    Catalogue,
+    check_trained_on,
+    checked_sids,
+    fingerprints,
+    keep_sids,
+    load_items,
+    load_prepared,
+    popularity_trie,
+    require_sids,
+)
+from launch.wiring.experiment import Experiment, Run, Training
 from launch.wiring.program import Job
+from launch.wiring.search import make_mesh
 from minirec import files
 from minirec.decoding.ranking import RankedUsers
+from minirec.files.schema import NUMBER, SHA256
 from minirec.models import SidDecoder, sharding
-from minirec.models.hf import load_checkpoint, read_config
+from minirec.models.hf import load_checkpoint, read_config, save_checkpoint
 from minirec.models.layers import AddedParam
 from minirec.models.lora import LoraConfig, add_adapters
-from minirec.models.vocabulary import grow, new_rows, split_rows
+from minirec.models.vocabulary import grow, merged, new_rows, split_rows
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import load_codebooks
 from minirec.sids.table import parse_token
-from minirec.training.processes import first_alone
+from minirec.training import SidTask, Stage, as_record, run_folder
+from minirec.training.first_steps import first_losses
+from minirec.training.processes import first_alone, first_says, is_first
 from pipelines.prepared import Prepared
 from pipelines.text.answers import answer_tokens, sid_names, sid_tuples
-from pipelines.text.prompt_batches import PromptBatches, prompt_batches
+from pipelines.text.prompt_batches import PromptBatches, history_prompts, prompt_batches
 from pipelines.text.prompts import Template, parse_templates
-from pipelines.text.sft_batches import SftConfig
+from pipelines.text.sft_batches import SftConfig, sft_batches
 from pipelines.text.tokenizer import FILES, TextTokenizer
 
 TRAINABLE = ("all", "sid_rows", "lora")
 MODEL = "model"
 """The folder of the fine-tuned model in the run's."""
 
+NEW_ROWS_FILE = "new_rows.json"
+_NEW_ROWS = {"record": SHA256, "losses": {str: [NUMBER]}}
+_MODEL_REMEDY = "remove the folder and run launch.train again: it is written anew"
+
 
 @dataclasses.dataclass(frozen=True)
-class LanguageCatalogue:
-    """The items as a language model and its search see them.
+class LanguageCatalogue(Catalogue):
+    """The items as a language model writes them: an answer is a SID, its wording and its end.
 
     Attributes:
-        prepared: the records.
-        table: the items' SIDs.
+        known: the SIDs of the records' items, which prompts can show.
         tokenizer: has all SID tokens.
-        item_tokens: what the model answers for each item, `[N, length]`: SID, wording, end.
-        trie: the valid answers; items that share a SID stand by popularity in training.
         templates: the prompts' wording, by task.
     """
 
-    prepared: Prepared
-    table: SidTable
+    known: SidTable
     tokenizer: TextTokenizer
-    item_tokens: Int[np.ndarray, "N length"]
-    trie: Trie
     templates: Mapping[str, Template]
 
     @functools.cached_property
@@ -105,7 +127,12 @@ def base_folder(job: Job, prepared: Prepared) -> Path:
 
 
 def load_catalogue(
-    job: Job, prepared: Prepared, sids_folder: Path, folder: Path, mesh: Mesh | None = None
+    job: Job,
+    prepared: Prepared,
+    sids_folder: Path,
+    folder: Path,
+    mesh: Mesh | None = None,
+    appended_path: Path | None = None,
 ) -> LanguageCatalogue:
     """Returns the catalogue as the tokenizer of a checkpoint writes it.
 
@@ -115,13 +142,14 @@ def load_catalogue(
         sids_folder: holds sids.json and sids_report.json.
         folder: the checkpoint; SID tokens that its tokenizer lacks are added.
         mesh: each of its devices gets the trie.
+        appended_path: file of items that were given SIDs later; None leaves them out.
 
     Raises:
         ValueError: a step before this one has not run, the SIDs do not fit the records, a
             template or a tokenizer that is none, or a token beyond the checkpoint's rows.
     """
     config = job.config
-    table = parts.load_table(prepared, sids_folder)
+    items = load_items(prepared, sids_folder, appended_path)
     tokenizer = TextTokenizer.load(folder)
     rows = read_config(folder).vocab_size
     if tokenizer.size > rows:
@@ -130,17 +158,19 @@ def load_catalogue(
             f"{tokenizer.spelling(tokenizer.size - 1)!r} has the id {tokenizer.size - 1}: every "
             "token must have a row of its own; model and tokenizer do not belong together"
         )
-    tokenizer = tokenizer.with_sid_tokens(sid_names(table))
+    tokenizer = tokenizer.with_sid_tokens(sid_names(items.table))
     templates = parse_templates(config.prompts.to_dict())
     name = config.evaluate.prompt
     if name not in templates or templates[name].task.asks != "sid":
         raise ValueError(
             f"config.evaluate.prompt={name!r}: must be one of config.prompts that asks for a SID"
         )
-    answers = answer_tokens(tokenizer, sid_tuples(table), templates[name].response)
-    trie = parts.popularity_trie(answers, prepared.train_count, tokenizer.size)
+    answers = answer_tokens(tokenizer, sid_tuples(items.table), templates[name].response)
+    trie = popularity_trie(answers, items.train_count, tokenizer.size)
     trie = sharding.replicate(trie, mesh)
-    return LanguageCatalogue(prepared, table, tokenizer, answers, trie, templates)
+    return LanguageCatalogue(
+        prepared, items.table, answers, trie, items.titles, items.known, tokenizer, templates
+    )
 
 
 def load_model(config: ConfigDict, folder: Path, mesh: Mesh | None = None) -> SidDecoder:
@@ -244,25 +274,25 @@ def _new_rows(
 
 
 def _codebooks(job: Job) -> tuple[Any, ...]:
-    path = job.sids / parts.CODEBOOKS
+    path = job.sids / CODEBOOKS
     if not path.is_file():
         raise ValueError(
             f"config.sft.new_rows='codebooks' needs {path}, which launch.make_sids writes where it "
             "makes the SIDs itself; use 'mean' or 'random' for SIDs that were given"
         )
-    parts.checked_sids(job.sids, parts.CODEBOOKS)
+    checked_sids(job.sids, CODEBOOKS)
     codebooks, about, _ = load_codebooks(path)
-    if about.get("sids_sha256") != files.sha256(job.sids / parts.SIDS):
+    if about.get("sids_sha256") != files.sha256(job.sids / SIDS):
         raise ValueError(
             f"{path}: sids_sha256 is {about.get('sids_sha256')!r}: it belongs to other SIDs than "
-            f"{job.sids / parts.SIDS}"
+            f"{job.sids / SIDS}"
         )
     return codebooks.codebooks
 
 
 def starts(job: Job) -> tuple[str, ...]:
     """Returns what new rows can start from here: codebooks only where the SIDs were made."""
-    has_codebooks = (job.sids / parts.CODEBOOKS).is_file()
+    has_codebooks = (job.sids / CODEBOOKS).is_file()
     return ("mean", "random", "codebooks") if has_codebooks else ("mean", "random")
 
 
@@ -284,20 +314,26 @@ def split_prompts(
     catalogue: LanguageCatalogue, config: ConfigDict, split: str, max_users: int
 ) -> PromptBatches:
     """Returns the prompts of a split; `max_users` 0 takes all users."""
-    row_tokens = config.loader.row_tokens
     return prompt_batches(
         catalogue.prepared,
         split,
-        catalogue.table,
-        catalogue.tokenizer,
-        catalogue.templates[config.evaluate.prompt],
-        batch_size=config.evaluate.batch_size,
-        max_items=config.loader.max_items,
-        # As long as fine-tuning has them: the last token of an answer is a target only.
-        max_tokens=row_tokens + 1 - catalogue.item_tokens.shape[1] if row_tokens else None,
+        **_prompt_options(catalogue, config),
         max_users=max_users or None,
         seed=config.seed,
     )
+
+
+def _prompt_options(catalogue: LanguageCatalogue, config: ConfigDict) -> dict[str, Any]:
+    row_tokens = config.loader.row_tokens
+    return {
+        "table": catalogue.known,
+        "tokenizer": catalogue.tokenizer,
+        "template": catalogue.templates[config.evaluate.prompt],
+        "batch_size": config.evaluate.batch_size,
+        "max_items": config.loader.max_items,
+        # As long as fine-tuning has them: the last token of an answer is a target only.
+        "max_tokens": row_tokens + 1 - catalogue.item_tokens.shape[1] if row_tokens else None,
+    }
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -308,3 +344,243 @@ def fingerprint(folder: Path) -> dict[str, str]:
         for name in sorted({*names, *FILES})
         if (folder / name).is_file()
     }
+
+
+def fine_tune(job: Job) -> Training:
+    """Returns what fine-tunes the checkpoint that the job's config names.
+
+    Raises:
+        ValueError: a step before this one has not run, or the config asks for what cannot be.
+    """
+    config = job.config
+    filtered = trainable(config)
+    mesh = training.checked_mesh(config)
+    prepared = load_prepared(job)
+    require_sids(job, job.sids)
+    folder = base_folder(job, prepared)
+    catalogue = load_catalogue(job, prepared, job.sids, folder, mesh)
+    if is_first():
+        known = len(catalogue.sid_token_ids) - len(catalogue.tokenizer.added)
+        print(f"sid_tokens={len(catalogue.sid_token_ids)} in_the_checkpoint={known}")
+    batches = sft_batches(
+        prepared,
+        catalogue.table,
+        catalogue.tokenizer,
+        catalogue.templates,
+        sft_config(config),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    settings, stage_options, label_smoothing = training.train_settings(job, batches.num_rows)
+    stage = Stage("sft", lambda: batches, trainable=filtered, **stage_options)
+    task = SidTask(
+        _validator(config, catalogue, mesh),
+        select_metric=training.SELECT_METRIC,
+        label_smoothing=label_smoothing,
+        logits_at_once=config.sft.logits_at_once or None,
+    )
+    record = run_record(job, catalogue, folder)
+    of_run = record | as_record(settings, [stage])
+    new_model = functools.partial(make_model, job, folder, catalogue, mesh)
+    compared = _compare_new_rows(job, catalogue, new_model, task, stage, mesh, of_run)
+
+    def keep() -> None:
+        keep_sids(job)
+        if not run_folder.has_begun(job.run):
+            # What another run here has left, or the evaluation of a checkpoint as it was.
+            shutil.rmtree(job.run / MODEL, ignore_errors=True)
+        files.write_sealed(job.run / NEW_ROWS_FILE, compared)
+
+    def finish(load_best_model: Callable[[], Any]) -> None:
+        if not first_says((job.run / MODEL).is_dir()):
+            save_model(job, load_best_model(), catalogue.tokenizer, folder, mesh)
+
+    return Training(
+        make_model=new_model,
+        task=task,
+        stages=[stage],
+        settings=settings,
+        record=record,
+        describe_batch=batches.describe,
+        mesh=mesh,
+        keep=keep,
+        finish=finish,
+    )
+
+
+def _validator(
+    config: ConfigDict, catalogue: LanguageCatalogue, mesh: Mesh | None
+) -> Callable[[Any], dict[str, float]]:
+    prompts = functools.partial(split_prompts, catalogue, config)
+    validate_plain = training.make_validator(config, catalogue, prompts, mesh)
+
+    def validate(model: SidDecoder) -> dict[str, float]:
+        plain = merged(model)
+        sharding.place(plain, mesh)
+        return validate_plain(plain)
+
+    return validate
+
+
+def _compare_new_rows(
+    job: Job,
+    catalogue: LanguageCatalogue,
+    make_model: Any,
+    task: SidTask,
+    stage: Stage,
+    mesh: Mesh | None,
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns the losses of the first steps from each start of the new tokens' rows.
+
+    A run that goes on has them already; `record` tells it from others.
+    """
+    num_steps = min(job.config.sft.compare_new_rows, stage.num_steps)
+    of_run = files.seal({"record": record})[files.SEAL]
+    if (job.run / NEW_ROWS_FILE).is_file():
+        before = _read_new_rows(job)
+        if before["record"] == of_run:
+            return before
+    losses: dict[str, list[float]] = {}
+    if num_steps and catalogue.tokenizer.added:
+        models = {start: functools.partial(make_model, start) for start in starts(job)}
+        losses = first_losses(models, task, stage, num_steps, seed=job.config.seed, mesh=mesh)
+    return {"record": of_run, "losses": losses}
+
+
+def _read_new_rows(job: Job) -> dict[str, Any]:
+    remedy = "remove it: the steps are taken again"
+    return files.read_sealed(job.run / NEW_ROWS_FILE, remedy, _NEW_ROWS)
+
+
+def save_model(
+    job: Job,
+    model: SidDecoder,
+    tokenizer: TextTokenizer,
+    like: Path,
+    mesh: Mesh | None,
+) -> None:
+    """Writes the model, with all that was trained beside it merged, as a Hugging Face folder."""
+    plain = merged(model)
+    sharding.place(plain, mesh)
+    folder = job.run / MODEL
+    partial = folder.with_name(f".{folder.name}.partial")
+    model_type = files.read_json(like / "config.json", {"model_type": str})["model_type"]
+    save_checkpoint(plain, partial, like=like, model_type=model_type, overwrite=True)
+
+    def finish() -> None:
+        tokenizer.save(partial)
+        files.write_checksums(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+    first_alone(finish)
+
+
+def run_record(job: Job, catalogue: LanguageCatalogue, folder: Path) -> dict[str, Any]:
+    """Returns what makes a run this one: settings that change it, and what it was trained on."""
+    prepared = catalogue.prepared
+    return {
+        "config": made_with.run_part(job.config),
+        "checkpoint": fingerprint(folder),
+        "data": prepared.manifest["config"],
+        **fingerprints(prepared, job.sids / SIDS, catalogue.tokenizer.size),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageRun(Run):
+    """A language model that answers with SIDs.
+
+    Attributes:
+        losses: of the first steps from each start of the new tokens' rows.
+        fine_tuned: whether there is a run behind the model.
+    """
+
+    catalogue: LanguageCatalogue
+    model: SidDecoder
+    losses: Mapping[str, Sequence[float]]
+    fine_tuned: bool
+
+    def split_batches(self, split: str, max_users: int) -> PromptBatches:
+        """Returns the prompts of a split; see `Run`."""
+        return split_prompts(self.catalogue, self.config, split, max_users)
+
+    def history_batches(
+        self, histories: Sequence[Int[np.ndarray, " H"]]
+    ) -> list[Mapping[str, np.ndarray]]:
+        """Returns prompts of some histories; see `Run`."""
+        num_known = self.catalogue.known.num_items
+        # Nothing was trained to read what came after training.
+        known = [history[history < num_known] for history in histories]
+        if not known:
+            return []
+        options = _prompt_options(self.catalogue, self.config)
+        return list(history_prompts(self.catalogue.prepared, known, **options))
+
+    def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
+        """Returns the codes of the beams; see `Run`."""
+        return self.catalogue.codes(ranked)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it was fine-tuned; see `Run`."""
+        return self.fine_tuned
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Whether it was fine-tuned, for `report.json`."""
+        return {"fine_tuned": self.fine_tuned}
+
+    @property
+    def first_losses(self) -> Mapping[str, Sequence[float]]:
+        """Losses of the first steps from each start; see `Run`."""
+        return self.losses
+
+
+def load_run(job: Job, *, with_appended: bool = False) -> LanguageRun:
+    """Returns the run's fine-tuned model, or the checkpoint as it is where none has begun.
+
+    Args:
+        job: whose run.
+        with_appended: see `Experiment`.
+
+    Raises:
+        ValueError: data, SIDs and run do not belong together, the run is not trained to its end, or
+            a checkpoint lacks SID tokens.
+    """
+    config = job.config
+    mesh = make_mesh(config)
+    prepared = load_prepared(job)
+    folder, sids = job.run / MODEL, job.run
+    trained = first_says(folder.is_dir())
+    if trained:
+        first_alone(lambda: files.check_folder(job.run / MODEL, remedy=_MODEL_REMEDY))
+        record = made_with.check_run(job)
+    else:
+        if first_says((job.run / "config.json").is_file()):
+            raise ValueError(
+                f"{folder} is missing: the run is not trained to its end; go on with launch.train"
+            )
+        folder, sids, record = base_folder(job, prepared), job.sids, {}
+    require_sids(job, sids)
+    appended = job.sids / APPENDED if with_appended else None
+    catalogue = load_catalogue(job, prepared, sids, folder, mesh, appended)
+    if catalogue.tokenizer.added:
+        raise ValueError(
+            f"{folder}: its tokenizer lacks {len(catalogue.tokenizer.added)} SID tokens, such as "
+            f"{catalogue.tokenizer.added[0]!r}, so that there is nothing to recommend; fine-tune "
+            "it with launch.train"
+        )
+    losses = {}
+    if trained:
+        here = fingerprints(prepared, job.run / SIDS, catalogue.tokenizer.size)
+        check_trained_on(job, record, here)
+        if (job.run / NEW_ROWS_FILE).is_file():
+            losses = _read_new_rows(job)["losses"]
+    model = load_model(config, folder, mesh)
+    return LanguageRun(config, catalogue, model, mesh, losses, trained)
+
+
+EXPERIMENT = Experiment(fine_tune, load_run)

@@ -30,9 +30,8 @@ CHANGE_NOTHING = {
     "mesh.fsdp": "how many devices share the parameters; a run may go on with more or fewer",
     "model.checkpoint": "where the first weights lie; the record has the hashes of their files",
     "evaluate.batch_size": "how many users are searched for at a time; each is by itself",
-    "wandb.mode": "who else is told of a run",
-    "wandb.project": "who else is told of a run",
-    "wandb.entity": "who else is told of a run",
+    "family": "whose model it is; another family has other blocks, and they are compared",
+    "wandb": "who else is told of a run",
 }
 """Fields that change nothing in what any step leaves, and why."""
 

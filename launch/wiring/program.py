@@ -75,6 +75,15 @@ class Job:
         return self.workdir / "sids"
 
 
+def experiments() -> dict[str, Path]:
+    """Returns the files of configs/ that are experiments, by name; others are what they share."""
+    return {
+        path.stem: path
+        for path in Path(configs.__path__[0]).glob("*.py")
+        if "\ndef get_config(" in path.read_text(encoding="utf-8")
+    }
+
+
 def config_path(name: str) -> str:
     """Returns `path[:variant]` of a config given by name or by path.
 
@@ -82,16 +91,11 @@ def config_path(name: str) -> str:
         UsageError: there is no such config; the message lists those there are.
     """
     stem, colon, variant = name.partition(":")
-    if stem.endswith(".py"):
-        path = Path(stem)
-    else:
-        spec = importlib.util.find_spec(f"configs.{stem}") if stem.isidentifier() else None
-        path = Path(spec.origin) if spec and spec.origin else Path("")
+    known = experiments()
+    path = Path(stem) if stem.endswith(".py") else known.get(stem, Path(""))
     if not path.is_file():
-        folder = Path(configs.__path__[0])
-        stems = {path.stem for path in folder.glob("*.py")} - {"base"}  # Which experiments are.
-        known = ", ".join(sorted(stem for stem in stems if not stem.startswith("_")))
-        raise UsageError(f"--config={name}: there is no such config; known are {known}")
+        names = ", ".join(sorted(known))
+        raise UsageError(f"--config={name}: there is no such config; known are {names}")
     return f"{path}{colon}{variant}"
 
 

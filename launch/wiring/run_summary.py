@@ -1,11 +1,11 @@
-"""`run_summary.json`: what a fine-tuning run was and what it reached, without any time."""
+"""`run_summary.json`: what a run was and what it reached, without any time."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from launch.wiring import parts
 from launch.wiring.program import Job
+from launch.wiring.reporting import REPORTS
 from minirec import files
 from minirec.training import read_metrics, without_wall_clock
 
@@ -39,7 +39,7 @@ def write_summary(job: Job) -> None:
             "training": _training(job),
             "evaluation": {
                 split: _evaluation(job, folder)
-                for split, folder in parts.REPORTS.items()
+                for split, folder in REPORTS.items()
                 if (job.run / folder / "report.json").is_file()
             },
             "config": config,

@@ -84,6 +84,8 @@ def started(
         config=config.to_dict(),
         settings=settings,
     )
+    if url := getattr(run, "url", None):  # Offline there is none.
+        print(f"wandb={url}")
 
     def log(line: Mapping[str, Any]) -> None:
         kind = line["kind"]

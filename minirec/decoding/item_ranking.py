@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from kernels.trie import DEAD_NODE, Trie
-from minirec.decoding.state import SearchResult
+
+
+class ItemRanking(NamedTuple):
+    """The best items of each user, best first.
+
+    Attributes:
+        item: int32 `[B, K]`; -1 where there is no more.
+        item_score: `[B, K]`, their log-probabilities; -inf where there is no item.
+    """
+
+    item: Int32[Array, "B K"]
+    item_score: Float[Array, "B K"]
 
 
 class ItemModel(Protocol):
@@ -33,12 +44,12 @@ def rank_items(
     num_items: int,
     excluded: Int[Array, "B E"] | None = None,
     allowed: Bool[Array, "*B items"] | None = None,
-) -> SearchResult:
-    """Returns the best items of the catalogue for each user, as `beam_search` returns them.
+) -> ItemRanking:
+    """Returns the best items of the catalogue for each user.
 
     An item's score is its log-probability among all items of the model's table; filters remove
     items and do not change it. Ties go to the lower item. Items that the table lacks are not
-    ranked. What a SID says in a `SearchResult` is the item's leaf here: `sid` holds zeros.
+    ranked.
 
     Args:
         model: what reads prompts and scores items.
@@ -61,16 +72,8 @@ def rank_items(
     best, item = jax.lax.top_k(jnp.where(wanted, score, -jnp.inf), min(num_items, N))
     missing = ((0, 0), (0, num_items - best.shape[1]))
     best = jnp.pad(best, missing, constant_values=-jnp.inf)
-    dead = best == -jnp.inf
-    item = jnp.where(dead, -1, jnp.pad(item.astype(jnp.int32), missing))
-    return SearchResult(
-        sid=jnp.zeros((B, num_items, trie.num_levels), jnp.int32),
-        score=best,
-        leaf=jnp.where(dead, DEAD_NODE, leaf[item]),
-        dead=dead,
-        item=item,
-        item_score=best,
-    )
+    item = jnp.pad(item.astype(jnp.int32), missing)
+    return ItemRanking(jnp.where(best == -jnp.inf, -1, item), best)
 
 
 def _fitted(values: Array, size: int, fill: int | bool) -> Array:

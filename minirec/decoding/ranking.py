@@ -1,18 +1,18 @@
-"""Every user of a split through the constrained search: what metrics and reports are made from."""
+"""Every user of a split ranked: what metrics and reports are made from."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from kernels.trie import Trie
-from minirec.decoding.searcher import BeamSearcher
-from minirec.decoding.state import SearchResult
+from minirec.decoding.searcher import BeamSearcher, CompiledRanking, ItemRanker
 
 _IN_FLIGHT = 3
 
@@ -36,6 +36,21 @@ class RankedUsers:
     sid: Int[np.ndarray, "n M L"]
     score: Float[np.ndarray, "n M"]
     dead: Bool[np.ndarray, "n M"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedItems:
+    """What a model's item table returned for `n` users, best first.
+
+    Attributes:
+        row: the users' places in what was ranked, ascending.
+        item: recommended items; -1 where there is no more.
+        item_score: their log-probabilities; -inf where there is no item.
+    """
+
+    row: Int[np.ndarray, " n"]
+    item: Int[np.ndarray, "n K"]
+    item_score: Float[np.ndarray, "n K"]
 
 
 def rank_users(
@@ -63,31 +78,54 @@ def rank_users(
     Raises:
         ValueError: there are no batches.
     """
-    pieces: list[RankedUsers] = []
-    # The next search starts before the last one is waited for: its batch is made meanwhile, and
-    # what one of them leaves idle of a CPU the other takes.
-    pending: collections.deque[tuple[Mapping[str, np.ndarray], Callable[[], SearchResult]]]
+    filters = {"exclude_seen": exclude_seen, "allowed": allowed}
+    return _ranked(RankedUsers, model, batches, searcher, trie, on_batch=on_batch, **filters)
+
+
+def rank_users_items(
+    model: nnx.Module,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    ranker: ItemRanker,
+    trie: Trie,
+    *,
+    exclude_seen: bool,
+    allowed: Bool[np.ndarray, " N"] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> RankedItems:
+    """Returns what the model's item table recommends; see `rank_users`."""
+    filters = {"exclude_seen": exclude_seen, "allowed": allowed}
+    return _ranked(RankedItems, model, batches, ranker, trie, on_batch=on_batch, **filters)
+
+
+def _ranked[Ranked: (RankedUsers, RankedItems)](
+    kind: type[Ranked],
+    model: nnx.Module,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    ranker: CompiledRanking[Any],
+    trie: Trie,
+    *,
+    exclude_seen: bool,
+    allowed: Bool[np.ndarray, " N"] | None,
+    on_batch: Callable[[int], None] | None,
+) -> Ranked:
+    names = [field.name for field in dataclasses.fields(kind)]
+    pieces: list[dict[str, np.ndarray]] = []
+    # The next batch starts before the last one is waited for: it is made meanwhile, and what one
+    # of them leaves idle of a CPU the other takes.
+    pending: collections.deque[tuple[Mapping[str, np.ndarray], Callable[[], Any]]]
     pending = collections.deque()
 
     def finish_oldest() -> None:
         batch, wait = pending.popleft()
         result, valid = wait(), batch["valid"]
-        pieces.append(
-            RankedUsers(
-                row=batch["row"][valid],
-                item=np.asarray(result.item)[valid],
-                item_score=np.asarray(result.item_score)[valid],
-                sid=np.asarray(result.sid)[valid],
-                score=np.asarray(result.score)[valid],
-                dead=np.asarray(result.dead)[valid],
-            )
-        )
+        found = {name: np.asarray(getattr(result, name))[valid] for name in names if name != "row"}
+        pieces.append(found | {"row": batch["row"][valid]})
         if on_batch is not None:
             on_batch(int(valid.sum()))
 
     for batch in batches:
         excluded = batch["history"] if exclude_seen else None
-        wait = searcher.start(
+        wait = ranker.start(
             model, batch["tokens"], batch["lengths"], trie, excluded=excluded, allowed=allowed
         )
         pending.append((batch, wait))
@@ -97,8 +135,7 @@ def rank_users(
         finish_oldest()
     if not pieces:
         raise ValueError("there is no user to rank: the split has no views")
-    order = np.argsort(np.concatenate([piece.row for piece in pieces]), kind="stable")
-    names = [field.name for field in dataclasses.fields(RankedUsers)]
-    return RankedUsers(
-        **{name: np.concatenate([getattr(p, name) for p in pieces])[order] for name in names}
+    order = np.argsort(np.concatenate([piece["row"] for piece in pieces]), kind="stable")
+    return kind(
+        **{name: np.concatenate([piece[name] for piece in pieces])[order] for name in names}
     )

@@ -1,10 +1,12 @@
-"""A compiled beam search whose programs are shared by batches of about the same shape."""
+"""Compiled rankings whose programs are shared by batches of about the same shape."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +18,10 @@ from kernels.beam_step import NORMALIZE
 from kernels.indices import int32_indices
 from kernels.trie import Trie
 from minirec.decoding.head import check_head
-from minirec.decoding.item_ranking import rank_items
+from minirec.decoding.item_ranking import ItemRanking, rank_items
 from minirec.decoding.search import beam_search
 from minirec.decoding.state import SearchResult
 from minirec.models.sharding import AXES, batch_sharding, put, replicate, replicated
-
-RANK_BY = ("sids", "items")
-"""What a searcher ranks by: beam search over SIDs, or the model's item table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,68 +67,45 @@ class Buckets:
         )
 
 
-class BeamSearcher:
-    """Beam search, compiled once a bucketed shape.
+class CompiledRanking[Result]:
+    """A function that ranks a batch of users, compiled once a bucketed shape.
 
     Model weights, trie and filters are arguments of the compiled program: new weights of the same
     model, another trie of the same capacities and other filters use it again.
 
     Attributes:
-        num_traces: how many times the search was traced, which is how often it was compiled.
+        num_traces: how many times the function was traced, which is how often it was compiled.
     """
 
     def __init__(
         self,
+        rank: Callable[..., Result],
         *,
-        num_beams: int,
-        normalize: str = "vocab",
-        rank_by: str = "sids",
-        head: str | None = None,
-        implementation: str | None = None,
         batch_buckets: Buckets | None = None,
         length_buckets: Buckets | None = None,
         excluded_buckets: Buckets | None = None,
         mesh: Mesh | None = None,
     ):
-        """Makes a searcher; compiles nothing yet.
+        """Makes the shell; compiles nothing yet.
 
         Args:
-            num_beams: beams kept a user, and items returned.
-            normalize: see `beam_search`.
-            rank_by: "sids" searches; "items" ranks all items by the model's item table, with
-                nothing of a search but its arguments and its result (see `rank_items`).
-            head: see `beam_search`.
-            implementation: of the beam step; `None` picks by platform.
+            rank: from model, tokens, lengths, trie, `excluded` and `allowed` to arrays of which
+                each has an entry a user.
             batch_buckets: sizes that the number of users (a device, on a mesh) is padded to.
             length_buckets: sizes that the prompts' length is padded to.
             excluded_buckets: sizes that the exclusion lists are padded to.
-            mesh: devices, perhaps of several processes, each of which searches for its share of
-                the users. All processes then make the same calls and have all results; model and
-                trie lie on the mesh (`minirec.models.sharding`), each device reads them whole.
-
-        Raises:
-            ValueError: a number of beams, a normalisation, a ranking, a head or an implementation
-                that is none.
+            mesh: devices, perhaps of several processes, each of which ranks for its share of the
+                users. All processes then make the same calls and have all results; model and trie
+                lie on the mesh (`minirec.models.sharding`), each device reads them whole.
         """
-        if num_beams < 1:
-            raise ValueError(f"num_beams={num_beams} must be at least 1")
-        if normalize not in NORMALIZE:
-            raise ValueError(f"normalize={normalize!r} must be one of {', '.join(NORMALIZE)}")
-        if rank_by not in RANK_BY:
-            raise ValueError(f"rank_by={rank_by!r} must be one of {', '.join(RANK_BY)}")
-        check_head(head, implementation)
-        self.rank_by = rank_by
-        self.num_beams = num_beams
-        self.normalize = normalize
-        self.head = head
-        self.implementation = implementation
         self.num_traces = 0
+        self._rank = rank
         self._batch = batch_buckets or Buckets()
         self._length = length_buckets or Buckets(smallest=8)
         self._excluded = excluded_buckets or Buckets(smallest=8)
         self._mesh = mesh
         self._jitted = jax.jit(
-            self._search,
+            self._traced,
             static_argnums=0,
             out_shardings=None if mesh is None else replicated(mesh),
         )
@@ -143,8 +119,8 @@ class BeamSearcher:
         *,
         excluded: Int[np.ndarray, "B E"] | None = None,
         allowed: Bool[np.ndarray, "*B items"] | None = None,
-    ) -> SearchResult:
-        """Returns the search's result for `B` users as NumPy arrays; arguments as `start`."""
+    ) -> Result:
+        """Returns the result for `B` users as NumPy arrays; arguments as `start`."""
         return self.start(model, tokens, lengths, trie, excluded=excluded, allowed=allowed)()
 
     def start(
@@ -156,13 +132,13 @@ class BeamSearcher:
         *,
         excluded: Int[np.ndarray, "B E"] | None = None,
         allowed: Bool[np.ndarray, "*B items"] | None = None,
-    ) -> Callable[[], SearchResult]:
-        """Starts a search and returns what waits for its result; see `beam_search`.
+    ) -> Callable[[], Result]:
+        """Starts the ranking of a batch and returns what waits for its result.
 
-        The device works while the caller makes the next batch or starts another search.
+        The device works while the caller makes the next batch or starts another one.
 
         Args:
-            model: an NNX module that is a `SearchModel`.
+            model: an NNX module that the function knows to ask.
             tokens: right-padded prompts.
             lengths: valid tokens of each prompt.
             trie: the catalogue.
@@ -218,38 +194,85 @@ class BeamSearcher:
         result = self._jitted(graphdef, state, trie, by_item, by_user)
         return lambda: jax.tree.map(lambda array: np.asarray(array)[:B], result)
 
-    def _search(self, graphdef, state, trie, by_item, by_user) -> SearchResult:
+    def _traced(self, graphdef, state, trie, by_item, by_user) -> Result:
         self.num_traces += 1
 
-        def search(state, trie, by_item, by_user) -> SearchResult:
+        def rank(state, trie, by_item, by_user) -> Result:
             tokens, lengths, excluded, allowed = by_user
             model = nnx.merge(graphdef, state)
-            filters = {"excluded": excluded, "allowed": by_item if allowed is None else allowed}
-            if self.rank_by == "items":
-                return rank_items(model, tokens, lengths, trie, num_items=self.num_beams, **filters)
-            return beam_search(
-                model,
-                tokens,
-                lengths,
-                trie,
-                num_beams=self.num_beams,
-                normalize=self.normalize,
-                **filters,
-                head=self.head,
-                implementation=self.implementation,
-            )
+            allowed = by_item if allowed is None else allowed
+            return self._rank(model, tokens, lengths, trie, excluded=excluded, allowed=allowed)
 
         if self._mesh is not None:
             # Each device runs the program of one device: XLA could not split a kernel.
             rows, whole = PartitionSpec(AXES), PartitionSpec()
-            search = jax.shard_map(
-                search,
+            rank = jax.shard_map(
+                rank,
                 mesh=self._mesh,
                 in_specs=(whole, whole, whole, rows),
                 out_specs=rows,
                 check_vma=False,
             )
-        return search(state, trie, by_item, by_user)
+        return rank(state, trie, by_item, by_user)
+
+
+class BeamSearcher(CompiledRanking[SearchResult]):
+    """Beam search, compiled once a bucketed shape."""
+
+    def __init__(
+        self,
+        *,
+        num_beams: int,
+        normalize: str = "vocab",
+        head: str | None = None,
+        implementation: str | None = None,
+        **shell: Any,
+    ):
+        """Makes a searcher; compiles nothing yet.
+
+        Args:
+            num_beams: beams kept a user, and items returned.
+            normalize: see `beam_search`.
+            head: see `beam_search`.
+            implementation: of the beam step; `None` picks by platform.
+            **shell: buckets and mesh; see `CompiledRanking`.
+
+        Raises:
+            ValueError: a number of beams, a normalisation, a head or an implementation that is
+                none.
+        """
+        if num_beams < 1:
+            raise ValueError(f"num_beams={num_beams} must be at least 1")
+        if normalize not in NORMALIZE:
+            raise ValueError(f"normalize={normalize!r} must be one of {', '.join(NORMALIZE)}")
+        check_head(head, implementation)
+        self.num_beams, self.normalize = num_beams, normalize
+        search = functools.partial(
+            beam_search,
+            num_beams=num_beams,
+            normalize=normalize,
+            head=head,
+            implementation=implementation,
+        )
+        super().__init__(search, **shell)
+
+
+class ItemRanker(CompiledRanking[ItemRanking]):
+    """All items ranked by a model's item table (`rank_items`), compiled once a bucketed shape."""
+
+    def __init__(self, *, num_items: int, **shell: Any):
+        """Makes a ranker; compiles nothing yet.
+
+        Args:
+            num_items: items returned a user.
+            **shell: buckets and mesh; see `CompiledRanking`.
+
+        Raises:
+            ValueError: no item at all.
+        """
+        if num_items < 1:
+            raise ValueError(f"num_items={num_items} must be at least 1")
+        super().__init__(functools.partial(rank_items, num_items=num_items), **shell)
 
 
 def _pad(array: np.ndarray, shape: Sequence[int], value: int | bool) -> np.ndarray:

@@ -13,14 +13,9 @@ from jaxtyping import Bool, Int
 from minirec.evaluation import intervals
 from minirec.evaluation.evaluate import LEVELS, Evaluation
 from minirec.evaluation.strata import metrics_by_stratum
+from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.reports.curves import Curves
 from minirec.reports.log_health import health_notes
-
-MODEL = "model"
-"""The name of the recommender that the report is about."""
-
-SYSTEM = "system"
-"""The name of the one that fuses the model with others, where there is one."""
 
 CHOSEN = "†"
 """Stands beside the names of those that the users of the figures chose."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from minirec.sids import SidTable
 from pipelines.batches.eval_batches import chosen_rows, filled_up
@@ -66,6 +67,73 @@ def prompt_batches(
         ValueError: arguments that do not fit the data, an empty split, or a prompt that does not
             fit in `max_tokens` without any history.
     """
+    items = item_column(prepared)
+    views = np.asarray(prepared.views(split))
+    check_ranges(f"splits/{split}", views, len(items) - 1)
+    rows = chosen_rows(split, len(views), max_users, seed)
+    return _batches(
+        prepared, items, views[rows], rows, table, tokenizer, template,
+        batch_size, max_items, max_tokens, bucket_tokens,
+    )  # fmt: skip
+
+
+def history_prompts(
+    prepared: PreparedItems,
+    histories: Sequence[Int[np.ndarray, " H"]],
+    table: SidTable,
+    tokenizer: TextTokenizer,
+    template: Template,
+    *,
+    batch_size: int,
+    max_items: int,
+    max_tokens: int | None = None,
+    bucket_tokens: int = 32,
+) -> PromptBatches:
+    """Returns batches of prompts of some histories, as `prompt_batches` makes those of a split.
+
+    `row` and `user` say of which history; `target` means nothing.
+
+    Args:
+        prepared: the catalogue.
+        histories: item ids, oldest first; a history may be empty.
+        table: as for `prompt_batches`, and the same holds for all that follow.
+        tokenizer: has the SID tokens.
+        template: of a task that shows a history.
+        batch_size: B; less where there are fewer histories.
+        max_items: history items that a prompt shows at most.
+        max_tokens: tokens that a prompt has at most.
+        bucket_tokens: lengths of prompts are rounded up to a multiple.
+
+    Raises:
+        ValueError: no histories, and as `prompt_batches`.
+    """
+    if not histories:
+        raise ValueError("histories: none given")
+    sizes = np.array([len(history) for history in histories], np.int64)
+    # What would be the last one's target stands behind them all.
+    items = np.concatenate([*histories, np.zeros(1, np.int64)]).astype(np.int64)
+    stop = np.cumsum(sizes)
+    rows = np.arange(len(histories))
+    views = np.stack([rows, stop - sizes, stop], axis=1)
+    return _batches(
+        prepared, items, views, rows, table, tokenizer, template,
+        min(batch_size, len(histories)), max_items, max_tokens, bucket_tokens,
+    )  # fmt: skip
+
+
+def _batches(
+    prepared: PreparedItems,
+    items: Int[np.ndarray, " E"],
+    views: Int[np.ndarray, "n 3"],
+    rows: Int[np.ndarray, " n"],
+    table: SidTable,
+    tokenizer: TextTokenizer,
+    template: Template,
+    batch_size: int,
+    max_items: int,
+    max_tokens: int | None,
+    bucket_tokens: int,
+) -> PromptBatches:
     for name, value in (
         ("batch_size", batch_size),
         ("max_items", max_items),
@@ -79,11 +147,6 @@ def prompt_batches(
             f"prompts.{template.name}: shows an item of the catalogue; an evaluation needs a "
             "template that shows a history"
         )
-    items = item_column(prepared)
-    views = np.asarray(prepared.views(split))
-    check_ranges(f"splits/{split}", views, len(items) - 1)
-    rows = chosen_rows(split, len(views), max_users, seed)
-    views = views[rows]
     texts = item_texts(prepared, table, tokenizer)
     start, stop = views[:, 1], views[:, 2]
     shown = ItemLists.of_ranges(items, np.maximum(start, stop - max_items), stop)

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from kernels.trie import build_trie
-from minirec.decoding import BeamSearcher
+from minirec.decoding import ItemRanker
 from minirec.models import ItemDecoder
 from tests.bounds import assert_close, log_softmax_roundings
 from tests.models.test_item_decoder import CONFIG, READ, SIDS, L, N, V, prompts
@@ -25,8 +25,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def searcher():
-    return BeamSearcher(num_beams=N + 2, rank_by="items")
+def ranker():
+    return ItemRanker(num_items=N + 2)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +36,18 @@ def expected(model):
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def test_every_item_comes_once_with_its_log_probability(model, searcher, expected):
-    result = searcher(model, *prompts(HISTORIES), TRIE)
+def test_every_item_comes_once_with_its_log_probability(model, ranker, expected):
+    result = ranker(model, *prompts(HISTORIES), TRIE)
     np.testing.assert_array_equal(np.argsort(-expected, kind="stable"), result.item[:, :N])
     assert_close(result.item_score[:, :N], -np.sort(-expected), *ERROR)
     assert (result.item[:, N:] == -1).all()
-    assert result.dead[:, N:].all()
     assert (result.item_score[:, N:] == -np.inf).all()
-    leaves = np.asarray(TRIE.item_leaf)[result.item[:, :N]]
-    np.testing.assert_array_equal(result.leaf[:, :N], leaves)
 
 
-def test_filters_remove_items_and_change_no_score(model, searcher, expected):
+def test_filters_remove_items_and_change_no_score(model, ranker, expected):
     excluded = np.array([[1, 2, -1], [-1, -1, -1], [5, 6, 7]], np.int32)
     allowed = np.arange(N) % 3 > 0
-    result = searcher(model, *prompts(HISTORIES), TRIE, excluded=excluded, allowed=allowed)
+    result = ranker(model, *prompts(HISTORIES), TRIE, excluded=excluded, allowed=allowed)
     for user in range(3):
         left = np.setdiff1d(np.flatnonzero(allowed), excluded[user])
         order = left[np.argsort(-expected[user, left], kind="stable")]
@@ -60,13 +57,13 @@ def test_filters_remove_items_and_change_no_score(model, searcher, expected):
         assert_close(found, expected[user, order], *ERROR)
 
 
-def test_items_that_left_the_catalogue_are_not_ranked(model, searcher):
+def test_items_that_left_the_catalogue_are_not_ranked(model, ranker):
     keep = np.delete(np.arange(N), [4, 9]).astype(np.int32)
     smaller = build_trie(SIDS[keep], keep, codebook_sizes=[V] * L, capacities=TRIE.capacities)
-    result = searcher(model, *prompts(HISTORIES), smaller)
+    result = ranker(model, *prompts(HISTORIES), smaller)
     assert set(result.item[0]) == set(keep.tolist()) | {-1}
 
 
-def test_another_ranking_is_an_error():
-    with pytest.raises(ValueError, match="rank_by='beams'"):
-        BeamSearcher(num_beams=3, rank_by="beams")
+def test_no_items_are_an_error():
+    with pytest.raises(ValueError, match="num_items=0"):
+        ItemRanker(num_items=0)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from launch import evaluate, make_sids, metrics, prepare, recommend, train
-from launch.wiring import append, parts, program, ranking
+from launch.wiring import append, fusion_run, program, reporting, sid, training
 from minirec import files
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics, run_folder
@@ -289,11 +289,11 @@ def test_a_flipped_bit_in_a_file_that_a_run_reads_back_is_refused_by_its_name(sm
         if name.startswith("report/"):
             metrics.run_metrics(copy.run / name, copy.run / "sids.json")
         elif name == "fusion.json":
-            ranking.kept_weights(copy)
+            fusion_run.kept_weights(copy)
         elif name == "metrics.jsonl":
             read_metrics(copy.run)
         else:
-            parts.load_run(copy)
+            sid.EXPERIMENT.load(copy)
 
     names = ["config.json", "sids.json", "sids_report.json", "vocab.json", "fusion.json"]
     for name in [*names, "metrics.jsonl", "report/predictions.json"]:
@@ -351,7 +351,7 @@ def test_the_systems_weights_are_the_same_whoever_asks_first_and_go_with_their_r
 
     record = run_folder.read_config(copy.run)
     files.write_sealed(copy.run / "config.json", record | {"seed": 7})
-    assert ranking.kept_weights(copy) is None
+    assert fusion_run.kept_weights(copy) is None
     few = {"train.num_steps": 4, "train.eval_every": 0, "model.dropout": 0.5}
     train.run_training(dataclasses.replace(changed(copy, **few), overwrite=True))
     assert not (copy.run / "fusion.json").exists()
@@ -376,7 +376,7 @@ def test_a_length_in_epochs_has_bounds_and_comes_out_of_its_warm_up(smoke):
     def planned(num_rows, **fields):
         fields = {"num_epochs": 10, "warmup_steps": 100, **fields}
         config = changed(job, **{f"train.{name}": value for name, value in fields.items()})
-        _, stage, _ = train.train_settings(config, num_rows)
+        _, stage, _ = training.train_settings(config, num_rows)
         return stage["num_steps"], stage["optimizer"].warmup_steps
 
     batch_size = job.config.loader.batch_size
@@ -424,7 +424,7 @@ def test_a_report_tells_the_health_that_preparing_counted(smoke):
     # The generated world repeats nothing, and no two of its times are equal.
     views = health["targets"]["test"]["views"]
     assert health["targets"]["test"] == {"views": views, "tied": 0, "in_history": 0}
-    folder = job.run / parts.REPORTS["test"]
+    folder = job.run / reporting.REPORTS["test"]
     assert json.loads((folder / "report.json").read_text())["health"] == health
     assert ">The log</h2>" in (folder / "index.html").read_text()
     assert report.notes == []

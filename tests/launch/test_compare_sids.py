@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch import compare_sids, make_sids, prepare
-from launch.wiring import append, parts, program
+from launch.wiring import append, catalogue, program, sid
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import LatentCodebooks, load_codebooks
 from pipelines.prepared import Prepared
@@ -152,12 +152,12 @@ def test_rq_vae_makes_sids_keeps_its_encoder_and_appends_new_items(workdir, tmp_
     job = job_of(tmp_path, **changes)
     (tmp_path / "prepared").symlink_to(job_of(workdir).prepared)
     make_sids.make(job)
-    quantiser, about, _ = load_codebooks(job.sids / parts.CODEBOOKS)
+    quantiser, about, _ = load_codebooks(job.sids / catalogue.CODEBOOKS)
     assert isinstance(quantiser, LatentCodebooks)
     assert about["source"].startswith("rq_vae on ")
-    prepared = parts.load_prepared(job)
+    prepared = catalogue.load_prepared(job)
     vectors, _ = make_sids.item_vectors(prepared, job.config.sids, job.config.seed)
-    table = parts.load_catalogue(prepared, job.sids).table
+    table = sid.load_catalogue(prepared, job.sids).table
     made = quantiser.encode(vectors)
     same = (table.codes[:, :2] == made).all(axis=1).mean()
     assert same == 1 if policy == "extra_level" else same > 0.3
@@ -171,7 +171,8 @@ def test_rq_vae_makes_sids_keeps_its_encoder_and_appends_new_items(workdir, tmp_
 
     # And it goes on from there: the vectors are the same, so most SIDs stay.
     if policy == "extra_level":
-        again = {"sids.start": str(job.sids / parts.CODEBOOKS), "sids.rq_vae.learning_rate": 1e-4}
+        start = str(job.sids / catalogue.CODEBOOKS)
+        again = {"sids.start": start, "sids.rq_vae.learning_rate": 1e-4}
         table = make_sids.make_table(prepared, job_of(tmp_path, **changes, **again).config.sids, 1)
         assert (table.table.codes[:, 0] == made[:, 0]).mean() > 0.5
 

@@ -14,10 +14,9 @@ import shutil
 import numpy as np
 import pytest
 
-from launch import sft
 from launch.sweep import __main__ as sweep
 from launch.sweep import sweep_run
-from launch.wiring import parts, ranking, wandb_log
+from launch.wiring import catalogue, fusion_run, language, sid, wandb_log
 from minirec import files
 from minirec.models.hf import save_checkpoint
 from minirec.sids.append import AppendedItems
@@ -50,10 +49,10 @@ def whole(smoke, tmp_path_factory):
         if other.name != job.run.name:
             shutil.rmtree(other)
     job = dataclasses.replace(job, workdir=workdir, run=workdir / "runs" / job.run.name)
-    prepared = parts.load_prepared(job)
-    table = parts.load_table(prepared, job.sids)
-    digest = files.sha256(job.sids / parts.SIDS)
-    AppendedItems(digest, ("new",), ("title",), table.codes[:1]).save(job.sids / parts.APPENDED)
+    prepared = catalogue.load_prepared(job)
+    table = catalogue.load_table(prepared, job.sids)
+    digest = files.sha256(job.sids / catalogue.SIDS)
+    AppendedItems(digest, ("new",), ("title",), table.codes[:1]).save(job.sids / catalogue.APPENDED)
     of_sweep = sweep_run.SweepJob(
         job.config, workdir, workdir / "sweeps" / "s" / "runs" / "r", False, job.prepared, job.sids
     )
@@ -67,7 +66,9 @@ def whole(smoke, tmp_path_factory):
     files.write_checksums(workdir / "fine_tuned")
     of_overwrite(job, None, asked=True)
     wandb_log.run_id(job.run)
-    files.write_sealed(job.run / sft.NEW_ROWS_FILE, {"record": digest, "losses": {"mean": [1.0]}})
+    files.write_sealed(
+        job.run / language.NEW_ROWS_FILE, {"record": digest, "losses": {"mean": [1.0]}}
+    )
     failed = {"run": "r", "split": "test", "error": "why"}
     sweep._write_lines(workdir / "sweeps" / "s" / sweep.FAILURES, {("r", "test"): failed})
     return job
@@ -86,26 +87,26 @@ def of_prepared(job, path):
 
 def of_table(folder):
     def read(job, path):
-        table = parts.load_table(prepared_of(job), folder(job))
+        table = catalogue.load_table(prepared_of(job), folder(job))
         return table.codes.tolist(), table.codebook_sizes
 
     return read
 
 
 def of_vocab(job, path):
-    return parts.SidVocab.load(path).token_strings
+    return catalogue.SidVocab.load(path).token_strings
 
 
 def of_codebooks(job, path):
-    parts.checked_sids(job.sids, parts.CODEBOOKS)
+    catalogue.checked_sids(job.sids, catalogue.CODEBOOKS)
     codebooks, about, arrays = load_codebooks(path)
     text = TextTransform.from_arrays(arrays, path)
     return [c.tobytes() for c in codebooks.codebooks], about, text and text.words
 
 
 def of_appended(job, path):
-    table = parts.load_table(prepared_of(job), job.sids)
-    items = AppendedItems.load(path, table, files.sha256(job.sids / parts.SIDS))
+    table = catalogue.load_table(prepared_of(job), job.sids)
+    items = AppendedItems.load(path, table, files.sha256(job.sids / catalogue.SIDS))
     return items.raw_item_ids, items.titles, items.codes.tolist()
 
 
@@ -127,10 +128,10 @@ READERS = {
     "runs/*/vocab.json": of_vocab,
     "runs/*/config.json": lambda job, path: read_config(job.run),
     "runs/*/metrics.jsonl": of_metrics,
-    "runs/*/fusion.json": lambda job, path: ranking.kept_weights(job),
+    "runs/*/fusion.json": lambda job, path: fusion_run.kept_weights(job),
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
-    "runs/*/new_rows.json": lambda job, path: sft._read_new_rows(job),
+    "runs/*/new_rows.json": lambda job, path: language._read_new_rows(job),
     "runs/*/report*/*.json": of_report,
     "runs/*/checkpoints/*": of_checkpoint,
     "sweeps/*/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
@@ -186,13 +187,13 @@ SEALED = {
     "sids/sids_report.json": of_table(lambda job: job.sids),
     "sids/appended.json": of_appended,
     "runs/*/vocab.json": of_vocab,
-    "runs/*/fusion.json": lambda job, path: ranking.kept_weights(job),
+    "runs/*/fusion.json": lambda job, path: fusion_run.kept_weights(job),
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
-    "runs/*/new_rows.json": lambda job, path: sft._read_new_rows(job),
+    "runs/*/new_rows.json": lambda job, path: language._read_new_rows(job),
     "sweeps/s/runs/r/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
     "sweeps/s/results.jsonl": of_lines(None),
-    "runs/*/config.json": lambda job, path: parts.load_run(job),
+    "runs/*/config.json": lambda job, path: sid.EXPERIMENT.load(job),
 }
 
 
@@ -202,12 +203,12 @@ def test_another_shape_under_a_right_seal_is_refused_by_name(whole, pattern, mon
         kept = prepared_of(whole)
         monkeypatch.setattr(Prepared, "load", lambda folder: kept)
     if pattern.endswith("config.json"):  # What comes before the model is made and restored.
-        catalogue = parts.load_catalogue(prepared_of(whole), whole.run)
-        monkeypatch.setattr(parts, "load_catalogue", lambda *_: catalogue)
-        monkeypatch.setattr(parts, "new_model", lambda *_: None)
-        monkeypatch.setattr(parts.nnx, "eval_shape", lambda make: make())
-        monkeypatch.setattr(parts.sharding, "place", lambda *_: None)
-        monkeypatch.setattr(parts, "load_best", lambda folder, model: None)
+        loaded = sid.load_catalogue(prepared_of(whole), whole.run)
+        monkeypatch.setattr(sid, "load_catalogue", lambda *_: loaded)
+        monkeypatch.setattr(sid, "new_model", lambda *_: None)
+        monkeypatch.setattr(sid.nnx, "eval_shape", lambda make: make())
+        monkeypatch.setattr(sid.sharding, "place", lambda *_: None)
+        monkeypatch.setattr(sid, "load_best", lambda folder, model: None)
     (name,) = fnmatch.filter(names(whole), pattern)
     path = whole.workdir / name
     value = json.loads(path.read_bytes())

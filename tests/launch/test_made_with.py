@@ -6,60 +6,15 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from launch import evaluate, make_sids, prepare, train
-from launch.wiring import made_with, parts, program
+from launch import evaluate, make_sids, prepare
+from launch.wiring import catalogue, made_with, program, sid
 from minirec import files
-
-
-def changed(job, field, value):
-    config = job.config.copy_and_resolve_references()
-    config.update_from_flattened_dict({field: value})
-    return dataclasses.replace(job, config=config)
-
-
-def flat(config, name=""):
-    for key, value in config.items():
-        field = f"{name}.{key}" if name else key
-        if isinstance(value, ConfigDict):
-            yield from flat(value, field)
-        else:
-            yield field, value
-
-
-def another(value):
-    """A value of the same type."""
-    match value:
-        case bool():
-            return not value
-        case int() | float():
-            return value + 7
-        case str():
-            return f"{value}x"
-        case tuple() | list():
-            return (*value, *value[:1])
-    raise TypeError(value)
+from tests.launch.fields import another, changed, flat, refused_fields
 
 
 def test_a_changed_field_is_refused_by_every_later_step_or_said_to_change_nothing(smoke):
     job, _ = smoke
-    refused = set()
-    for field, value in flat(job.config):
-        other = changed(job, field, another(value))
-        if made_with.is_in(field, made_with.CHANGE_NOTHING) or made_with.is_in(
-            field, made_with.EVALUATION
-        ):
-            continue
-        with pytest.raises(ValueError, match=rf"config\.{field}\b.* there, .* now") as raised:
-            parts.load_run(other)
-        assert "launch." in str(raised.value) or "--run" in str(raised.value)
-        if made_with.is_in(field, ("data",)):
-            for step in (make_sids.make, train.run_training):
-                with pytest.raises(ValueError, match=rf"manifest\.json: config\.{field} is "):
-                    step(other)
-        if made_with.is_in(field, ("sids",)):
-            with pytest.raises(ValueError, match=rf"sids_report\.json: config\.{field} is "):
-                train.run_training(other)
-        refused.add(field)
+    refused = refused_fields(job)
     assert {"data.k_core", "sids.dim", "model.width", "train.learning_rate", "seed"} <= refused
 
 
@@ -80,7 +35,7 @@ def test_what_changes_nothing_or_is_asked_anew_is_not_refused(smoke):
             if not made_with.is_in(f, ("mesh", "search.normalize"))
         }
     )
-    parts.load_run(dataclasses.replace(job, config=config))
+    sid.EXPERIMENT.load(dataclasses.replace(job, config=config))
     for field in made_with.CHANGE_NOTHING:
         assert made_with.CHANGE_NOTHING[field]
 
@@ -99,29 +54,29 @@ def test_another_folder_must_hold_the_same_log(smoke, tmp_path, capsys):
     config.data.k_core = 0
     own = program.Job(config, tmp_path / "w", tmp_path / "w" / "runs" / "r")
     prepare.main(own)
-    parts.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
+    catalogue.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
     assert not capsys.readouterr().err
-    parts.load_prepared(changed(own, "data.source.folder", str(tmp_path / "c")))
+    catalogue.load_prepared(changed(own, "data.source.folder", str(tmp_path / "c")))
     assert "is taken as it is" in capsys.readouterr().err
     (tmp_path / "b" / "log.txt").write_text("1 2 3 4\n")
     with pytest.raises(
         ValueError, match=r"b/log\.txt: is not what was prepared: config\.data\.sou"
     ):
-        parts.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
+        catalogue.load_prepared(changed(own, "data.source.folder", str(tmp_path / "b")))
 
 
 def test_seeds_of_sids_and_of_training_may_differ(smoke):
     job, _ = smoke
     with pytest.raises(ValueError, match=r"config\.sids\.seed is 0 there, 1 now"):
-        parts.require_sids(changed(job, "seed", 1), job.sids)
+        catalogue.require_sids(changed(job, "seed", 1), job.sids)
     config = job.config.copy_and_resolve_references()
     config.update_from_flattened_dict({"seed": 1, "sids.seed": 0})
-    parts.require_sids(dataclasses.replace(job, config=config), job.sids)
+    catalogue.require_sids(dataclasses.replace(job, config=config), job.sids)
 
 
 def test_what_would_be_replaced_asks_for_overwrite_and_says_what_hangs_on_it(smoke):
     job, _ = smoke
-    before = (job.sids / parts.SIDS).read_bytes(), (job.prepared / "manifest.json").read_bytes()
+    before = (job.sids / catalogue.SIDS).read_bytes(), (job.prepared / "manifest.json").read_bytes()
     with pytest.raises(
         program.UsageError, match=rf"config\.sids\.dim is .*{job.run.name}.*--overw"
     ):
@@ -132,7 +87,7 @@ def test_what_would_be_replaced_asks_for_overwrite_and_says_what_hangs_on_it(smo
         prepare.main(changed(job, "data.k_core", 3))
     with pytest.raises(program.UsageError, match=r"report\.json: config\.search\.num_beams is 20"):
         evaluate.run_evaluation(changed(job, "search.num_beams", 30))
-    assert (job.sids / parts.SIDS).read_bytes() == before[0]
+    assert (job.sids / catalogue.SIDS).read_bytes() == before[0]
     assert (job.prepared / "manifest.json").read_bytes() == before[1]
 
 

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from launch import evaluate, make_sids, prepare, train
-from launch.wiring import parts, program
+from launch.wiring import program, training
 from minirec.training import read_metrics, without_wall_clock
 from tests.bounds import gamma
 
@@ -167,6 +167,6 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_by_field(job, monkeyp
     class Three:
         size = 3
 
-    monkeypatch.setattr(parts, "make_mesh", lambda config: Three())
+    monkeypatch.setattr(training, "make_mesh", lambda config: Three())
     with pytest.raises(ValueError, match=r"config\.mesh: data=1, fsdp=1 are 3 .* the 16 rows of"):
         train.run_training(job)

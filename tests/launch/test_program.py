@@ -9,14 +9,12 @@ from absl import flags
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-import configs
+from configs import blocks
 from launch import train
 from launch.wiring import program
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-NAMES = sorted(
-    path.stem for path in pathlib.Path(configs.__path__[0]).glob("*.py") if path.stem[0] != "_"
-)
+NAMES = sorted(program.experiments())
 
 
 def launch(verb, *arguments):
@@ -29,16 +27,19 @@ def launch(verb, *arguments):
 
 
 def test_a_config_is_found_by_name_with_its_variant():
-    resolved = program.resolve_config_names(["x", "--config.seed=3", "--config=base:smoke"])
-    assert resolved[1].endswith("configs/base.py:smoke")
+    resolved = program.resolve_config_names(["x", "--config.seed=3", "--config=quickstart:smoke"])
+    assert resolved[1].endswith("configs/quickstart.py:smoke")
     assert resolved[2] == "--config.seed=3"
-    assert program.resolve_config_names(["x", "--config", "base"])[1].endswith("configs/base.py")
+    resolved = program.resolve_config_names(["x", "--config", "sid_sft"])
+    assert resolved[1].endswith("configs/sid_sft.py")
 
 
 def test_an_unknown_config_is_an_error_that_lists_the_known():
     with pytest.raises(program.UsageError, match=r"known are amazon_beauty, [^_]") as raised:
         program.config_path("amazon_beuaty")
-    assert not {"base", "_prompts"} & set(str(raised.value).replace(",", "").split())
+    assert not {"blocks", "prompts", "parts"} & set(str(raised.value).replace(",", "").split())
+    with pytest.raises(program.UsageError, match=r"--config=blocks: there is no such config"):
+        program.config_path("blocks")  # What experiments are composed of is none.
     done = launch("prepare", "--config=no_such", "--workdir=w")
     assert done.returncode == 2
     assert "no_such" in done.stderr
@@ -54,10 +55,9 @@ def test_a_backend_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_has_the_fields_of_the_base(name):
+def test_every_config_has_the_fields_of_its_family(name):
     module = program.load_config_module(name)
-    is_language_model = "sft" in module.get_config()
-    base = program.load_config_module("sid_sft" if is_language_model else "base").get_config()
+    base = getattr(blocks, module.get_config().family)("base")
     for variant in getattr(module, "VARIANTS", ("",)):
         config = module.get_config(variant) if variant else module.get_config()
         assert isinstance(config, ConfigDict)
@@ -72,7 +72,7 @@ VERBS = ("prepare", "make_sids", "compare_sids", "train", "evaluate", "recommend
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_print_config_prints_and_does_nothing(verb, tmp_path):
-    done = launch(verb, "--config=base", "--print_config", f"--workdir={tmp_path / 'w'}")
+    done = launch(verb, "--config=quickstart", "--print_config", f"--workdir={tmp_path / 'w'}")
     assert done.returncode == 0, done.stderr
     assert "num_beams: 50" in done.stdout
     assert not (tmp_path / "w").exists()
@@ -97,14 +97,14 @@ def test_the_benchmarks_are_listed_without_running():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=base:smoke"], "variant 'smoke'"),
-        (["--config=base", "--config.train.num_stps=3"], "num_stps"),
-        (["--config=base", "--workdir="], "--workdir is missing"),
-        (["--config=base", "--run=../x"], "--run='../x'"),
+        (["--config=quickstart:smoke"], "variant 'smoke'"),
+        (["--config=quickstart", "--config.train.num_stps=3"], "num_stps"),
+        (["--config=quickstart", "--workdir="], "--workdir is missing"),
+        (["--config=quickstart", "--run=../x"], "--run='../x'"),
         (["--config=amazon_beauty"], "MINIREC_DATA"),
         (["--config=quickstart", "--workdir=/dev/null/w"], "/dev/null"),
         (["--config=quickstart", "--workdir=/dev/null/\udce9"], "cannot be told in UTF-8"),
-        (["--config=base", "surplus"], "unexpected arguments: surplus"),
+        (["--config=quickstart", "surplus"], "unexpected arguments: surplus"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):
@@ -120,6 +120,7 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch
 _ENDS = """
 import os
 import numpy as np
+from configs import blocks
 from launch import program
 
 def deep():
@@ -152,6 +153,6 @@ def test_fields_that_are_not_in_the_base_cannot_be_set():
 
 
 def test_a_missing_workdir_is_told_in_one_line():
-    done = launch("prepare", "--config=base")
+    done = launch("prepare", "--config=quickstart")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --workdir is missing")

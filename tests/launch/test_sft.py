@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from launch import evaluate, sft, train
-from launch.wiring import language, parts, program
+from launch import evaluate, recommend, sft, train
+from launch.wiring import catalogue, fusion_run, language, program
 from minirec import files
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
@@ -18,6 +18,7 @@ from minirec.training import load_best, read_metrics, run_folder
 from pipelines.prepared import Prepared
 from pipelines.text.tokenizer import TextTokenizer
 from tests.damages import OTHER_JSON, damaged, damages, refused
+from tests.launch.fields import refused_fields
 from tests.launch.run_readers import of_metrics, of_report, outcome
 
 SMALL = {
@@ -69,7 +70,7 @@ def test_answers_are_items_and_the_report_and_the_summary_agree(done):
     test = summary["evaluation"]["test"]
     assert (test["invalid"], test["users"]) == (0, 32)
     assert test["metrics"] == report["metrics"]
-    assert set(test["metrics"]) == {"model", "popularity", "item_transition"}
+    assert set(test["metrics"]) == {"model", "system", "popularity", "item_transition"}
     assert set(test["metrics"]["model"]) == {"item", "sid"}
     assert summary["training"]["end"]["reason"] == "finished"
     assert len(summary["training"]["losses"]) == 4
@@ -126,12 +127,12 @@ def test_a_flipped_bit_in_what_fine_tuning_left_is_refused_by_its_name(done, tmp
         flipped[len(data) // 2] ^= 4
         path.write_bytes(flipped)
         with pytest.raises(files.DamagedError, match=f"{path}: "):
-            sft.run_evaluation(job)
+            evaluate.run_evaluation(job)
         path.write_bytes(data)
     path = job.run / "new_rows.json"
     path.write_text(path.read_text().replace("5", "6", 1))
     with pytest.raises(files.DamagedError, match=f"{path}: .*remove it"):
-        sft.run_training(job)
+        train.run_training(job)
     # What is made from nothing is made again.
     prepared = Prepared.load(job.prepared)
     weights = job.workdir / "scratch" / "model.safetensors"
@@ -143,9 +144,10 @@ def test_a_flipped_bit_in_what_fine_tuning_left_is_refused_by_its_name(done, tmp
 
 READERS = {
     "model/*": lambda job, path: files.check_folder(path.parent, remedy="see above"),
-    "sids*.json": lambda job, path: parts.checked_sids(job.run, parts.SIDS),
+    "sids*.json": lambda job, path: catalogue.checked_sids(job.run, catalogue.SIDS),
     "config.json": lambda job, path: run_folder.read_config(job.run),
-    "new_rows.json": lambda job, path: sft._read_new_rows(job),
+    "new_rows.json": lambda job, path: language._read_new_rows(job),
+    "fusion.json": lambda job, path: fusion_run.kept_weights(job),
     "metrics.jsonl": of_metrics,
     "report/checksums.json": None,  # report.json is looked at by its digest.
     "report/*.json": of_report,
@@ -233,7 +235,7 @@ def test_a_finished_run_is_evaluated_again_without_training(done):
 def test_what_cannot_be_trained_is_named_and_the_run_stays(done, changes, message):
     before = {path: path.read_bytes() for path in done.run.glob("*.json*")}
     with pytest.raises(ValueError, match=message):
-        sft.run_training(make_job(done.workdir, **changes))
+        train.run_training(make_job(done.workdir, **changes))
     assert {path: path.read_bytes() for path in done.run.glob("*.json*")} == before
 
 
@@ -244,12 +246,12 @@ def test_codebooks_are_asked_for_only_where_there_are_some(done, tmp_path):
     assert language.starts(elsewhere) == ("mean", "random", "codebooks")
     (tmp_path / "sids").unlink()
     (tmp_path / "sids").mkdir()
-    for name in (parts.SIDS, parts.SIDS_REPORT):
+    for name in (catalogue.SIDS, catalogue.SIDS_REPORT):
         (tmp_path / "sids" / name).write_bytes((done.sids / name).read_bytes())
     assert language.starts(elsewhere) == ("mean", "random")
     (tmp_path / "prepared").symlink_to(done.prepared)
     with pytest.raises(ValueError, match="new_rows='codebooks' needs"):
-        sft.run_training(elsewhere)
+        train.run_training(elsewhere)
 
 
 def test_codebooks_that_do_not_say_whose_they_are_are_refused_by_name(done, monkeypatch):
@@ -264,9 +266,9 @@ def test_a_checkpoint_that_lacks_sid_tokens_is_not_evaluated_untrained(done, tmp
     for name in ("prepared", "sids"):
         (tmp_path / name).symlink_to(done.workdir / name)
     with pytest.raises(ValueError, match=r"lacks \d+ SID tokens, such as '<a_"):
-        sft.run_evaluation(make_job(tmp_path))
+        evaluate.run_evaluation(make_job(tmp_path))
     # One that has them is.
-    report = sft.run_evaluation(
+    report = evaluate.run_evaluation(
         make_job(tmp_path, **{"model.checkpoint": str(done.run / language.MODEL)})
     )
     summary = json.loads((done.run / "run_summary.json").read_text())
@@ -300,13 +302,46 @@ def test_rows_of_tokens_that_the_config_alone_states_are_not_made_anew(done, tmp
 
 def test_a_run_is_evaluated_with_the_prompts_that_it_was_trained_with(done):
     with pytest.raises(ValueError, match=r"prompts\.sids_to_sid\.instruction"):
-        sft.run_evaluation(make_job(done.workdir, **{"prompts.sids_to_sid.instruction": "Go. "}))
+        evaluate.run_evaluation(
+            make_job(done.workdir, **{"prompts.sids_to_sid.instruction": "Go. "})
+        )
 
 
-def test_the_other_launchers_say_which_one_to_use(done):
-    for step in (train.run_training, evaluate.run_evaluation):
-        with pytest.raises(ValueError, match=r"use python -m launch\.sft"):
-            step(done)
+def test_sft_is_for_its_family_alone(done):
     plain = program.load_config_module("quickstart").get_config("smoke")
-    with pytest.raises(program.UsageError, match="has no section sft"):
+    with pytest.raises(program.UsageError, match="is of the family 'sid': use"):
         sft.main(program.Job(plain, done.workdir, done.run))
+
+
+def test_the_common_verbs_find_what_sft_has_left(done, capsys):
+    assert train.run_training(done).reason == "finished"
+    assert "this run is finished" in capsys.readouterr().err
+    before = (done.run / "report" / "predictions.json").read_bytes()
+    report = evaluate.run_evaluation(done)
+    assert set(report.evaluations) == {"model", "system", "popularity", "item_transition"}
+    assert (done.run / "report" / "predictions.json").read_bytes() == before
+
+
+def test_it_recommends_to_any_history(done):
+    prepared = Prepared.load(done.prepared)
+    raw = prepared.raw_item_ids
+    views = prepared.views("test")[:3]
+    items = np.asarray(prepared.columns["item"])
+    histories = [[raw[item] for item in items[start:stop]] for _, start, stop in views]
+    for rank_by in ("model", "system"):
+        rows = list(recommend.recommend(done, [*histories, []], top=4, rank_by=rank_by))
+        assert [row["user"] for row in rows] == [user for user in range(4) for _ in range(4)]
+        for user, history in enumerate(histories):
+            found = [row["item_id"] for row in rows if row["user"] == user]
+            assert len(set(found)) == 4
+            assert not set(found) & set(history)
+        assert all("without a history" in row["note"] for row in rows if row["user"] == 3)
+    # What it answers alone is what the evaluation found.
+    predictions = json.loads((done.run / "report" / "predictions.json").read_text())
+    first = next(recommend.recommend(done, histories[:1], top=1, rank_by="model"))
+    assert first["sid"] == predictions[0]["predict"][0]
+
+
+def test_a_changed_field_is_refused_or_said_to_change_nothing(done):
+    refused = refused_fields(done)
+    assert {"sft.lora.rank", "loader.weights.sid_to_title", "prompts.sids_to_sid.input"} <= refused

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch import make_sids, prepare
-from launch.wiring import append, parts, program
+from launch.wiring import append, catalogue, program, sid
 from minirec import files
 from minirec.sids.append import AppendedItems
 from tests.files.power import power_cut
@@ -20,7 +20,7 @@ def made(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sids")
     job = program.Job(config, workdir, workdir / "runs" / "x")
     prepare.main(job)
-    prepared = parts.load_prepared(job)
+    prepared = catalogue.load_prepared(job)
     tables = [make_sids.make_table(prepared, config.sids, seed) for seed in (0, 1)]
     assert not np.array_equal(tables[0].table.codes, tables[1].table.codes)
     return job, prepared, tables
@@ -42,8 +42,8 @@ def make(made, tmp_path, monkeypatch):
 
 def append_to(job):
     codes = np.zeros((1, 3), np.int32)
-    digest = files.sha256(job.sids / parts.SIDS)
-    AppendedItems(digest, ("later",), ("A later one",), codes).save(job.sids / parts.APPENDED)
+    digest = files.sha256(job.sids / catalogue.SIDS)
+    AppendedItems(digest, ("later",), ("A later one",), codes).save(job.sids / catalogue.APPENDED)
 
 
 def test_making_sids_anew_that_is_cut_short_anywhere_mixes_nothing(made, make, monkeypatch, capsys):
@@ -62,20 +62,20 @@ def test_making_sids_anew_that_is_cut_short_anywhere_mixes_nothing(made, make, m
         with power_cut(monkeypatch, at):
             make_seed(1)
         try:
-            report = parts.checked_sids(job.sids, parts.CODEBOOKS)
-            table = parts.load_table(prepared, job.sids)
+            report = catalogue.checked_sids(job.sids, catalogue.CODEBOOKS)
+            table = catalogue.load_table(prepared, job.sids)
         except ValueError as error:
             seen.add(str(job.sids) in str(error))
         else:
             which = [np.array_equal(table.codes, one.table.codes) for one in tables].index(True)
             assert report["reconstruction_error"] == tables[which].report["reconstruction_error"]
-            digest = files.sha256(job.sids / parts.SIDS)
-            later = AppendedItems.load(job.sids / parts.APPENDED, table, digest)
+            digest = files.sha256(job.sids / catalogue.SIDS)
+            later = AppendedItems.load(job.sids / catalogue.APPENDED, table, digest)
             assert len(later.codes) == 1 - which
             seen.add(which)
         make_seed(1)
-        parts.load_catalogue(prepared, job.sids, job.sids / parts.APPENDED)
-        assert not (job.sids / parts.APPENDED).exists()
+        sid.load_catalogue(prepared, job.sids, job.sids / catalogue.APPENDED)
+        assert not (job.sids / catalogue.APPENDED).exists()
     assert seen == {0, True}
     assert "appended.json held items that were appended to the SIDs before" in (
         capsys.readouterr().err
@@ -87,8 +87,8 @@ def test_the_same_sids_made_again_keep_what_was_appended_to_them(make):
     make_seed(0)
     append_to(job)
     make_seed(0)
-    catalogue = parts.load_catalogue(prepared, job.sids, job.sids / parts.APPENDED)
-    assert catalogue.titles[-1] == "A later one"
+    loaded = sid.load_catalogue(prepared, job.sids, job.sids / catalogue.APPENDED)
+    assert loaded.titles[-1] == "A later one"
 
 
 def test_a_flipped_bit_of_any_file_is_refused_by_its_name(make):

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from launch import make_sids, prepare
-from launch.wiring import parts, program
+from launch.wiring import catalogue, program, sid
 from minirec.training import load_last, read_metrics, without_wall_clock
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -61,8 +61,8 @@ def wait_for_checkpoint(process, run_folder, step):
 
 def outcome(workdir, run):
     this = job(workdir, run)
-    catalogue = parts.load_catalogue(parts.load_prepared(this), this.run)
-    empty = nnx.eval_shape(lambda: parts.new_model(this.config, catalogue))
+    loaded = sid.load_catalogue(catalogue.load_prepared(this), this.run)
+    empty = nnx.eval_shape(lambda: sid.new_model(this.config, loaded))
     model = load_last(this.run, empty)
     metrics = [without_wall_clock(row) for row in read_metrics(this.run)]
     return metrics, jax.tree.leaves(nnx.state(model))

@@ -24,6 +24,7 @@ class Wandb(types.ModuleType):
 
     def init(self, **fields):
         self.started.append(fields)
+        self.url = "https://wandb.example/run" if fields["mode"] == "online" else None
         return self
 
     def log(self, values, step):
@@ -57,7 +58,7 @@ def test_online_without_a_key_is_an_error_before_anything_is_written(wandb, tmp_
 
 
 @pytest.mark.parametrize("place", ["environment", "file"])
-def test_online_takes_the_key_and_writes_it_nowhere(place, wandb, tmp_path, monkeypatch):
+def test_online_takes_the_key_and_writes_it_nowhere(place, wandb, tmp_path, monkeypatch, capsys):
     dotenv = tmp_path / ".env"
     if place == "environment":
         monkeypatch.setenv(KEY, "secret")
@@ -70,6 +71,7 @@ def test_online_takes_the_key_and_writes_it_nowhere(place, wandb, tmp_path, monk
             log({"kind": "train", "step": 3, "loss": 1.5, "stage": "sft"})
             log({"kind": "eval", "step": 4, "eval/hr@10": 0.25, "is_best": True})
     first, second = wandb.started
+    assert capsys.readouterr().out == "wandb=https://wandb.example/run\n" * 2
     assert first["settings"]["api_key"] == "secret"
     assert (first["mode"], first["id"]) == ("online", second["id"]), "a run that goes on is one run"
     assert first["config"]["train"]["num_steps"] == 60

@@ -9,7 +9,7 @@ import signal
 import jax
 
 from launch import evaluate, train
-from launch.wiring import program
+from launch.wiring import program, sid
 
 
 class Signalling:
@@ -36,8 +36,8 @@ class Signalling:
 
 
 def main(job):
-    make = train.train_batches
-    train.train_batches = lambda *given, **named: Signalling(make(*given, **named))
+    make = sid.train_batches
+    sid.train_batches = lambda *given, **named: Signalling(make(*given, **named))
     train.main(job)
     train.train_batches = make
     train.main(job)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs._prompts import sft_prompts
+from configs.prompts import sft_prompts
 from pipelines.text.prompts import TASKS, Template, parse_templates
 
 GOOD = {

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from configs._prompts import sft_prompts
+from configs.prompts import sft_prompts
 from minirec.sids import SidTable
 from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared

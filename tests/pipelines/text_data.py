@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import polars as pl
 
-from configs._prompts import sft_prompts
+from configs.prompts import sft_prompts
 from launch.bench.loader import SyntheticLog, synthetic_log
 from minirec.sids import SidTable
 from pipelines.text.answers import sid_names

@@ -1,38 +1,80 @@
-"""The defaults: a config for your own log starts here and changes what differs.
+"""The blocks that experiments are composed of, and the experiment of each model family.
 
-Every field that an experiment may set stands in this file, so that a mistyped name is an error.
+Every field that an experiment may set stands here, so that a mistyped name is an error. A config
+for your own log starts from `configs/own_log.py`.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from ml_collections import ConfigDict, FieldReference
 
+from configs.prompts import sft_prompts
 
-def data_folder(name: str) -> str:
-    """Returns the folder `name` below the one that the environment's MINIREC_DATA names.
 
-    Where that is unset the name itself stands in the path, so that an error shows it.
+def sid(name: str) -> ConfigDict:
+    """Returns the experiment of a decoder of SIDs, locked: a field that is not here cannot be set.
+
+    Args:
+        name: of the experiment; its runs are called so.
     """
-    return str(Path(os.environ.get("MINIREC_DATA") or "$MINIREC_DATA") / name)
+    return experiment(
+        name,
+        family="sid",
+        data=data(),
+        sids=sids(),
+        loader=loader(),
+        model=sid_decoder(),
+        loss=loss(),
+        train=train(),
+        search=search(),
+        evaluate=evaluate(),
+    )
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """Returns the defaults, locked: a field that is not here cannot be set.
+def language(name: str) -> ConfigDict:
+    """Returns the experiment of a language model that is fine-tuned on SID tasks, locked.
 
-    Raises:
-        ValueError: a variant; there is none.
+    Args:
+        name: of the experiment; its runs are called so.
     """
-    check_variant(variant, ("",))
-    config = ConfigDict()
-    config.name = "base"
-    config.seed = 0
+    return experiment(
+        name,
+        family="language",
+        data=data(),
+        sids=sids(),
+        prompts=sft_prompts(),
+        loader=task_loader(),
+        model=checkpoint(),
+        sft=sft(),
+        train=train(),
+        search=search(),
+        evaluate=evaluate(prompt="sids_to_sid"),
+    )
 
+
+def experiment(name: str, *, family: str, **blocks: ConfigDict) -> ConfigDict:
+    """Returns a family's experiment of its own blocks and of those that every family has, locked.
+
+    Args:
+        name: of the experiment.
+        family: a module of launch/wiring with an `EXPERIMENT`.
+        **blocks: the family's own.
+    """
+    config = ConfigDict({"name": name, "family": family, "seed": 0, **blocks})
+    # Over how many devices training and search are spread: the rows of a batch over `data` times
+    # `fsdp`, parameters and optimizer state over `fsdp`. One size may be -1: all that are left.
+    config.mesh = ConfigDict({"data": 1, "fsdp": 1})
+    # Weights & Biases: "online" (needs WANDB_API_KEY, in the environment or in .env), "offline" or
+    # "disabled".
+    config.wandb = ConfigDict({"mode": "disabled", "project": "minirec", "entity": ""})
+    return config.lock()
+
+
+def data() -> ConfigDict:
+    """Returns where the log comes from and how it becomes records."""
     # Where the log comes from: `name` is a file of pipelines/sources, whose own fields (see its
     # `Config`) stand beside it.
-    config.data = ConfigDict(
+    return ConfigDict(
         {
             "source": {
                 "name": "sasrec",
@@ -58,8 +100,10 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    # Where the semantic IDs come from.
-    config.sids = ConfigDict(
+
+def sids() -> ConfigDict:
+    """Returns where the semantic IDs come from."""
+    return ConfigDict(
         {
             "source": "rq_kmeans",  # "rq_vae", or "given", with `path` to an index.json
             "path": "",  # from data.source.folder on; a pattern such as *.index.json will do
@@ -91,8 +135,10 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    # How records become batches.
-    config.loader = ConfigDict(
+
+def loader() -> ConfigDict:
+    """Returns how records become batches."""
+    return ConfigDict(
         {
             "batch_size": 96,
             "max_items": 20,  # items of history, the newest
@@ -108,7 +154,36 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    config.model = ConfigDict(
+
+def task_loader() -> ConfigDict:
+    """Returns how records become batches of prompts and answers."""
+    return ConfigDict(
+        {
+            "batch_size": 64,
+            "row_tokens": 512,  # 0: what the longest example needs
+            "max_items": 10,  # items of history, the newest
+            "pack": True,
+            # Shares of the examples; 0 turns a task off.
+            "weights": {
+                "sids_to_sid": 1.0,
+                "sid_to_title": 1.0,
+                "title_to_sid": 1.0,
+                "sids_to_title": 1.0,
+                "titles_to_title": 1.0,
+                "titles_to_sid": 1.0,
+            },
+            # Where a history holds its target: "drop" it there, "leave_out" the example, or "keep".
+            "repeats": "drop",
+            "num_workers": 0,
+            "num_threads": 1,
+            "prefetch": 4,
+        }
+    )
+
+
+def sid_decoder() -> ConfigDict:
+    """Returns the model that writes SIDs."""
+    return ConfigDict(
         {
             # "items": a position an item, of its SID and of its own row, and a small decoder of
             # SIDs behind it. "tokens": a position a token of a SID, and nothing of the items.
@@ -131,8 +206,39 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    # What a model with a position an item learns; see minirec/training/tasks/item_task.py.
-    config.loss = ConfigDict(
+
+def checkpoint() -> ConfigDict:
+    """Returns the language model to start from."""
+    return ConfigDict(
+        {
+            # A Hugging Face folder (Qwen2, Qwen2.5, Qwen3), or "scratch": a tiny one is made.
+            "checkpoint": "",
+            "dtype": "bfloat16",  # of the computation
+            # Of the stored parameters; what is trained and the optimizer's state are float32 at
+            # any rate, what is frozen may be "bfloat16".
+            "param_dtype": "float32",
+            "remat": True,
+            "scan_unroll": 1,
+            "dropout": 0.0,
+            # The model that "scratch" makes; `tokens` is the most that its tokenizer may have.
+            "scratch": {
+                "tokens": 1024,
+                "num_layers": 2,
+                "width": 64,
+                "num_heads": 4,
+                "num_kv_heads": 2,
+                "head_dim": 16,
+                "mlp_width": 128,
+                "rope_theta": 10_000.0,
+                "tie_embeddings": True,
+            },
+        }
+    )
+
+
+def loss() -> ConfigDict:
+    """Returns what a model with a position an item learns; see `ItemTask`."""
+    return ConfigDict(
         {
             "sid_weight": 1.0,
             "item_weight": 1.0,
@@ -140,7 +246,31 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    config.train = ConfigDict(
+
+def sft() -> ConfigDict:
+    """Returns what of a language model is fine-tuned, and from where."""
+    return ConfigDict(
+        {
+            # What the rows of SID tokens that the checkpoint lacks start from: "mean" of the old
+            # rows, "random" in their distribution, or the quantiser's "codebooks" projected into
+            # it, which need SIDs of the project's own.
+            "new_rows": "mean",
+            "compare_new_rows": 0,  # first train so many steps from each, for the report; 0: none
+            "trainable": "all",  # or "sid_rows", or "lora"
+            "lora": {
+                "rank": 16,
+                "alpha": 32.0,
+                "targets": ("query", "key", "value", "output", "gate", "up", "down"),
+                "train_sid_rows": True,  # beside the adapters: without them new tokens stay alike
+            },
+            "logits_at_once": 512,  # positions of a batch whose logits are held at one time
+        }
+    )
+
+
+def train() -> ConfigDict:
+    """Returns for how long and how a model is trained."""
+    return ConfigDict(
         {
             # Passes over the training rows, of which a warm-up is at most a quarter. 0: as many as
             # `num_steps` makes.
@@ -169,58 +299,24 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
-    # Over how many devices training and search are spread: the rows of a batch over `data` times
-    # `fsdp`, parameters and optimizer state over `fsdp`. One size may be -1: all that are left.
-    config.mesh = ConfigDict({"data": 1, "fsdp": 1})
 
+def search() -> ConfigDict:
+    """Returns how recommendations are searched for."""
     # `exclude_seen` holds for the model and the baselines alike.
     # Probabilities over the codes that the catalogue has behind a prefix, "children", are what a
     # model with a position an item learns; over all tokens, "vocab", what the other kind learns.
-    config.search = ConfigDict({"num_beams": 50, "normalize": "children", "exclude_seen": True})
+    return ConfigDict({"num_beams": 50, "normalize": "children", "exclude_seen": True})
 
-    config.evaluate = ConfigDict(
+
+def evaluate(**more: str) -> ConfigDict:
+    """Returns on whom a run is evaluated; `more` are a family's own fields."""
+    return ConfigDict(
         {
             "batch_size": 16,  # users; on CPU more of them leave the cache, a GPU or TPU wants more
             "valid_users": 2000,  # that select a checkpoint; 0: all, here and below
             "fusion_users": 5000,  # of validation, that choose how the system weights its sources
             "test_users": 0,
             "resamples": 1000,
+            **more,
         }
     )
-    return config.lock()
-
-
-def check_variant(variant: str, known: tuple[str, ...]) -> None:
-    """Checks the part of `--config=NAME:VARIANT` behind the colon.
-
-    Raises:
-        ValueError: it is none of `known`.
-    """
-    if variant not in known:
-        names = ", ".join(repr(name) for name in known)
-        raise ValueError(f"config variant {variant!r} is not known; there are {names}")
-
-
-def make_smoke(config: ConfigDict, num_steps: int = 30) -> None:
-    """Makes a config run in well under a minute: a tiny model, few steps, few users."""
-    config.model.num_layers = 1
-    config.model.width = 32
-    config.model.num_heads = 2
-    config.model.num_kv_heads = 1
-    config.model.head_dim = 16
-    config.model.mlp_width = 64
-    config.model.dropout = 0.0
-    config.loader.batch_size = 16
-    config.train.num_epochs = 0
-    config.train.num_steps = num_steps
-    config.train.learning_rate = 5e-3
-    config.train.warmup_steps = 5
-    config.train.eval_every = num_steps // 2
-    config.train.checkpoint_every = num_steps // 3
-    config.train.log_every = num_steps // 6
-    config.search.num_beams = 20
-    config.evaluate.batch_size = 64
-    config.evaluate.valid_users = 128
-    config.evaluate.fusion_users = 128
-    config.evaluate.test_users = 512
-    config.evaluate.resamples = 100

@@ -1,0 +1,191 @@
+"""What the verbs ask of a model family.
+
+`config.family` names a module here (or a file), and its `EXPERIMENT` answers: how a run is trained,
+and how a trained one is loaded. `launch.train`, `evaluate`, `recommend` and `sweep` are written
+once, against this file alone.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from launch.wiring.catalogue import Catalogue
+from launch.wiring.program import Job, UsageError
+from launch.wiring.search import shared_searcher
+from minirec.decoding import BeamSearcher, ItemRanker
+from minirec.decoding.ranking import RankedUsers
+from minirec.recommend import ItemTransition
+from minirec.recommend.ranker import Ranker
+from minirec.training import Stage, Task, TrainConfig
+
+
+def _nothing(*_: Any) -> None:
+    """Does nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What `launch.train` hands to the training loop.
+
+    Attributes:
+        make_model: makes the model before its first step.
+        task: what it learns and what selects the best.
+        stages: what it is trained on, in a row.
+        settings: seed, periods and folder of the run.
+        record: what makes the run this one beside its settings and stages, as JSON.
+        describe_batch: says where in the data a batch comes from, for errors.
+        mesh: the devices that share the work.
+        keep: keeps files beside the run, once its folder is known to be this run's.
+        finish: keeps what a run that came to its end leaves; it is given what loads the best model.
+    """
+
+    make_model: Callable[[], nnx.Module]
+    task: Task
+    stages: Sequence[Stage]
+    settings: TrainConfig
+    record: Mapping[str, Any]
+    describe_batch: Callable[[Any], str]
+    mesh: Mesh | None
+    keep: Callable[[], None] = _nothing
+    finish: Callable[[Callable[[], nnx.Module]], None] = _nothing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run(abc.ABC):
+    """A model that recommends from a catalogue: what evaluation, recommendation and servers use.
+
+    Attributes:
+        config: the experiment.
+        catalogue: the items.
+        model: the run's best model.
+        mesh: the devices that share the users.
+    """
+
+    config: ConfigDict
+    catalogue: Catalogue
+    model: nnx.Module
+    mesh: Mesh | None
+
+    @abc.abstractmethod
+    def split_batches(self, split: str, max_users: int) -> Any:
+        """Returns the prompts of a split, with their `num_views`; `max_users` 0 takes all users."""
+
+    @abc.abstractmethod
+    def history_batches(
+        self, histories: Sequence[Int[np.ndarray, " H"]]
+    ) -> Sequence[Mapping[str, np.ndarray]]:
+        """Returns prompts of some histories; a batch's `row` says of which."""
+
+    @abc.abstractmethod
+    def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
+        """Returns the codes of the beams, -1 where a beam is dead."""
+
+    def item_ranker(self, num_items: int) -> ItemRanker | None:
+        """Returns what ranks by the model's item table; None where it has none."""
+        del num_items
+        return None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a run behind the model, which keeps its choices."""
+        return True
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """More entries for `report.json`."""
+        return {}
+
+    @property
+    def first_losses(self) -> Mapping[str, Sequence[float]]:
+        """Losses of the first steps from several starts, for the report; see `Report`."""
+        return {}
+
+    def ranker(self, *, at_least: int = 1) -> Ranker:
+        """Returns the model and the counts beside it, to be asked for many users.
+
+        Args:
+            at_least: so many beams, where that is more than the config's, and items a list.
+        """
+        config, prepared = self.config, self.catalogue.prepared
+        num_beams = max(config.search.num_beams, at_least)
+        length = max(num_beams, list_length(config, prepared.num_items))
+        return Ranker(
+            model=self.model,
+            trie=self.catalogue.trie,
+            searcher=self.searcher(at_least=at_least),
+            item_tokens=self.catalogue.item_tokens,
+            train_count=prepared.train_count,
+            transition=ItemTransition(*prepared.training_items(), prepared.num_items),
+            length=length,
+            exclude_seen=config.search.exclude_seen,
+            item_ranker=self.item_ranker(length),
+        )
+
+    def searcher(self, *, at_least: int = 1) -> BeamSearcher:
+        """Returns the search that the config describes, with so many beams at least."""
+        return shared_searcher(self.config, self.mesh, at_least=at_least)
+
+
+def list_length(config: ConfigDict, num_items: int) -> int:
+    """Returns how long the lists are that stand beside the beams."""
+    return min(4 * config.search.num_beams, num_items)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A model family.
+
+    Attributes:
+        training: what trains a job's run.
+        load: a job's run as it recommends; with `with_appended=True` items that were given SIDs
+            after the run was trained are part of its catalogue (`launch.make_sids --append`).
+    """
+
+    training: Callable[[Job], Training]
+    load: Callable[..., Run]
+
+
+def families() -> tuple[str, ...]:
+    """Returns the names that `config.family` may have: the modules here with an `EXPERIMENT`."""
+    folder = Path(__file__).parent
+    return tuple(
+        sorted(
+            path.stem
+            for path in folder.glob("*.py")
+            if "\nEXPERIMENT = " in path.read_text(encoding="utf-8")
+        )
+    )
+
+
+def experiment_of(config: ConfigDict) -> Experiment:
+    """Returns the family that a config names: one of `families()`, or a .py file of one's own.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    name = str(config.get("family", ""))
+    if name in families():
+        return importlib.import_module(f"launch.wiring.{name}").EXPERIMENT
+    path = Path(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if path.suffix != ".py" or not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(
+            f"config.family={name!r}: must be one of {', '.join(families())}, or the path of a "
+            ".py file with an EXPERIMENT"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not isinstance(found := getattr(module, "EXPERIMENT", None), Experiment):
+        raise UsageError(f"config.family={name!r}: the file has no EXPERIMENT = Experiment(…)")
+    return found

@@ -1,0 +1,153 @@
+"""What a run recommends: by each of its sources, and by all of them together ("the system").
+
+The sources are the search over SIDs ("model"), the model's item table ("item_head", where it has
+one) and the transition count. Their lists are fused with weights that the run's validation users
+choose; W/runs/NAME/fusion.json keeps the choice for as long as it is of the same run, checkpoint
+and settings. Whoever asks first, evaluation or recommendation, the choice is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from launch.wiring.experiment import Run
+from launch.wiring.program import Job
+from minirec import files
+from minirec.evaluation import choose_weights
+from minirec.recommend import FusionWeights, RankedLists, fuse
+from minirec.recommend.ranker import Ranker, Rankings
+from minirec.training import best_step
+from minirec.training.processes import is_first
+from minirec.training.run_folder import CONFIG_FILE
+
+FUSION = "fusion.json"
+_WEIGHTS, _MADE_OF = "fusion", "made_of"
+_KEPT = {_MADE_OF: dict, _WEIGHTS: dict}
+_REMEDY = "remove it: the weights are chosen anew"
+
+
+def kept_weights(job: Job) -> FusionWeights | None:
+    """Returns the weights that the run has chosen for its best model, if it has.
+
+    Of several processes all must call this.
+
+    Raises:
+        ValueError: a damaged file.
+        FileNotFoundError: the run has saved no model yet.
+    """
+    path, made_of = job.run / FUSION, _made_of(job)
+    kept = files.read_sealed(path, _REMEDY, _KEPT) if path.is_file() else None
+    if kept is None or kept.get(_MADE_OF) != made_of:
+        return None
+    return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))
+
+
+def rank_split(
+    run: Run,
+    ranker: Ranker,
+    split: str,
+    max_users: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> Rankings:
+    """Returns every source's lists for the users of a split; `max_users` 0 takes all."""
+    batches, prepared = run.split_batches(split, max_users), run.catalogue.prepared
+    return ranker.rank(batches, lambda rows: prepared.histories(split, rows), on_batch=on_batch)
+
+
+def run_weights(job: Job, run: Run, ranker: Ranker) -> FusionWeights | None:
+    """Returns the run's weights, chosen on its validation users where that is not done yet.
+
+    None where there are no such users to choose on. Of several processes all must call this, and
+    the first writes; where it cannot, as on a read-only disk, it says so, and the choice, which is
+    always the same, holds for this call.
+
+    Args:
+        job: whose run.
+        run: the run, with the catalogue that it was trained with.
+        ranker: the run's.
+    """
+    if not run.is_trained:  # There is no run to keep the choice with.
+        return None
+    if (kept := kept_weights(job)) is not None:
+        return kept
+    prepared = run.catalogue.prepared
+    if not len(prepared.views("valid")):
+        return None
+    rankings = rank_split(run, ranker, "valid", job.config.evaluate.fusion_users)
+    chosen = choose_weights(rankings.lists, prepared.targets("valid")[rankings.ranked.row])
+    made_of = _made_of(job)  # Reads checkpoints, which processes do together.
+    if is_first():
+        path = job.run / FUSION
+        try:
+            files.write_sealed(path, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
+        except OSError as error:
+            print(
+                f"note: {path} cannot be written ({error.strerror or error}): the system's weights "
+                "were chosen in memory and will be chosen again each time; run launch.evaluate "
+                "where the folder can be written to keep them",
+                file=sys.stderr,
+            )
+    return chosen
+
+
+def _made_of(job: Job) -> dict[str, Any]:
+    """Returns what the choice depends on, but for what a run keeps for itself."""
+    config = job.config
+    return {
+        "run": files.sha256(job.run / CONFIG_FILE),
+        "checkpoint": best_step(job.run),
+        "search": config.search.to_dict(),
+        "fusion_users": config.evaluate.fusion_users,
+        "seed": config.seed,
+    }
+
+
+def recommend(
+    job: Job,
+    run: Run,
+    load_trained: Callable[[], Run],
+    prompts: Sequence[Mapping[str, np.ndarray]],
+    histories: Sequence[Int[np.ndarray, " H"]],
+    *,
+    top: int,
+    allowed: Bool[np.ndarray, " N"],
+) -> tuple[Int[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
+    """Returns the system's items for some histories, and the logarithms of their probabilities.
+
+    Where no validation users could choose its weights, the search's items take their place.
+
+    Args:
+        job: whose run recommends.
+        run: the run, perhaps with items that came after training.
+        load_trained: loads the run with the items that it was trained with.
+        prompts: the histories as batches.
+        histories: the histories that the batches call `row`.
+        top: items a user.
+        allowed: items that may be recommended at all.
+    """
+    weights = kept_weights(job) if run.is_trained else None
+    if weights is None and run.is_trained:  # Items that came later have no part in the choice.
+        trained = load_trained()
+        weights = run_weights(job, trained, trained.ranker())
+    ranker = run.ranker(at_least=top)
+    rankings = ranker.rank(prompts, lambda rows: [histories[row] for row in rows], allowed=allowed)
+    if weights is None:
+        return rankings.ranked.item, rankings.ranked.item_score
+    lists = fused(rankings, weights, top)
+    with np.errstate(divide="ignore"):
+        return lists.item, np.log(lists.probability)
+
+
+def fused(rankings: Rankings, weights: FusionWeights, length: int) -> RankedLists:
+    """Returns the system's lists."""
+    return fuse(rankings.lists, weights.weights, length)
+
+
+def record(weights: FusionWeights | None) -> dict[str, Any]:
+    """Returns what a report says of the fusion."""
+    return {} if weights is None else {"fusion": weights.to_json()}

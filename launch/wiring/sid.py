@@ -1,0 +1,331 @@
+"""The family `sid`: decoders of semantic IDs, trained from nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from launch.wiring import made_with, training
+from launch.wiring.catalogue import (
+    APPENDED,
+    SIDS,
+    Catalogue,
+    check_trained_on,
+    fingerprints,
+    keep_sids,
+    load_items,
+    load_prepared,
+    popularity_trie,
+    require_sids,
+)
+from launch.wiring.experiment import Experiment, Run, Training
+from launch.wiring.program import Job
+from launch.wiring.search import make_mesh, shared_item_ranker
+from minirec.decoding import ItemRanker
+from minirec.decoding.ranking import RankedUsers
+from minirec.models import (
+    ItemDecoder,
+    ItemDecoderConfig,
+    SidDecoder,
+    SidDecoderConfig,
+    TrunkConfig,
+    prompt_tokens,
+    sharding,
+)
+from minirec.sids import SidVocab
+from minirec.training import (
+    ItemTask,
+    SidPrefixes,
+    SidTask,
+    Stage,
+    Task,
+    load_best,
+)
+from pipelines.batches.eval_batches import EvalBatches, eval_batches
+from pipelines.batches.train_batches import BatchConfig, prompt_batch, train_batches
+from pipelines.prepared import Prepared
+
+Model = ItemDecoder | SidDecoder
+NewModel = Callable[[ConfigDict, "SidCatalogue"], nnx.Module]
+VOCAB = "vocab.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class SidCatalogue(Catalogue):
+    """The items as a decoder of SIDs writes them.
+
+    Attributes:
+        vocab: the model's tokens.
+    """
+
+    vocab: SidVocab
+
+
+def load_catalogue(
+    prepared: Prepared,
+    sids_folder: Path,
+    appended_path: Path | None = None,
+    mesh: Mesh | None = None,
+) -> SidCatalogue:
+    """Returns the catalogue of prepared records and of the SIDs in a folder.
+
+    Args:
+        prepared: the records.
+        sids_folder: holds sids.json, sids_report.json and, where a model was trained with it,
+            vocab.json.
+        appended_path: file of items that were given SIDs later; None leaves them out.
+        mesh: each of its devices gets the trie.
+
+    Raises:
+        ValueError: a step before this one has not run, or the SIDs do not fit the records.
+    """
+    items = load_items(prepared, sids_folder, appended_path)
+    path = sids_folder / VOCAB
+    vocab = SidVocab.load(path) if path.is_file() else SidVocab.from_table(items.known)
+    item_tokens = vocab.encode(items.table.codes)
+    trie = popularity_trie(item_tokens, items.train_count, vocab.size)
+    trie = sharding.replicate(trie, mesh)
+    return SidCatalogue(prepared, items.table, item_tokens, trie, items.titles, vocab)
+
+
+def train_sid(job: Job, new_model: NewModel) -> Training:
+    """Returns what trains a decoder as the job's config says.
+
+    Args:
+        job: whose run.
+        new_model: makes the decoder.
+
+    Raises:
+        ValueError: a step before this one has not run, or the config asks for what cannot be.
+    """
+    config = job.config
+    mesh = training.checked_mesh(config)
+    prepared = load_prepared(job)
+    require_sids(job, job.sids)
+    catalogue = load_catalogue(prepared, job.sids, mesh=mesh)
+    batches = train_batches(
+        prepared,
+        model_tokens(config, catalogue),
+        batch_config(config),
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    settings, stage_options, label_smoothing = training.train_settings(job, batches.num_rows)
+    prompts = functools.partial(split_batches, catalogue, config)
+    validator = training.make_validator(config, catalogue, prompts, mesh)
+    return Training(
+        make_model=lambda: new_model(config, catalogue),
+        task=make_task(config, catalogue, validator, label_smoothing),
+        stages=[Stage("train", lambda: batches, **stage_options)],
+        settings=settings,
+        record=run_record(job, catalogue),
+        describe_batch=batches.describe,
+        mesh=mesh,
+        keep=lambda: keep_catalogue(job, catalogue),
+    )
+
+
+def make_task(
+    config: ConfigDict,
+    catalogue: SidCatalogue,
+    evaluator: Callable[[Any], dict[str, float]],
+    label_smoothing: float,
+) -> Task:
+    """Returns what the config's model learns.
+
+    Raises:
+        ValueError: a field of `config.loss` is impossible.
+    """
+    one_target_a_row = config.loader.examples == "windows" and not config.loader.pack
+    if reads_items(config):
+        return ItemTask(
+            evaluator,
+            SidPrefixes.of(catalogue.item_tokens),
+            catalogue.vocab.size,
+            select_metric=training.SELECT_METRIC,
+            label_smoothing=label_smoothing,
+            train_count=catalogue.prepared.train_count,
+            max_targets=1 if one_target_a_row else None,
+            **config.loss.to_dict(),
+        )
+    return SidTask(
+        evaluator,
+        select_metric=training.SELECT_METRIC,
+        label_smoothing=label_smoothing,
+        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
+    )
+
+
+def keep_catalogue(job: Job, catalogue: SidCatalogue) -> None:
+    """Keeps the SIDs and the vocabulary with the run, whose record has just been found to match."""
+    keep_sids(job)
+    catalogue.vocab.save(job.run / VOCAB)
+
+
+def run_record(job: Job, catalogue: SidCatalogue) -> dict[str, Any]:
+    """Returns what makes a run this one: settings that change it, and what it was trained on."""
+    prepared = catalogue.prepared
+    return {
+        "config": made_with.run_part(job.config),
+        "data": prepared.manifest["config"],
+        **fingerprints(prepared, job.sids / SIDS, catalogue.vocab.size),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SidRun(Run):
+    """A trained decoder of SIDs."""
+
+    catalogue: SidCatalogue
+
+    def split_batches(self, split: str, max_users: int) -> EvalBatches:
+        """Returns the prompts of a split; see `Run`."""
+        return split_batches(self.catalogue, self.config, split, max_users)
+
+    def history_batches(
+        self, histories: Sequence[Int[np.ndarray, " H"]]
+    ) -> list[Mapping[str, np.ndarray]]:
+        """Returns prompts of some histories; see `Run`."""
+        item_tokens = model_tokens(self.config, self.catalogue)
+        size = min(self.config.evaluate.batch_size, len(histories))
+        batches: list[Mapping[str, np.ndarray]] = []
+        for start in range(0, len(histories), size or 1):
+            some = histories[start : start + size]
+            batch = prompt_batch(some, item_tokens, self.config.loader.max_items, size)
+            batches.append(batch | {"row": batch["row"] + start})
+        return batches
+
+    def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
+        """Returns the codes of the beams; see `Run`."""
+        codes = np.full(ranked.sid.shape, -1, np.int32)
+        codes[~ranked.dead] = self.catalogue.vocab.decode(ranked.sid[~ranked.dead])
+        return codes
+
+    def item_ranker(self, num_items: int) -> ItemRanker | None:
+        """Returns what ranks by the item table, where it was trained; see `Run`."""
+        if not reads_items(self.config) or self.config.loss.item_weight <= 0:
+            return None
+        return shared_item_ranker(num_items, self.mesh)
+
+
+def load_run(job: Job, new_model: NewModel, *, with_appended: bool = False) -> SidRun:
+    """Returns the catalogue and the best model of the job's run.
+
+    Args:
+        job: whose run.
+        new_model: makes the decoder.
+        with_appended: see `Experiment`.
+
+    Raises:
+        ValueError: there is no such run, or it was trained with other data, SIDs or settings than
+            the ones at hand; the message names the field and both values.
+        FileNotFoundError: the run has saved no model yet.
+    """
+    mesh = make_mesh(job.config)
+    path = job.run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run launch.train first")
+    appended = job.sids / APPENDED if with_appended else None
+    trained = made_with.check_run(job)
+    require_sids(job, job.run)
+    catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
+    here = fingerprints(catalogue.prepared, job.run / SIDS, catalogue.vocab.size)
+    check_trained_on(job, trained, here)
+    model = nnx.eval_shape(lambda: new_model(job.config, catalogue))
+    sharding.place(model, mesh)
+    return SidRun(job.config, catalogue, load_best(job.run, model), mesh)
+
+
+def reads_items(config: ConfigDict) -> bool:
+    """Returns whether the model has a position an item, and not one a token of a SID.
+
+    Raises:
+        ValueError: `config.model.positions` is neither.
+    """
+    positions = config.model.positions
+    if positions not in ("items", "tokens"):
+        raise ValueError(f"config.model.positions={positions!r}: must be 'items' or 'tokens'")
+    return positions == "items"
+
+
+def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> Model:
+    """Returns the decoder that `config.model` describes, with weights drawn from the seed.
+
+    Args:
+        config: the experiment.
+        vocab_size: tokens of SIDs.
+        items: `(N, L)`, items of the records and levels of their SIDs.
+
+    Raises:
+        ValueError: a field of `config.model` is unknown or impossible.
+    """
+    fields = config.model.to_dict()
+    own = {name: fields.pop(name) for name in ("positions", "level_width", "tie_embeddings")}
+    trunk = TrunkConfig(**fields)
+    rngs = nnx.Rngs(config.seed)
+    if not reads_items(config):
+        return SidDecoder(SidDecoderConfig(trunk, vocab_size, own["tie_embeddings"]), rngs=rngs)
+    decoder = ItemDecoderConfig(
+        trunk, vocab_size, *items, own["level_width"], own["tie_embeddings"]
+    )
+    return ItemDecoder(decoder, rngs=rngs)
+
+
+def new_model(config: ConfigDict, catalogue: SidCatalogue) -> Model:
+    """Returns the decoder that `config.model` describes for a catalogue; see `make_model`."""
+    items = (catalogue.prepared.num_items, catalogue.table.num_levels)
+    return make_model(config, catalogue.vocab.size, items)
+
+
+def model_tokens(config: ConfigDict, catalogue: SidCatalogue) -> Int[np.ndarray, "N W"]:
+    """Returns the tokens by which the model reads each item of a history."""
+    if reads_items(config):
+        return prompt_tokens(catalogue.item_tokens, catalogue.vocab.size)
+    return catalogue.item_tokens
+
+
+def batch_config(config: ConfigDict) -> BatchConfig:
+    """Returns the loader's settings from `config.loader`."""
+    fields = config.loader.to_dict()
+    for name in ("row_tokens", "stride"):
+        fields[name] = fields[name] or None
+    return BatchConfig(**fields)
+
+
+def split_batches(
+    catalogue: SidCatalogue, config: ConfigDict, split: str, max_users: int
+) -> EvalBatches:
+    """Returns the prompts of a split; `max_users` 0 takes all users."""
+    return eval_batches(
+        catalogue.prepared,
+        split,
+        model_tokens(config, catalogue),
+        batch_size=config.evaluate.batch_size,
+        max_items=config.loader.max_items,
+        max_users=max_users or None,
+        seed=config.seed,
+    )
+
+
+def family(new_model: NewModel) -> Experiment:
+    """Returns the family of a decoder that is trained and searched as those here are.
+
+    Args:
+        new_model: makes it from a config and a catalogue, with weights drawn from the seed.
+    """
+    load = functools.partial(load_run, new_model=new_model)
+    return Experiment(functools.partial(train_sid, new_model=new_model), load)
+
+
+EXPERIMENT = family(new_model)

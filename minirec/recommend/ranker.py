@@ -1,0 +1,119 @@
+"""The sources of a system, asked together: a search, an item table, the transition count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Bool, Int
+
+from kernels.trie import Trie
+from minirec.decoding.ranking import RankedUsers, rank_users, rank_users_items
+from minirec.decoding.searcher import BeamSearcher, ItemRanker
+from minirec.recommend.baselines import ItemTransition
+from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
+from minirec.recommend.sources import ITEM_HEAD, ITEM_TRANSITION, MODEL
+
+
+@dataclasses.dataclass(frozen=True)
+class Rankings:
+    """What each source recommends to the same users.
+
+    Attributes:
+        ranked: the beams.
+        lists: by source, the items and how probable each is.
+    """
+
+    ranked: RankedUsers
+    lists: Mapping[str, RankedLists]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranker:
+    """A model and the counts beside it, asked for many users.
+
+    Attributes:
+        model: what is searched with.
+        trie: the catalogue.
+        searcher: the search.
+        item_tokens: `[N, L]`, the tokens of each item. Items past those that the count knows came
+            after training.
+        train_count: training interactions of each item that the count knows.
+        transition: the transition count.
+        length: items of a list, beside the search's, which are as many as it has beams. Longer
+            than those: a list has as many distinct SIDs then where items share theirs.
+        exclude_seen: whether items of a user's own history are left out.
+        item_ranker: ranks by the model's item table; None where it has none.
+    """
+
+    model: nnx.Module
+    trie: Trie
+    searcher: BeamSearcher
+    item_tokens: Int[np.ndarray, "N L"]
+    train_count: Int[np.ndarray, " known"]
+    transition: ItemTransition
+    length: int
+    exclude_seen: bool
+    item_ranker: ItemRanker | None = None
+
+    def rank(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        histories: Callable[[Int[np.ndarray, " n"]], Sequence[Int[np.ndarray, " H"]]],
+        *,
+        allowed: Bool[np.ndarray, " N"] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Rankings:
+        """Returns every source's lists for the users of some batches.
+
+        Args:
+            batches: prompts; gone through once a source that needs them.
+            histories: the whole histories of the users that batches call `row`.
+            allowed: items that may be recommended at all; None means every item.
+            on_batch: called after each batch of the search with its number of users.
+        """
+        ranked = self.search(batches, allowed=allowed, on_batch=on_batch)
+        num_items, num_known = len(self.item_tokens), len(self.train_count)
+        counts = np.zeros(num_items)
+        counts[:num_known] = self.train_count
+        found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
+        lists = {MODEL: shared_probability(found, self.item_tokens, counts)}
+        if self.item_ranker is not None:
+            head = rank_users_items(
+                self.model,
+                batches,
+                self.item_ranker,
+                self.trie,
+                exclude_seen=self.exclude_seen,
+                allowed=allowed,
+            )
+            lists[ITEM_HEAD] = RankedLists(head.item, np.exp(head.item_score.astype(np.float64)))
+        known = [history[history < num_known] for history in histories(ranked.row)]
+        # What popularity would fill a list up with is not the count's word.
+        lists[ITEM_TRANSITION] = self.transition.rank_followers(
+            known, self.length, exclude_seen=self.exclude_seen, allowed=allowed
+        )
+        if num_items > num_known:  # Appended: the search alone knows these.
+            for name in lists.keys() - {MODEL}:
+                lists[name] = with_unknown(lists[name], lists[MODEL], num_known)
+        return Rankings(ranked, lists)
+
+    def search(
+        self,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        *,
+        allowed: Bool[np.ndarray, " N"] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> RankedUsers:
+        """Returns what the search alone recommends; see `rank`."""
+        return rank_users(
+            self.model,
+            batches,
+            self.searcher,
+            self.trie,
+            exclude_seen=self.exclude_seen,
+            allowed=allowed,
+            on_batch=on_batch,
+        )

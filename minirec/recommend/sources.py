@@ -1,0 +1,13 @@
+"""The names of what recommends, in reports, flags and files."""
+
+MODEL = "model"
+"""The search over SIDs."""
+
+ITEM_HEAD = "item_head"
+"""The model's item table, where it has one."""
+
+ITEM_TRANSITION = "item_transition"
+"""The transition count."""
+
+SYSTEM = "system"
+"""All of them together."""
