@@ -47,3 +47,21 @@ def test_the_wheel_carries_the_five_packages_and_runs_a_launcher(environment, tm
         cwd=tmp_path,
     )
     assert (tmp_path / "w" / "prepared" / "manifest.json").is_file()
+
+
+def test_the_command_runs_from_a_folder_with_packages_of_our_names(environment, tmp_path):
+    for name in ("configs", "launch"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('somebody else')\n")
+    minirec = environment.parent / "minirec"
+    listed = run([minirec], cwd=tmp_path)
+    assert "  train " in listed
+    assert "  sweep " in listed
+    printed = run(
+        [minirec, "train", "--config=quickstart:smoke", "--workdir=w", "--print_config"],
+        cwd=tmp_path,
+    )
+    assert "name: quickstart_smoke" in printed
+    wrong = subprocess.run([minirec, "trian"], cwd=tmp_path, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "'trian' is no verb" in wrong.stderr
