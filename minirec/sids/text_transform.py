@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
@@ -17,16 +18,13 @@ from minirec.files.schema import NUMBER
 
 # Rows weaker than this, beside the strongest, are rounding.
 _TOLERANCE = 1e-6
+_WORD = re.compile(r"\b\w+\b")
 _TERMS = {"words": [str], "attributes": ([str], None), "scale": NUMBER}
 
 
 def split_words(texts: Iterable[str | None]) -> Iterator[list[str]]:
     """Yields each text's words, in lower case."""
-    # Scikit-learn takes a second to import: only who makes text vectors waits for it.
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    words = CountVectorizer(token_pattern=r"(?u)\b\w+\b").build_analyzer()
-    return (words(text or "") for text in texts)
+    return (_WORD.findall((text or "").lower()) for text in texts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
