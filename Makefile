@@ -6,7 +6,8 @@ PYTHON_ORACLES ?= $(shell command -v python3.11 || echo python3.11)
 BIN := $(VENV)/bin
 ORACLES := .venv-oracles
 WORKDIR ?= quickstart
-WORKERS ?= 2
+# The machine's cores, also where there is no nproc.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint format bench oracles clean
@@ -45,7 +46,7 @@ quickstart: $(VENV)/.core  ## Run the whole chain on a generated catalogue (at m
 	$(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
 
 test: $(VENV)/.dev  ## Run the test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30
 
 lint: $(VENV)/.dev  ## Check style (ruff) and types (pyrefly); both block
 	$(BIN)/ruff check .
