@@ -26,5 +26,5 @@ def run_chain(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smoke(run_chain):
-    """The smoke run: job and report."""
-    return run_chain("smoke")
+    """The smoke run: job and report. Short prompts, which are of one width, are one search."""
+    return run_chain("smoke", **{"loader.max_items": 4})

@@ -23,8 +23,11 @@ HR = "hr@10"
 # list that is asked for.
 WORLD = {
     "model.num_layers": 1,
+    "model.mlp_width": 64,
+    "model.level_width": 64,
     "model.dropout": 0.0,
-    "loader.batch_size": 96,
+    "loader.batch_size": 48,
+    "train.num_steps": 300,
     "train.learning_rate": 6e-3,
     "train.warmup_steps": 20,
     "train.eval_every": 0,
@@ -32,19 +35,18 @@ WORLD = {
     "loss.item_weight": 0.0,  # The model is what these tests look at, not the item table
     "evaluate.fusion_users": 100,  # or the system.
 }
+ALL = 300  # More than the smoke run's catalogue has; one search for those who ask for all of it.
 
 
 def test_a_world_with_signal_is_learnt_far_beyond_both_baselines(run_chain):
-    steps = {"train.num_steps": 250, "evaluate.test_users": 1000}
-    _, report = run_chain("", **WORLD, **steps)
+    _, report = run_chain("", **WORLD, **{"evaluate.test_users": 1000})
     scores = {name: values.metrics["item"][HR] for name, values in report.evaluations.items()}
     assert scores["model"] > 1.4 * scores["item_transition"] > 1.4 * scores["popularity"]
     assert report.model.invalid == 0
 
 
 def test_a_world_without_signal_gives_no_model_an_edge(run_chain):
-    steps = {"train.num_steps": 150, "evaluate.test_users": 2000}
-    _, report = run_chain("no_signal", **WORLD, **steps)
+    _, report = run_chain("no_signal", **WORLD, **{"evaluate.test_users": 2000})
     for level in ("item", "sid"):
         model = report.model.ranks[level]
         popularity = report.evaluations["popularity"].ranks[level]
@@ -132,7 +134,8 @@ def test_recommend_gives_unseen_items_with_title_sid_and_score(smoke):
 def test_more_items_than_beams_can_be_asked_for(smoke):
     job, _ = smoke
     raw = Prepared.load(job.prepared).raw_item_ids
-    rows = list(recommend.recommend(job, [[raw[0]]], top=len(raw) + 5))
+    assert len(raw) < ALL
+    rows = list(recommend.recommend(job, [[raw[0]]], top=ALL))
     assert len(rows) == len(raw) - 1, "every item but the seen one, and nothing twice"
     assert len({row["item_id"] for row in rows}) == len(rows)
 
@@ -165,16 +168,18 @@ def test_items_that_the_catalogue_lacks_are_named_or_left_out_and_counted(smoke,
 def test_a_user_to_whom_no_item_is_left_has_a_line_that_says_so(smoke):
     job, _ = smoke
     raw = Prepared.load(job.prepared).raw_item_ids
+    histories = [raw[:1], raw[1:2], raw[2:3]]
     for rank_by in ("system", "model"):
-        rows = list(
-            recommend.recommend(job, [raw[:1], raw[1:2]], top=3, exclude=raw[1:], rank_by=rank_by)
-        )
+        rows = list(recommend.recommend(job, histories, top=3, exclude=raw[1:], rank_by=rank_by))
         assert rows[0].keys() == {"user", "note"}
         assert rows[0]["note"] == (
             f"no item is left: of {len(raw)} items {len(raw) - 1} are excluded, and 1 are in the "
             "history"
         )
-        assert [(row["user"], row["item_id"]) for row in rows[1:]] == [(1, raw[0])]
+        assert [(row["user"], row["item_id"]) for row in rows[1:]] == [
+            (1, raw[0]),
+            (2, raw[0]),
+        ]
 
 
 def test_histories_come_as_ids_or_as_a_file(tmp_path):
@@ -489,17 +494,18 @@ def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(sm
     added = append.append_items(copy, prepared, path, None)
     assert added.raw_item_ids == ("new", "other")
     assert {path: path.read_bytes() for path in before} == before
-    rows = list(recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=2000))
+    rows = list(recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=ALL))
     found = {row["item_id"]: row for row in rows}
     assert {"new", "other"} <= set(found)
+    assert prepared.num_items + 2 < ALL
     assert (found["new"]["title"], found["other"]["title"]) == ("A new one", "other")
     assert len(found) == prepared.num_items + 1, "every item but the seen one"
     # Only the search can know the new ones: the system takes its word whole.
-    alone = recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=2000, rank_by="model")
+    alone = recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=ALL, rank_by="model")
     of_model = {row["item_id"]: row["score"] for row in alone}
     for name in ("new", "other"):
         assert found[name]["score"] == pytest.approx(of_model[name], abs=1e-5)
-    seen = {row["item_id"] for row in recommend.recommend(copy, [["new"]], top=2000)}
+    seen = {row["item_id"] for row in recommend.recommend(copy, [["new"]], top=ALL)}
     assert "new" not in seen
     with pytest.raises(ValueError, match="item 'new' has a SID already"):
         append.append_items(copy, prepared, path, None)
