@@ -34,7 +34,7 @@ import numpy as np
 
 _HEAVY = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "polars", "tensorboardX"),
-    *("matplotlib.pyplot", "sklearn.decomposition", "ml_collections", "rich.progress"),
+    *("matplotlib.pyplot", "ml_collections", "rich.progress"),
 )
 _CACHE = pathlib.Path(__file__).parents[2] / ".cache" / "jax"
 _MARK = "MINIREC_KILL_TEST"
@@ -383,7 +383,11 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0"
+        " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+    )
     for name in ("launch", *_HEAVY):
         importlib.import_module(name)
     columns = [field.name for field in dataclasses.fields(Row)]

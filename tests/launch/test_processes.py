@@ -57,8 +57,6 @@ def launch_two(program_path, job, run, *arguments):
     together = [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"]
     flags = ["--config=quickstart:smoke", f"--workdir={job.workdir}", f"--run={run}", *changes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    # Compile fast, run slowly.
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     processes = [
         subprocess.Popen(
             [sys.executable, *program_path, *flags, *together, f"--process_id={i}", *arguments],

@@ -5,13 +5,11 @@ import pathlib
 import subprocess
 import sys
 
-# Compile fast, run slowly.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-
 
 def test_eight_devices_train_save_and_search_as_one():
     program = pathlib.Path(__file__).with_name("eight_devices.py")
-    environment = {**os.environ, "XLA_FLAGS": FLAGS}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags}
     for name in [name for name in environment if name.startswith(("PYTEST_", "COV_"))]:
         del environment[name]
     done = subprocess.run(
