@@ -23,17 +23,18 @@ BOUND = 8 * V * EPS
 def case(level=1, seed=1):
     """Returns logits, beams, a normaliser, and a weight of each new beam's score."""
     random = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return random.normal(size=shape).astype(np.float32)
+
     beams = Beams.root(B, M)
     for above in range(level):
-        logits = jnp.asarray(random.normal(size=(B, M, V)), jnp.float32)
+        logits = normal(B, M, V)
         beams = beam_step(logits, beams, TRIE, above, num_beams=M, implementation="xla").beams
-    # The last beam is dead.
-    node = beams.node.at[:, -1].set(DEAD_NODE)
-    score = jnp.asarray(random.normal(size=(B, M)), jnp.float32).at[:, -1].set(-INF)
-    logits = jnp.asarray(2 * random.normal(size=(B, M, V)), jnp.float32)
-    normalizer = jnp.asarray(random.normal(size=(B, M)), jnp.float32)
-    weight = jnp.asarray(random.normal(size=(B, NUM_BEAMS)), jnp.float32)
-    return logits, Beams(node=node, score=score), normalizer, weight
+    node, score = np.array(beams.node), normal(B, M)
+    node[:, -1], score[:, -1] = DEAD_NODE, -INF  # The last beam is dead.
+    logits = 2 * normal(B, M, V)
+    return logits, Beams(node=node, score=score), normal(B, M), normal(B, NUM_BEAMS)
 
 
 def alive(score):
@@ -50,9 +51,21 @@ def loss(step, mode, level, weight, logits, score, normalizer, node, trie, live=
     return jnp.sum(weight * alive(new.score))
 
 
-def gradients(step, mode, level, weight, *arrays):
-    function = functools.partial(loss, step, mode, level, weight)
-    return jax.jit(jax.grad(function, argnums=(0, 1, 2)))(*arrays)
+@functools.cache
+def values_and_gradients(implementation, mode, level):
+    """Returns the jitted loss with its gradients; by autodiff of the reference for None.
+
+    All cases of one kind share it, so it is compiled once.
+    """
+    step = functools.partial(beam_step, implementation=implementation)
+    if implementation is None:
+        step = reference.beam_step
+    function = functools.partial(loss, step, mode, level)
+    return jax.jit(jax.value_and_grad(function, argnums=(1, 2, 3)))
+
+
+def gradients(implementation, mode, level, *arrays):
+    return jax.device_get(values_and_gradients(implementation, mode, level)(*arrays)[1])
 
 
 def close(got, expected, bound=BOUND):
@@ -60,42 +73,48 @@ def close(got, expected, bound=BOUND):
 
 
 @functools.cache
-def reference_gradients(mode, level):
+def reference_gradients(mode, level, filtered):
     """Returns the case of a level and autodiff's answer, which is the same for all."""
     logits, beams, normalizer, weight = case(level)
-    arrays = (logits, beams.score, normalizer, beams.node, TRIE)
-    expected = gradients(reference.beam_step, mode, level, weight, *arrays)
-    return weight, arrays, expected
+    live = TRIE.live_excluding(np.arange(100, dtype=np.int32).reshape(B, 50)) if filtered else None
+    arrays = (weight, logits, beams.score, normalizer, beams.node, TRIE, live)
+    return arrays, gradients(None, mode, level, *arrays)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("level", range(L))
-def test_it_is_what_autodiff_of_the_reference_gives(implementation, mode, level):
-    weight, arrays, expected = reference_gradients(mode, level)
-    public = functools.partial(beam_step, implementation=implementation)
-    got = gradients(public, mode, level, weight, *arrays)
-    close(got, expected)
+# All levels and all modes, with a filter and without, which leaves the normaliser's gradient whole:
+# not each with each, as the backward pass takes the level's children and nothing else of a level.
+@pytest.mark.parametrize(
+    ("level", "mode", "filtered"),
+    [(0, "vocab", True), *((1, mode, False) for mode in MODES), (2, "children", True)],
+)
+def test_it_is_what_autodiff_of_the_reference_gives(implementation, level, mode, filtered):
+    arrays, expected = reference_gradients(mode, level, filtered)
+    close(gradients(implementation, mode, level, *arrays), expected)
     assert np.abs(expected[0]).max() > 0.1
 
 
-@pytest.mark.parametrize("level", range(L))
+@functools.cache
+def select_gradients(implementation, level):
+    step = functools.partial(beam_select, implementation=implementation)
+    if implementation is None:
+        step = reference.beam_select
+
+    def total(log_probs, score, node, weight):
+        beams = Beams(node=node, score=score)
+        new = step(log_probs, beams, TRIE, level, num_beams=NUM_BEAMS, live=None)
+        return jnp.sum(weight * alive(new.score))
+
+    return jax.jit(jax.grad(total, argnums=(0, 1)))
+
+
+@pytest.mark.parametrize("level", [0, 2])
 def test_beam_select_hands_it_to_the_candidates(implementation, level):
     _, beams, _, weight = case(level)
     shape = (B, M, TRIE.max_children(level))
-    log_probs = jnp.asarray(np.random.default_rng(2).normal(size=shape), jnp.float32)
-
-    def total(step, log_probs, score):
-        beams_here = Beams(node=beams.node, score=score)
-        new = step(log_probs, beams_here, TRIE, level, num_beams=NUM_BEAMS, live=None)
-        return jnp.sum(weight * alive(new.score))
-
-    def both(step):
-        return jax.jit(jax.grad(functools.partial(total, step), argnums=(0, 1)))(
-            log_probs, beams.score
-        )
-
-    got = both(functools.partial(beam_select, implementation=implementation))
-    close(got, both(reference.beam_select), bound=BOUND)
+    log_probs = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    arrays = (log_probs, beams.score, beams.node, weight)
+    got = jax.device_get(select_gradients(implementation, level)(*arrays))
+    close(got, select_gradients(None, level)(*arrays))
     assert np.any(got[0])
 
 
@@ -108,20 +127,19 @@ def test_finite_differences_agree(mode):
 
     node = beams.node[:, :-1]  # The last beam's score is -inf, and has no neighbours.
     sound = (logits[:, :-1], beams.score[:, :-1], normalizer[:, :-1])
-    check_grads(total, sound, order=1, modes=["rev"], eps=2e-3, atol=1e-2, rtol=2e-3)
+    check_grads(jax.jit(total), sound, order=1, modes=["rev"], eps=2e-3, atol=1e-2, rtol=2e-3)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_broken_rows_and_dead_beams_have_the_gradient_zero(implementation, mode):
     logits, beams, normalizer, weight = case()
     # Row 0 holds NaN, row 1 +inf, row 2 nothing but -inf; in row 3 a child is impossible.
-    logits = logits.at[0, 0, 3].set(NAN).at[0, 1, 5].set(INF).at[0, 2].set(-INF)
-    token = TRIE.children(beams.node[1, 3], 1).token[0]
-    logits = logits.at[1, 3, token].set(-INF)
-    normalizer = normalizer.at[1, 0].set(NAN)
-    score = beams.score.at[1, 1].set(NAN)
-    public = functools.partial(beam_step, implementation=implementation)
-    got = gradients(public, mode, 1, weight, logits, score, normalizer, beams.node, TRIE)
+    logits[0, 0, 3], logits[0, 1, 5], logits[0, 2] = NAN, INF, -INF
+    logits[1, 3, np.asarray(TRIE.children(beams.node[1, 3], 1).token)[0]] = -INF
+    normalizer[1, 0] = NAN
+    score = beams.score.copy()
+    score[1, 1] = NAN
+    got = gradients(implementation, mode, 1, weight, logits, score, normalizer, beams.node, TRIE)
     assert all(np.isfinite(array).all() for array in got)
     assert not np.any(got[0][0, :3])
     assert not np.any(got[1][0, :3])
@@ -129,22 +147,14 @@ def test_broken_rows_and_dead_beams_have_the_gradient_zero(implementation, mode)
     assert not np.any(got[0][1, 1])
     assert np.any(got[0][0])
     # The reference's autodiff multiplies zero by NaN in such rows; so they are made sound, dead.
-    node = beams.node.at[0, :3].set(DEAD_NODE).at[1, 1].set(DEAD_NODE)
+    node = beams.node.copy()
+    node[0, :3] = node[1, 1] = DEAD_NODE
     if mode == "given":
-        node = node.at[1, 0].set(DEAD_NODE)
-    sound = jnp.where(jnp.isfinite(logits), logits, -1e9).at[0, :3].set(0.0)
-    expected = gradients(
-        reference.beam_step,
-        mode,
-        1,
-        weight,
-        sound,
-        jnp.nan_to_num(score),
-        jnp.nan_to_num(normalizer),
-        node,
-        TRIE,
-    )
-    close(got, expected)
+        node[1, 0] = DEAD_NODE
+    sound = np.where(np.isfinite(logits), logits, np.float32(-1e9))
+    sound[0, :3] = 0.0
+    rest = (np.nan_to_num(score), np.nan_to_num(normalizer), node, TRIE)
+    close(got, gradients(None, mode, 1, weight, sound, *rest))
 
 
 def test_what_is_asked_of_a_dead_beam_changes_nothing():
@@ -154,47 +164,31 @@ def test_what_is_asked_of_a_dead_beam_changes_nothing():
         new = beam_step(logits, Beams(beams.node, score), TRIE, 1, num_beams=M * V)
         return jnp.sum(jnp.where(new.node == DEAD_NODE, factor, 1.0) * jnp.exp(new.score))
 
-    got = jax.grad(total, argnums=(0, 1))(logits, beams.score, NAN)
-    close(got, jax.grad(total, argnums=(0, 1))(logits, beams.score, 1.0), bound=0)
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
+    got = gradient(logits, beams.score, NAN)
+    close(got, gradient(logits, beams.score, np.float32(1.0)), bound=0)
     assert np.any(got[0])
 
 
 def test_an_only_child_hands_on_its_parents_gradient(implementation):
     # Its log-probability among the children is 0, and so is its score: no constant for all that.
-    trie = build_trie([(3, 1)])
-
-    def score(start):
-        beams = Beams(node=Beams.root(1).node, score=start)
-        logits = jnp.zeros((1, 1, 4))
-        step = beam_step(
-            logits, beams, trie, 0, num_beams=1, normalize="children", implementation=implementation
-        )
-        return step.score[0, 0]
-
-    start = jnp.zeros((1, 1))
-    assert score(start) == 0.0
-    assert jax.grad(score)(start).tolist() == [[1.0]]
-
-
-@pytest.mark.parametrize("mode", ["vocab", "children"])
-def test_a_filter_leaves_the_normalisers_gradient_whole(implementation, mode):
-    logits, beams, normalizer, weight = case()
-    live = TRIE.live_excluding(jnp.arange(100, dtype=jnp.int32).reshape(B, 50))
-    public = functools.partial(beam_step, implementation=implementation)
-    arrays = (logits, beams.score, normalizer, beams.node, TRIE, live)
-    close(
-        gradients(public, mode, 1, weight, *arrays),
-        gradients(reference.beam_step, mode, 1, weight, *arrays),
-    )
+    trie = build_trie([(3, 1, 0)], capacities=TRIE.capacities)
+    node = np.full((B, M), DEAD_NODE, np.int32)
+    node[0, 0] = trie.node_of([3])
+    zeros, weight = np.zeros((B, M), np.float32), np.zeros((B, NUM_BEAMS), np.float32)
+    weight[0, 0] = 1.0
+    arrays = (weight, np.zeros((B, M, V), np.float32), zeros, zeros, node, trie)
+    value, (_, by_score, _) = values_and_gradients(implementation, "children", 1)(*arrays)
+    assert value == 0.0
+    assert by_score.tolist() == [[1.0, *[0.0] * (M - 1)], [0.0] * M]
 
 
 def test_bfloat16_logits_get_bfloat16_gradients(implementation):
     logits, beams, normalizer, weight = case()
     low = logits.astype(jnp.bfloat16)
-    public = functools.partial(beam_step, implementation=implementation)
     rest = (beams.score, normalizer, beams.node, TRIE)
-    got = gradients(public, "vocab", 1, weight, low, *rest)
-    high = gradients(public, "vocab", 1, weight, low.astype(jnp.float32), *rest)
+    got = gradients(implementation, "vocab", 1, weight, low, *rest)
+    high = gradients(implementation, "vocab", 1, weight, low.astype(np.float32), *rest)
     assert got[0].dtype == jnp.bfloat16
     assert np.array_equal(got[0], high[0].astype(jnp.bfloat16))
     close(got[1:], high[1:])
