@@ -1,5 +1,6 @@
 """The beam step by brute force over a catalogue's SIDs, without a trie: the judge of its tests."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,8 +24,8 @@ class Catalogue:
             sorted({sid[:depth] for sid in self.sids}) for depth in range(sids.shape[1] + 1)
         ]
         self.node = [{(): 0}]
-        for depth in range(1, sids.shape[1] + 1):
-            found = nodes_of(build_trie(sids) if trie is None else trie, self.prefixes[depth])
+        by_depth = nodes_of(build_trie(sids) if trie is None else trie, *self.prefixes[1:])
+        for depth, found in enumerate(by_depth, start=1):
             assert len(set(found.tolist())) == len(found)
             assert DEAD_NODE not in found
             self.node.append(dict(zip(self.prefixes[depth], found.tolist(), strict=True)))
@@ -78,6 +79,7 @@ def brute_force(children, logits, scores, num_beams, *, log_normalizer, live=Non
 
 def assert_step(step, expected, bound=0.0):
     """Asserts integers with `==` and scores to `bound`, for each user."""
+    step = jax.device_get(step)  # Or each look at a JAX array is a program to compile.
     for user, (token, parent, node, score) in enumerate(expected):
         assert step.token[user].tolist() == list(token)
         assert step.parent[user].tolist() == list(parent)

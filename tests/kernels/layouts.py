@@ -34,15 +34,33 @@ def layout(kinds, rows, codes, *, items=None, items_per_leaf=None, lines=None):
     return TrieCapacities(tuple(tables), items or rows, rows, items_per_leaf or rows)
 
 
-_node_of = jax.jit(lambda trie, prefixes: trie.node_of(prefixes))
+# The numbers of prefixes that are looked up at once: few, as each is a program to compile.
+_SIZES = (64, 4096, 1 << 16)
 
 
-def nodes_of(trie, prefixes):
-    """Returns the trie's node of each prefix of one depth, in calls of few different sizes."""
-    prefixes = np.asarray(prefixes, np.int32)
-    size = min(1 << (len(prefixes) - 1).bit_length(), 1 << 16)
+@jax.jit
+def _nodes_of(trie, prefixes):
+    return [trie.node_of(of_depth) for of_depth in prefixes]
+
+
+def nodes_of(trie, *prefixes):
+    """Returns the trie's node of each prefix; one array for each depth that is given."""
+    prefixes = [np.asarray(of_depth, np.int32) for of_depth in prefixes]
+    longest = max(len(of_depth) for of_depth in prefixes)
+    size = next((size for size in _SIZES if size >= longest), _SIZES[-1])
     pieces = [
-        np.asarray(_node_of(trie, np.resize(prefixes[i : i + size], (size, prefixes.shape[1]))))
-        for i in range(0, len(prefixes), size)
+        jax.device_get(
+            _nodes_of(
+                trie,
+                [
+                    np.resize(p[i : i + size] if i < len(p) else p, (size, p.shape[1]))
+                    for p in prefixes
+                ],
+            )
+        )
+        for i in range(0, longest, size)
     ]
-    return np.concatenate(pieces)[: len(prefixes)]
+    return [
+        np.concatenate(of_depth)[: len(p)]
+        for of_depth, p in zip(zip(*pieces, strict=True), prefixes, strict=True)
+    ]

@@ -313,11 +313,11 @@ def real_case(shape):
     inputs = random_inputs(shape, trie)
     # The prefixes below each beam, found in the sorted prefixes.
     below = np.unique(sids[:, : shape.level + 1], axis=0)
-    nodes = nodes_of(trie, below)
     above, first, count = np.unique(
         below[:, : shape.level], axis=0, return_index=True, return_counts=True
     )
-    place = {int(node): i for i, node in enumerate(nodes_of(trie, above))}
+    nodes, of_above = nodes_of(trie, below, above)
+    place = {int(node): i for i, node in enumerate(of_above)}
     children = []
     for user in np.asarray(inputs.beams.node).tolist():
         runs = [slice(first[place[n]], first[place[n]] + count[place[n]]) for n in user]

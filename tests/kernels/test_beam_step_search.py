@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,8 +11,8 @@ from kernels.trie import DEAD_NODE, build_trie
 from tests.bounds import assert_close, log_softmax_roundings
 from tests.kernels.layouts import LAYOUTS, layout, nodes_of
 
-B, L, V, ITEMS, BEAMS = 2, 3, 6, 60, 64
-CAPACITIES = layout(LAYOUTS["mask_row_run"], 64, V, items_per_leaf=8)
+B, L, V, ITEMS, BEAMS, EXCLUDED = 2, 3, 6, 24, 24, 20
+CAPACITIES = layout(LAYOUTS["mask_row_run"], ITEMS, V, items_per_leaf=8)
 
 
 # Jitted once for all cases, which differ in arrays and not in shapes.
@@ -59,22 +58,30 @@ class Model:
         return total
 
 
+def all_live(trie):
+    """Returns a filter that leaves everything, for the programs of the searches that filter."""
+    return trie.live_excluding(np.full((B, EXCLUDED), -1, np.int32), np.ones(ITEMS, bool))
+
+
 def search(model, trie, num_beams, *, select=False, live=None, **arguments):
     """Returns each user's (sid, leaf, score), best first, dead beams left out."""
-    fixed = tuple({"num_beams": num_beams, **arguments}.items())
     beams, prefixes = Beams.root(B), [[()] for _ in range(B)]
     for level in range(L):
+        # The root's best few are the head of its best `BEAMS`, which are compiled already.
+        width = num_beams if level else BEAMS
+        fixed = tuple({"num_beams": width, **arguments}.items())
         logits = np.stack(
             [[model.row(u, p) for p in of_user] for u, of_user in enumerate(prefixes)]
         )
         if select:
             child = _children(trie, beams.node, level)
             rows = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-            log_probs = jnp.take_along_axis(jnp.asarray(rows), child.token, axis=-1)
+            log_probs = np.take_along_axis(rows, np.clip(child.token, 0, V - 1), axis=-1)
             step = _select(log_probs, beams, trie, live, level, fixed)
         else:
             step = _step(logits, beams, trie, live, level, fixed)
-        parent, token = np.asarray(step.parent), np.asarray(step.token)
+        step = jax.tree.map(lambda array: np.asarray(array)[:, :num_beams], step)
+        parent, token = step.parent, step.token
         prefixes = [
             [(*prefixes[u][p], int(t)) for p, t in zip(parent[u], token[u], strict=True)]
             for u in range(B)
@@ -92,7 +99,7 @@ def search(model, trie, num_beams, *, select=False, live=None, **arguments):
 
 
 def catalogue(seed):
-    """Returns 60 SIDs, some of them twice."""
+    """Returns 24 SIDs, some of them twice."""
     random = np.random.default_rng(seed)
     return [tuple(sid) for sid in random.integers(0, [3, V, V], (ITEMS, L)).tolist()]
 
@@ -106,11 +113,15 @@ def assert_ranked(found, scores):
     assert_close([s for *_, s in found], [scores[s] for s, *_ in found], roundings, scale=15)
 
 
+# Over the children without a filter, over the vocabulary with one that leaves everything.
 @pytest.mark.parametrize("normalize", ["vocab", "children"])
 def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, normalize):
     sids, model = catalogue(0), Model(1)
     trie = build_trie(sids, capacities=CAPACITIES)
-    found = search(model, trie, BEAMS, normalize=normalize, implementation=implementation)
+    given = {"normalize": normalize, "implementation": implementation}
+    if normalize == "vocab":
+        given["live"] = all_live(trie)
+    found = search(model, trie, BEAMS, **given)
 
     def children(prefix):
         return sorted({s[len(prefix)] for s in sids if s[: len(prefix)] == prefix})
@@ -124,7 +135,7 @@ def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, no
         assert len(found[user]) == len(leaves)
         assert_ranked(found[user], scores)
         found_leaves = np.array([leaf for _, leaf, _ in found[user]], np.int32)
-        nodes = nodes_of(trie, [sid for sid, _, _ in found[user]])
+        (nodes,) = nodes_of(trie, [sid for sid, _, _ in found[user]])
         of_leaf = np.asarray(_items(trie, found_leaves))
         for (sid, leaf, _), node, row in zip(found[user], nodes, of_leaf, strict=True):
             assert node == leaf
@@ -134,7 +145,8 @@ def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, no
 
 def test_select_of_the_childrens_log_probabilities_ranks_the_same(implementation):
     trie, model = build_trie(catalogue(0), capacities=CAPACITIES), Model(1)
-    one = search(model, trie, BEAMS, implementation=implementation)
+    given = {"normalize": "vocab", "implementation": implementation}
+    one = search(model, trie, BEAMS, live=all_live(trie), **given)
     other = search(model, trie, BEAMS, select=True, implementation=implementation)
     for user in range(B):
         assert [found[:2] for found in one[user]] == [found[:2] for found in other[user]]
@@ -146,14 +158,16 @@ def test_a_filtered_search_ranks_exactly_the_items_that_are_left(implementation)
     random = np.random.default_rng(4)
     # User 0 may see few items, user 1 all but a few; few beams, so that none may be wasted.
     allowed = random.random(ITEMS) < 0.6
-    excluded = np.full((B, 50), -1, np.int32)
-    excluded[0] = random.permutation(ITEMS)[:50]
+    excluded = np.full((B, EXCLUDED), -1, np.int32)
+    excluded[0, :10] = random.permutation(ITEMS)[:10]
     excluded[1, ::5] = 7
-    live = trie.live_excluding(jnp.array(excluded), jnp.array(allowed))
-    found = search(model, trie, BEAMS, live=live, implementation=implementation)
+    live = trie.live_excluding(excluded, allowed)
+    given = {"normalize": "vocab", "implementation": implementation}
+    found = search(model, trie, BEAMS, live=live, **given)
     for user in range(B):
         left = set(np.flatnonzero(allowed).tolist()) - set(excluded[user].tolist())
         scores = {sids[item]: model.log_prob(user, sids[item]) for item in left}
+        assert 0 < len(scores) < len(set(sids))
         assert len(found[user]) == len(scores)
         assert_ranked(found[user], scores)
 
@@ -165,7 +179,8 @@ def test_no_beam_is_spent_on_an_emptied_branch(implementation):
     model = Model(5)
     model.row = lambda user, prefix: -3.0 * np.arange(V, dtype=np.float32)
     trie = build_trie(sids, capacities=CAPACITIES)
-    excluded = jnp.tile(jnp.arange(20, dtype=jnp.int32), (B, 1))
-    live = trie.live_excluding(excluded)
-    found = search(model, trie, 4, live=live, implementation=implementation)
+    excluded = np.tile(np.resize(np.arange(20, dtype=np.int32), EXCLUDED), (B, 1))
+    live = trie.live_excluding(excluded, np.ones(ITEMS, bool))
+    given = {"normalize": "vocab", "implementation": implementation}
+    found = search(model, trie, 4, live=live, **given)
     assert [sid for sid, _, _ in found[0]] == [(1, i, i) for i in range(4)]
