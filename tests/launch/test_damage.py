@@ -31,6 +31,7 @@ from tests.models.hf_small import QWEN2, make
 NEVER_READ = {
     "*/tensorboard/*": "TensorBoard's",
     "*.html": "for people",
+    "*/run_summary.json": "for people, and to be compared",
     "*/.lock": "its content is for people",
     "*/report*/checksums.json": "see report.json, whose digest it holds",
 }
@@ -94,7 +95,7 @@ def of_table(folder):
 
 
 def of_vocab(job, path):
-    return catalogue.SidVocab.load(path).token_strings
+    return sid.SidVocab.load(path).token_strings
 
 
 def of_codebooks(job, path):
