@@ -5,13 +5,11 @@ from kernels.beam_step.api import (
     NORMALIZE,
     Beams,
     BeamStep,
-    Implementation,
-    UnsupportedError,
     beam_select,
     beam_step,
     default_implementation,
-    record_implementations,
 )
+from kernels.dispatch import Implementation, UnsupportedError, record_implementations
 
 __all__ = [
     "beam_step",

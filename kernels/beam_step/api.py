@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import dataclasses
-import importlib
-import operator
-from collections.abc import Callable, Generator
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from kernels import dispatch
 from kernels.beam_step import gradient
-from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
+from kernels.beam_step.types import Beams, BeamStep
+from kernels.dispatch import Implementation
 from kernels.trie import Live, Trie
 from kernels.trie import live as trie_live
 
 NORMALIZE = ("vocab", "children")
 """What a row of logits may be normalised over; see `beam_step`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Implementation:
-    """A backend: a module with `beam_step` and `beam_select`, imported when first used.
-
-    Attributes:
-        module: import path of the module.
-        platforms: JAX platforms on which it may be picked by default; by name it can be asked for
-            anywhere.
-    """
-
-    module: str
-    platforms: tuple[str, ...]
 
 
 # Best first. A backend raises UnsupportedError for what it does not do, and the next is tried.
@@ -44,8 +23,6 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "xla": Implementation("kernels.beam_step.xla", platforms=("cpu", "gpu", "tpu")),
     "reference": Implementation("kernels.beam_step.reference", platforms=()),
 }
-
-_record: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("_record", default=None)
 
 
 def default_implementation(platform: str | None = None) -> str:
@@ -57,21 +34,7 @@ def default_implementation(platform: str | None = None) -> str:
     Raises:
         ValueError: no implementation is made for this platform.
     """
-    return _candidates(IMPLEMENTATIONS, None, platform)[0]
-
-
-@contextlib.contextmanager
-def record_implementations() -> Generator[list[str]]:
-    """Yields a list to which every beam step called inside adds the implementation that ran.
-
-    Under an outer `jax.jit` a step is called when it is traced.
-    """
-    names: list[str] = []
-    token = _record.set(names)
-    try:
-        yield names
-    finally:
-        _record.reset(token)
+    return dispatch.candidates(IMPLEMENTATIONS, None, platform)[0]
 
 
 def beam_step(
@@ -123,9 +86,9 @@ def beam_step(
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
         UnsupportedError: the implementation asked for is not made for these arguments.
     """
-    candidates = _candidates(IMPLEMENTATIONS, implementation)
-    logits = _array("logits", logits, ("B", "M", "V"), (jnp.float32, jnp.bfloat16))
-    beams, level, num_beams = _check_search(logits, beams, trie, level, num_beams, live)
+    candidates = dispatch.candidates(IMPLEMENTATIONS, implementation)
+    logits = dispatch.array("logits", logits, ("B", "M", "V"), (jnp.float32, jnp.bfloat16))
+    beams, level, num_beams = check_search(logits, beams, trie, level, num_beams, live)
     sizes = trie.capacities.codebook_sizes
     if sizes is not None and logits.shape[-1] < sizes[level]:
         raise ValueError(
@@ -140,12 +103,14 @@ def beam_step(
                 f"log_normalizer: given with normalize={normalize!r}, which makes its own; it goes "
                 "with normalize='vocab'"
             )
-        log_normalizer = _array("log_normalizer", log_normalizer, ("B", "M"), (jnp.float32,))
+        log_normalizer = dispatch.array(
+            "log_normalizer", log_normalizer, ("B", "M"), (jnp.float32,)
+        )
         if log_normalizer.shape != logits.shape[:2]:
             raise ValueError(
                 f"log_normalizer: shape {log_normalizer.shape}; the logits need {logits.shape[:2]}"
             )
-    return _run(
+    return dispatch.run(
         IMPLEMENTATIONS,
         candidates,
         lambda module: gradient.beam_step(
@@ -191,15 +156,17 @@ def beam_select(
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
         UnsupportedError: the implementation asked for is not made for these arguments.
     """
-    candidates = _candidates(IMPLEMENTATIONS, implementation)
-    log_probs = _array("candidate_log_probs", candidate_log_probs, ("B", "M", "C"), (jnp.float32,))
-    beams, level, num_beams = _check_search(log_probs, beams, trie, level, num_beams, live)
+    candidates = dispatch.candidates(IMPLEMENTATIONS, implementation)
+    log_probs = dispatch.array(
+        "candidate_log_probs", candidate_log_probs, ("B", "M", "C"), (jnp.float32,)
+    )
+    beams, level, num_beams = check_search(log_probs, beams, trie, level, num_beams, live)
     if log_probs.shape[-1] != trie.max_children(level):
         raise ValueError(
             f"candidate_log_probs: C={log_probs.shape[-1]}; level {level} of this trie has "
             f"C={trie.max_children(level)}"
         )
-    return _run(
+    return dispatch.run(
         IMPLEMENTATIONS,
         candidates,
         lambda module: gradient.beam_select(
@@ -208,49 +175,7 @@ def beam_select(
     )
 
 
-def _candidates(
-    implementations: dict[str, Implementation],
-    implementation: str | None,
-    platform: str | None = None,
-) -> list[str]:
-    """Returns the names to try, in order."""
-    if implementation is not None:
-        if implementation not in implementations:
-            raise ValueError(
-                f"implementation: {implementation!r} is not known; there are "
-                f"{', '.join(sorted(implementations))}"
-            )
-        return [implementation]
-    platform = platform or jax.default_backend()
-    names = [name for name, entry in implementations.items() if platform in entry.platforms]
-    if not names:
-        raise ValueError(
-            f"platform: no implementation is made for {platform!r}; name one of "
-            f"{', '.join(sorted(implementations))}"
-        )
-    return names
-
-
-def _run(
-    implementations: dict[str, Implementation],
-    candidates: list[str],
-    call: Callable[[Any], BeamStep],
-) -> BeamStep:
-    for name in candidates:
-        try:
-            step = call(importlib.import_module(implementations[name].module))
-        except UnsupportedError:
-            if name == candidates[-1]:
-                raise
-            continue
-        record = _record.get()
-        if record is not None:
-            record.append(name)
-        return step
-    raise AssertionError("unreachable: there is always a candidate")
-
-
-def _check_search(
+def check_search(
     values: Array,
     beams: Beams | BeamStep,
     trie: Trie,
@@ -263,17 +188,17 @@ def _check_search(
         raise ValueError(f"trie: a {type(trie).__name__}; it must be a Trie of build_trie")
     if not (hasattr(beams, "node") and hasattr(beams, "score")):
         raise ValueError(f"beams: a {type(beams).__name__}; it must be Beams(node, score)")
-    node = _array("beams.node", beams.node, ("B", "M"), (jnp.int32,))
-    score = _array("beams.score", beams.score, ("B", "M"), (jnp.float32,))
+    node = dispatch.array("beams.node", beams.node, ("B", "M"), (jnp.int32,))
+    score = dispatch.array("beams.score", beams.score, ("B", "M"), (jnp.float32,))
     for name, array in (("beams.node", node), ("beams.score", score)):
         if array.shape != values.shape[:2]:
             raise ValueError(
                 f"{name}: shape {array.shape}; [B, M] of the scores given is {values.shape[:2]}"
             )
-    level = _integer("level", level)
+    level = dispatch.integer("level", level)
     if not 0 <= level < trie.num_levels:
         raise ValueError(f"level: {level}; the trie's levels are 0 to {trie.num_levels - 1}")
-    num_beams = _integer("num_beams", num_beams)
+    num_beams = dispatch.integer("num_beams", num_beams)
     if num_beams < 1:
         raise ValueError(f"num_beams: {num_beams}; it must be at least 1")
     if live is not None:
@@ -287,25 +212,3 @@ def _check_live(live: Live, trie: Trie, batch: int) -> None:
             f"live: a {type(live).__name__}; it must come from trie.live or trie.live_excluding"
         )
     trie_live.check(live, trie, batch)
-
-
-def _array(name: str, value: Any, axes: tuple[str, ...], dtypes: tuple[Any, ...]) -> Array:
-    """Returns `value` as a JAX array, checked; NumPy's float64 is refused, not cut to float32."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None or dtype not in [jnp.dtype(d) for d in dtypes]:
-        allowed = " or ".join(str(jnp.dtype(d)) for d in dtypes)
-        raise ValueError(f"{name}: an array of {dtype or type(value)}; it must be {allowed}")
-    if len(value.shape) != len(axes) or not all(value.shape):
-        raise ValueError(
-            f"{name}: shape {tuple(value.shape)}; it must be [{', '.join(axes)}], none of them 0"
-        )
-    return jnp.asarray(value)
-
-
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise ValueError(f"{name}: {value}; it must be a static integer")
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name}: {value!r}; it must be a static integer") from error

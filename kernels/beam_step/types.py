@@ -11,14 +11,6 @@ from jaxtyping import Array, Float32, Int32
 from kernels.trie import DEAD_NODE
 
 
-class UnsupportedError(NotImplementedError):
-    """A backend is not made for these arguments; the next one may be.
-
-    A class of its own, so that a `NotImplementedError` of JAX's, which is a bug of the backend,
-    surfaces instead of making a silent slow path.
-    """
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Beams:

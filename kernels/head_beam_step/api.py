@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.beam_step import api as beam_step_api
-from kernels.beam_step.api import NORMALIZE, Implementation
+from kernels import dispatch
+from kernels.beam_step.api import NORMALIZE, check_search
 from kernels.beam_step.types import Beams, BeamStep
+from kernels.dispatch import Implementation
 from kernels.trie import Live, Trie
 
 # Best first, as for the beam step.
@@ -59,18 +60,16 @@ def head_beam_step(
         ValueError: an argument has a wrong shape, dtype or value; before anything is compiled.
         UnsupportedError: the implementation asked for is not made for these arguments.
     """
-    candidates = beam_step_api._candidates(IMPLEMENTATIONS, implementation)
+    candidates = dispatch.candidates(IMPLEMENTATIONS, implementation)
     dtypes = (jnp.float32, jnp.bfloat16)
-    hidden = beam_step_api._array("hidden", hidden, ("B", "M", "D"), dtypes)
-    head = beam_step_api._array("head", head, ("V", "D"), dtypes)
+    hidden = dispatch.array("hidden", hidden, ("B", "M", "D"), dtypes)
+    head = dispatch.array("head", head, ("V", "D"), dtypes)
     if head.shape[1] != hidden.shape[2] or head.dtype != hidden.dtype:
         raise ValueError(
             f"head: {head.dtype} {head.shape}; it must be {hidden.dtype} [V, {hidden.shape[2]}], "
             "as hidden is"
         )
-    beams, level, num_beams = beam_step_api._check_search(
-        hidden, beams, trie, level, num_beams, live
-    )
+    beams, level, num_beams = check_search(hidden, beams, trie, level, num_beams, live)
     sizes = trie.capacities.codebook_sizes
     if sizes is not None and head.shape[0] < sizes[level]:
         raise ValueError(
@@ -78,7 +77,7 @@ def head_beam_step(
         )
     if normalize not in NORMALIZE:
         raise ValueError(f"normalize: {normalize!r}; it must be one of {', '.join(NORMALIZE)}")
-    return beam_step_api._run(
+    return dispatch.run(
         IMPLEMENTATIONS,
         candidates,
         lambda module: module.head_beam_step(

@@ -13,7 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from kernels.beam_step.pallas_tpu import select
-from kernels.beam_step.types import UnsupportedError
+from kernels.dispatch import UnsupportedError
 from kernels.trie.layout import LINE, Field
 
 MAX_BEAMS = 512

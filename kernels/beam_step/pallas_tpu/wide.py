@@ -39,7 +39,7 @@ from kernels.beam_step.pallas_tpu.wide_score import (
     write_scores,
 )
 from kernels.beam_step.pallas_tpu.x32 import in_32_bits
-from kernels.beam_step.types import UnsupportedError
+from kernels.dispatch import UnsupportedError
 from kernels.trie import DEAD_NODE
 
 # A table of so few lines is copied as a whole; the others line by line.

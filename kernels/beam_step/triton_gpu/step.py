@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
+from kernels.beam_step.types import Beams, BeamStep
+from kernels.dispatch import UnsupportedError
 from kernels.trie import Live, Trie
 from kernels.trie.tables import MaskTable, RowTable
 from kernels.triton_launch import is_interpreted, launch

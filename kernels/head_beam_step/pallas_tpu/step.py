@@ -19,11 +19,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Float32, Int32
 
+from kernels import dispatch
 from kernels.beam_step import api as beam_step_api
-from kernels.beam_step import record_implementations
 from kernels.beam_step import xla as beam_step_xla
 from kernels.beam_step.pallas_tpu.x32 import in_32_bits
-from kernels.beam_step.types import Beams, BeamStep, UnsupportedError
+from kernels.beam_step.types import Beams, BeamStep
+from kernels.dispatch import UnsupportedError
 from kernels.head_beam_step import xla
 from kernels.head_beam_step.logits import logits_of
 from kernels.head_beam_step.xla import log_probs_of
@@ -99,9 +100,9 @@ def head_beam_step(
         return beam_step_xla.beam_select(log_probs, beams, trie, level, **options)
 
     def compiled(log_probs: Array) -> BeamStep:
-        names = beam_step_api._candidates(beam_step_api.IMPLEMENTATIONS, None, "tpu")
-        with record_implementations():  # The caller asked for one step, and hears of one.
-            return beam_step_api._run(
+        names = dispatch.candidates(beam_step_api.IMPLEMENTATIONS, None, "tpu")
+        with dispatch.record_implementations():  # The caller asked for one step, and hears of one.
+            return dispatch.run(
                 beam_step_api.IMPLEMENTATIONS,
                 names,
                 lambda module: module.beam_select(log_probs, beams, trie, level, **options),
