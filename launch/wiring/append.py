@@ -27,6 +27,8 @@ def append_items(
 ) -> AppendedItems:
     """Gives SIDs to the items of a file, and returns all that have been appended so far.
 
+    Called again with the same file it changes nothing.
+
     Raises:
         ValueError: the SIDs were given and not made, a mistake in the file, an item that is there
             already, or vectors that do not fit.
@@ -53,6 +55,10 @@ def append_items(
     before = AppendedItems.load(job.sids / catalogue.APPENDED, table, digest)
     items = read_new_items(path)
     ids = items["raw_item_id"].to_list()
+    if set(ids) <= set(before.raw_item_ids):
+        # As after a run that was killed between its file and its end: there is nothing to do.
+        print(f"note: {path}: all {len(ids)} items were appended before", file=sys.stderr)
+        return before
     known = {*table.raw_item_ids, *before.raw_item_ids}
     old = next((raw_item_id for raw_item_id in ids if raw_item_id in known), None)
     if old is not None:

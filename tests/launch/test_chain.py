@@ -507,6 +507,16 @@ def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(sm
         assert found[name]["score"] == pytest.approx(of_model[name], abs=1e-5)
     seen = {row["item_id"] for row in recommend.recommend(copy, [["new"]], top=ALL)}
     assert "new" not in seen
+    # The same command again, as after a kill before its end, changes nothing.
+    kept = (copy.sids / "appended.json").read_bytes()
+    assert append.append_items(copy, prepared, path, None).raw_item_ids == ("new", "other")
+    assert (copy.sids / "appended.json").read_bytes() == kept
+    path.write_text(
+        "".join(
+            json.dumps(line | {"raw_item_id": name}) + "\n"
+            for line, name in zip(lines, ("new", "third"), strict=True)
+        )
+    )
     with pytest.raises(ValueError, match="item 'new' has a SID already"):
         append.append_items(copy, prepared, path, None)
     again = evaluate.run_evaluation(copy)
