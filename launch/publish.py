@@ -18,9 +18,8 @@ import sys
 
 from absl import flags
 
-from launch.tpu import shell
-from launch.tpu.commands import Command
-from launch.wiring import program, verbs
+from launch.wiring import program, shell, verbs
+from launch.wiring.shell import Command
 
 _REPO = flags.DEFINE_string("repo", "", "Name of the repository, or OWNER/NAME.")
 _VISIBILITY = flags.DEFINE_enum(

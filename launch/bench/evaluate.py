@@ -37,7 +37,6 @@ from configs import blocks
 from kernels.trie import build_trie
 from launch.bench.evaluate_floor import Products, floor_seconds, matrix_products, measure_rates
 from launch.bench.evaluate_naive import Uncached
-from launch.bench.loader import SyntheticLog
 from launch.wiring import sid
 from launch.wiring.search import make_searcher
 from minirec.decoding import BeamSearcher, Buckets
@@ -46,6 +45,7 @@ from minirec.evaluation import KS, evaluate_lists
 from minirec.models import SidDecoder
 from minirec.sids import SidTable, SidVocab
 from pipelines.batches.train_batches import Batch, EvalBatches, eval_batches
+from pipelines.synthetic import SyntheticLog
 
 NAIVE = "recomputed_prefixes"
 _MAX_EVENTS = 51  # the last is the target

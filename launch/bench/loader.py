@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +23,13 @@ from launch.bench.loader_peers import (
 )
 from launch.bench.peer import PYTHON as TORCH_PYTHON
 from pipelines.batches.train_batches import Batch, BatchConfig, TrainBatches, train_batches
+from pipelines.synthetic import NUM_ITEMS, SyntheticLog, synthetic_log
 
-_NUM_ITEMS = 12_000
 _NUM_LEVELS = 4
 _MAX_ITEMS = 10
 _BATCH_SIZE = 512
 _TURNS = 5
 _GRAIN, _TORCH = "grain_per_element", "torch_dataloader"
-
-
-@dataclasses.dataclass(frozen=True)
-class SyntheticLog:
-    """A prepared data set in memory, of random items: what the loader reads and nothing more."""
-
-    columns: dict[str, np.ndarray]
-    offsets: np.ndarray
-    train_sequences: np.ndarray
-    num_items: int
-    splits: dict[str, np.ndarray]
-    event_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    @property
-    def train_count(self) -> np.ndarray:
-        """int64: training interactions of each item."""
-        item = self.columns["item"]
-        _, start, stop = self.train_sequences.T
-        edges = np.zeros(len(item) + 1, np.int64)
-        np.add.at(edges, start, 1)
-        np.add.at(edges, stop, -1)
-        in_training = np.cumsum(edges[:-1]) > 0
-        return np.bincount(item[in_training], minlength=self.num_items)
-
-    def views(self, split: str) -> np.ndarray:
-        """Returns the views of a split."""
-        return self.splits[split]
-
-
-def synthetic_log(
-    num_users: int, *, num_items: int = _NUM_ITEMS, mean_events: int = 12, seed: int = 0
-) -> SyntheticLog:
-    """Returns a log of random items, at least four events a user, a long tail, leave-one-out."""
-    rng = np.random.default_rng(seed)
-    length = rng.geometric(1 / (mean_events - 3), num_users) + 3
-    offsets = np.concatenate([[0], np.cumsum(length)])
-    items = rng.integers(0, num_items, offsets[-1], np.int32)
-    users, start, end = np.arange(num_users), offsets[:-1], offsets[1:]
-    in_training = length - 2
-    of_view = np.repeat(users, in_training - 1)
-    first_view = np.cumsum(in_training - 1) - (in_training - 1)
-    stop = start[of_view] + 1 + np.arange(len(of_view)) - first_view[of_view]
-    splits = {
-        "train": np.stack([of_view, start[of_view], stop], axis=1),
-        "valid": np.stack([users, start, end - 2], axis=1),
-        "test": np.stack([users, start, end - 1], axis=1),
-    }
-    sequences = np.stack([users, start, end - 2], axis=1)
-    return SyntheticLog({"item": items}, offsets, sequences, num_items, splits)
 
 
 def run(
@@ -118,7 +69,7 @@ def run(
     """
     log = synthetic_log(num_users)
     rng = np.random.default_rng(1)
-    item_tokens = rng.integers(2, 1026, (_NUM_ITEMS, _NUM_LEVELS), np.int32)
+    item_tokens = rng.integers(2, 1026, (NUM_ITEMS, _NUM_LEVELS), np.int32)
     config = BatchConfig(batch_size, _MAX_ITEMS, num_threads=0, prefetch=0)
     cases = {
         "windows": config,

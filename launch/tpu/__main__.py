@@ -18,12 +18,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from launch.tpu import commands, shell
-from launch.tpu.commands import ROOT, Command, Package
+from launch.tpu import commands
+from launch.tpu.commands import ROOT, Package
 from launch.tpu.job import job_from
 from launch.tpu.spec import PROVISIONING, TpuSpec
 from launch.tpu.watch import Watch
-from launch.wiring import program, verbs
+from launch.wiring import program, shell, verbs
+from launch.wiring.shell import Command
 
 _NAME = flags.DEFINE_string("name", "", "Name of the TPU VM.")
 _PROJECT = flags.DEFINE_string("project", "", "Google Cloud's project.")

@@ -14,29 +14,12 @@ from launch.tpu.job import Job
 from launch.tpu.spec import TpuSpec
 from launch.tpu.tpu_vm import WORD
 from launch.wiring.program import UsageError
+from launch.wiring.shell import Command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _SCRIPT = Path(__file__).parent / "tpu_vm.py"
 _WHEEL = re.compile(r"[A-Za-z0-9_.+-]+\.whl", re.ASCII)
 _EXTRAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*", re.ASCII)
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A command.
-
-    Attributes:
-        arguments: program and arguments.
-        unless: a command that makes this one needless if it succeeds.
-    """
-
-    arguments: tuple[str, ...]
-    unless: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """Returns the command as a line for a POSIX shell."""
-        line = shlex.join(self.arguments)
-        return f"{shlex.join(self.unless)} > /dev/null 2>&1 || {line}" if self.unless else line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from launch.tpu import commands, shell
-from launch.tpu.commands import Command, Package
+from launch.tpu import commands
+from launch.tpu.commands import Package
 from launch.tpu.job import Job
 from launch.tpu.spec import TpuSpec
 from launch.tpu.tpu_vm import WORD
+from launch.wiring import shell
+from launch.wiring.shell import Command
 
 LOST = ("PREEMPTED", "TERMINATED", "STOPPED")
 """States of a VM that will not come back by itself."""

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
-from launch.tpu.commands import Command
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        arguments: program and arguments.
+        unless: a command that makes this one needless if it succeeds.
+    """
+
+    arguments: tuple[str, ...]
+    unless: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Returns the command as a line for a POSIX shell."""
+        line = shlex.join(self.arguments)
+        return f"{shlex.join(self.unless)} > /dev/null 2>&1 || {line}" if self.unless else line
 
 
 class CommandFailedError(Exception):

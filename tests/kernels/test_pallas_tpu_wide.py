@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.beam_step.pallas_tpu import wide
 from kernels.beam_step.pallas_tpu.wide import wide_step
-from kernels.beam_step.types import UnsupportedError
+from kernels.dispatch import UnsupportedError
 from tests.bounds import assert_close, log_softmax_roundings
 
 

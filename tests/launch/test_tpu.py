@@ -18,12 +18,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from launch.tpu import commands, shell, tpu_vm
+from launch.tpu import commands, tpu_vm
 from launch.tpu.commands import Package
 from launch.tpu.job import Job, job_from
 from launch.tpu.spec import TpuSpec
 from launch.tpu.watch import Watch
-from launch.wiring import program
+from launch.wiring import program, shell
 from launch.wiring.program import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

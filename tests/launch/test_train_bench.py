@@ -8,11 +8,11 @@ import configs.amazon_beauty
 from launch.bench import __main__ as bench
 from launch.bench import evaluate, evaluate_floor, training
 from launch.bench.evaluate_floor import ATTENTION
-from launch.bench.loader import SyntheticLog
 from launch.bench.training_floor import Places, item_products, mean_products, token_products
 from minirec.models import ItemDecoderConfig, SidDecoderConfig, TrunkConfig
 from minirec.training import ItemTask, SidPrefixes, SidTask
 from pipelines.batches.train_batches import BatchConfig, train_batches
+from pipelines.synthetic import SyntheticLog
 
 TRUNK = TrunkConfig(num_layers=2, width=3, num_heads=5, num_kv_heads=1, head_dim=2, mlp_width=7)
 

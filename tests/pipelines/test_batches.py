@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from launch.bench.loader import synthetic_log
 from pipelines.batches.examples import history_examples, window_examples
 from pipelines.batches.train_batches import BatchConfig, train_batches
+from pipelines.synthetic import synthetic_log
 
 NUM_ITEMS, NUM_LEVELS, MAX_ITEMS = 61, 3, 5
 PAD, BOS = 0, 1

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from launch.bench.loader import synthetic_log
 from pipelines.batches.train_batches import eval_batches, prompt_batch
+from pipelines.synthetic import synthetic_log
 
 NUM_ITEMS, NUM_LEVELS = 61, 3
 PAD, BOS = 0, 1

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from launch.bench.loader import SyntheticLog, synthetic_log
 from pipelines.batches.train_batches import BatchConfig, eval_batches, train_batches
 from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
+from pipelines.synthetic import SyntheticLog, synthetic_log
 
 NUM_LEVELS, MAX_ITEMS = 2, 3
 VIEW, CART, PING = range(3)

@@ -5,10 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from launch.bench.loader import run, synthetic_log
+from launch.bench.loader import run
 from launch.bench.loader_peers import Elements, has_torch, torch_speed
 from launch.bench.peer import PYTHON as TORCH_PYTHON
 from pipelines.batches.train_batches import BatchConfig, train_batches
+from pipelines.synthetic import synthetic_log
 
 SMALL = {"num_users": 50, "seconds": 0.02, "batch_size": 16}
 

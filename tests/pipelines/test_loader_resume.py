@@ -7,8 +7,8 @@ import grain
 import numpy as np
 import pytest
 
-from launch.bench.loader import synthetic_log
 from pipelines.batches.train_batches import BatchConfig, train_batches
+from pipelines.synthetic import synthetic_log
 
 NUM_ITEMS = 40
 STEPS = 14

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from launch.bench.loader import synthetic_log
 from pipelines.batches.train_batches import BatchConfig, train_batches
+from pipelines.synthetic import synthetic_log
 
 NUM_ITEMS, BATCH_SIZE = 50, 32
 CONFIGS = {

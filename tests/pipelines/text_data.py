@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from configs.prompts import sft_prompts
-from launch.bench.loader import SyntheticLog, synthetic_log
 from minirec.sids import SidTable
+from pipelines.synthetic import SyntheticLog, synthetic_log
 from pipelines.text.answers import sid_names
 from pipelines.text.prompts import parse_templates
 from pipelines.text.train_tokenizer import train_tokenizer
