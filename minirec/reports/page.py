@@ -137,7 +137,8 @@ def _metrics(report: Report) -> str:
     return section(
         "Metrics",
         f"{note} {shown_html(report.chosen_note)}".strip(),
-        f'<div class="columns">{tables}</div>',
+        # One below the other: side by side the last recommenders would stand outside the picture.
+        f'<div class="stack">{tables}</div>',
     )
 
 

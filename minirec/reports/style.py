@@ -64,6 +64,8 @@ small { font-size: 0.78rem; color: var(--muted); font-weight: 400; }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr));
 }
 .columns > * { min-width: 0; }
+.stack { display: grid; gap: 2rem; }
+.stack > * { min-width: 0; }
 .scroll { overflow-x: auto; }
 .scroll:focus-visible { outline: 2px solid var(--model); outline-offset: 4px; }
 table {
@@ -128,10 +130,12 @@ pre {
   overflow-x: auto; font-size: 0.85rem; line-height: 1.45;
 }
 @media (max-width: 30rem) {
-  .metrics { font-size: 0.88rem; }
-  .metrics th, .metrics td { padding-left: 0.2rem; padding-right: 0.2rem; }
+  .metrics { font-size: 0.8rem; }
+  .metrics th, .metrics td { padding-left: 0.15rem; padding-right: 0.15rem; }
   .metrics th:first-child { padding-left: 0; }
-  .metrics small { font-size: 0.7rem; }
+  .metrics thead th { font-size: 0.7rem; }
+  .metrics tbody th { white-space: normal; }
+  .metrics small { font-size: 0.65rem; white-space: normal; }
   .metrics thead .swatch { display: block; margin: 0 0 0.25rem auto; }
 }
 @media print { :root { --page: #fff; } section, figure, .card { break-inside: avoid; } }
