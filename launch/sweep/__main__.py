@@ -26,7 +26,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ _BY = flags.DEFINE_enum(
     "Recommender whose NDCG@10 sorts the table.",
 )
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"
+# A run's record tells these by what lies there; before there is a run, their paths must do.
+_TOLD_BY_PATH = ("family", "model.checkpoint")
 # What a report and a line of results say of how good a run is, and by what code.
 _PAIR = Kind(
     "two numbers",
@@ -113,7 +115,7 @@ def plan(job: program.Job, settings: Sequence[Setting], folder: Path) -> list[Ru
     for setting in settings:
         for seed in setting.seeds:
             config = setting.config(job.config, seed)
-            plain = _plain(config)
+            plain = _plain(config, setting.fields)
             data = _digest(plain["data"])
             sids = _digest([plain["data"], plain["sids"], seed])
             said = {field.rpartition(".")[2]: value for field, value in setting.fields.items()}
@@ -340,10 +342,16 @@ def _commit() -> tuple[str | None, bool | None]:
     return None, None
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns what of a config makes two runs the same, as JSON knows it."""
+def _plain(config: ConfigDict, varied: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns what of a config makes two runs the same, as JSON knows it.
+
+    Args:
+        config: a run's.
+        varied: fields that its grid changes, which tell its runs apart whatever they change.
+    """
     plain = json.loads(json.dumps(config.to_dict()))
-    return made_with.without(plain, made_with.CHANGE_NOTHING)
+    kept = {*varied, *_TOLD_BY_PATH}
+    return made_with.without(plain, [f for f in made_with.CHANGE_NOTHING if f not in kept])
 
 
 def _digest(value: Any) -> str:

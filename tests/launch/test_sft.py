@@ -10,6 +10,9 @@ import pytest
 from flax import nnx
 
 from launch import evaluate, recommend, sft, train
+from launch.sweep import __main__ as sweep
+from launch.sweep import sweep_run
+from launch.sweep.grid import read_grid
 from launch.wiring import catalogue, fusion_run, language, program
 from minirec import files
 from minirec.models.hf import load_checkpoint
@@ -340,6 +343,14 @@ def test_it_recommends_to_any_history(done):
     predictions = json.loads((done.run / "report" / "predictions.json").read_text())
     first = next(recommend.recommend(done, histories[:1], top=1, rank_by="model"))
     assert first["sid"] == predictions[0]["predict"][0]
+
+
+def test_it_is_swept(done, tmp_path):
+    job = make_job(tmp_path, **{"train.num_steps": 4, "train.eval_every": 4})
+    settings = read_grid("sft.compare_new_rows=0", job.config)
+    swept = sweep.run_sweep(job, settings, execute=sweep_run.execute)
+    assert (swept.num_finished, swept.num_failed) == (1, 0)
+    assert swept.rows[0].estimates["system"]["ndcg@10"].value >= 0
 
 
 def test_a_changed_field_is_refused_or_said_to_change_nothing(done):

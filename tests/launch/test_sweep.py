@@ -1,6 +1,7 @@
 """A sweep: what it shares, leaves out, goes on with and refuses; the runs are mostly played."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -169,6 +170,12 @@ def test_what_equal_runs_share(tmp_path):
     dense, sparse = planned("data.k_core=5,0")
     assert dense.job.prepared != sparse.job.prepared
     assert dense.job.sids != sparse.job.sids
+    # What changes nothing where one log is asked for is another log's sign where two are.
+    own = program.load_config_module("own_log").get_config("sasrec")
+    logs = sweep.plan(
+        dataclasses.replace(job, config=own), read_grid("data.source.folder=a,b", own), tmp_path
+    )
+    assert len({run.job.prepared for run in logs}) == 2
     # A larger grid finds the runs of a smaller one.
     assert {a.name, c.name} < {run.name for run in planned("model.dropout=0.1,0.15,0.2")}
 
