@@ -26,11 +26,17 @@ import kernels.bench.decode
 import kernels.bench.head_beam_step
 import kernels.bench.sweep
 import kernels.bench.trie
-import launch.bench.loader
-import launch.bench.prepare
-import launch.bench.prepare_spark
-import launch.bench.rq_kmeans
-from launch.bench import evaluate, generate, plot, sft_training, training
+from launch.bench import (
+    evaluate,
+    generate,
+    loader,
+    plot,
+    prepare,
+    prepare_spark,
+    rq_kmeans,
+    sft_training,
+    training,
+)
 from launch.wiring import program
 
 _ONLY = flags.DEFINE_list("only", [], "Benchmarks to run; default all.")
@@ -48,7 +54,7 @@ _LARGE_ROWS = flags.DEFINE_integer(
 )
 _SPARK_ROWS = flags.DEFINE_multi_integer(
     "spark_rows",
-    list(launch.bench.prepare_spark.SIZES),
+    list(prepare_spark.SIZES),
     "Rows of a log that prepare_spark reads in memory and on Spark; may be given several times.",
     lower_bound=1,
 )
@@ -88,12 +94,10 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "beam_step": kernels.bench.beam_step.run,
     "decode": lambda: kernels.bench.decode.run(num_sids=_NUM_SIDS.value),
     "head_beam_step": kernels.bench.head_beam_step.run,
-    "loader": launch.bench.loader.run,
-    "rq_kmeans": launch.bench.rq_kmeans.run,
-    "prepare": lambda: launch.bench.prepare.run(
-        _NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value
-    ),
-    "prepare_spark": lambda: launch.bench.prepare_spark.run(_SPARK_ROWS.value, _BENCH_DIR.value),
+    "loader": loader.run,
+    "rq_kmeans": rq_kmeans.run,
+    "prepare": lambda: prepare.run(_NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value),
+    "prepare_spark": lambda: prepare_spark.run(_SPARK_ROWS.value, _BENCH_DIR.value),
     "evaluate": lambda: evaluate.run(_NUM_USERS.value),
     "generate": lambda: itertools.chain.from_iterable(
         generate.run(_GENERATE_USERS.value, peer_users=_GENERATE_USERS.value // 4, setting=setting)

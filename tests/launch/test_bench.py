@@ -60,9 +60,7 @@ def test_the_number_of_sids_reaches_trie_and_decode(monkeypatch):
 @pytest.mark.usefixtures("parsed")
 def test_the_sizes_of_the_logs_and_their_folder_reach_prepare(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(
-        bench.pipelines.prepare_bench, "run", lambda *given: iter([asked.append(given) or {}])
-    )
+    monkeypatch.setattr(bench.prepare, "run", lambda *given: iter([asked.append(given) or {}]))
     with flagsaver.flagsaver(only=["prepare"], num_rows=7, large_rows=0, bench_dir=str(tmp_path)):
         bench.main()
     assert asked == [(7, 0, str(tmp_path))]
@@ -72,7 +70,7 @@ def test_the_sizes_of_the_logs_and_their_folder_reach_prepare(monkeypatch, tmp_p
 def test_the_sizes_of_the_logs_and_their_folder_reach_prepare_spark(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
-        bench.pipelines.spark.bench, "run", lambda *given: iter([asked.append(given) or {}])
+        bench.prepare_spark, "run", lambda *given: iter([asked.append(given) or {}])
     )
     with flagsaver.flagsaver(only=["prepare_spark"], spark_rows=[7, 9], bench_dir=str(tmp_path)):
         bench.main()

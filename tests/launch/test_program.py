@@ -97,7 +97,7 @@ def test_the_benchmarks_are_listed_without_running():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=quickstart:smoke"], "variant 'smoke'"),
+        (["--config=quickstart:smok"], "variant 'smok'"),
         (["--config=quickstart", "--config.train.num_stps=3"], "num_stps"),
         (["--config=quickstart", "--workdir="], "--workdir is missing"),
         (["--config=quickstart", "--run=../x"], "--run='../x'"),
@@ -120,8 +120,7 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch
 _ENDS = """
 import os
 import numpy as np
-from configs import blocks
-from launch import program
+from launch.wiring import program
 
 def deep():
     deep()

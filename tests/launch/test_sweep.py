@@ -338,8 +338,8 @@ def test_a_signal_goes_to_the_run_at_hand(tmp_path, monkeypatch):
     class Child:
         def __init__(self, command, **options):
             assert options["start_new_session"]
-            assert command[:-4] == child.tied([])  # It ends with the sweep.
-            assert command[-1] == f"--sweep_run={tmp_path}"
+            own = child.module_command("launch.sweep.sweep_run", f"--sweep_run={tmp_path}")
+            assert command == child.tied(own)  # It ends with the sweep.
 
         def send_signal(self, number):
             sent.append(number)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import blocks
 from minirec.sids import rq_vae_training
 from minirec.sids.append import append_sids
 from minirec.sids.codebooks import Codebooks
@@ -355,6 +356,4 @@ def test_wrong_vectors_and_sizes_are_named_before_any_work():
 
 
 def test_the_config_files_defaults_are_those_of_the_library():
-    from configs import base
-
-    assert RQVAEConfig(**base.get_config().sids.rq_vae.to_dict()) == RQVAEConfig()
+    assert RQVAEConfig(**blocks.sids().rq_vae.to_dict()) == RQVAEConfig()
