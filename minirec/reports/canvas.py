@@ -10,7 +10,9 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from minirec.reports.html_parts import shown_html
+from markupsafe import Markup, escape
+
+from minirec.files import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,8 +73,8 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
     axes.patch.set_alpha(0)
 
 
-def to_svg(figure: Figure, label: str) -> str:
-    """Returns the figure as an `<svg>` element to stand inside a page."""
+def to_svg(figure: Figure, label: str) -> Markup:
+    """Returns the figure as an `<svg>` element, which templates take into a page as it is."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -95,8 +97,9 @@ def to_svg(figure: Figure, label: str) -> str:
     text = text.replace("xlink:href=", "href=")
     view_box = re.search(r'viewBox="[^"]*"', text)
     assert view_box is not None
-    body = text[text.index(">") + 1 :]
-    return f'<svg {view_box[0]} role="img" aria-label="{shown_html(label)}">{_own_ids(body, label)}'
+    body = _own_ids(text[text.index(">") + 1 :], label)
+    label = escape(shown(label, lines=True))
+    return Markup(f'<svg {view_box[0]} role="img" aria-label="{label}">{body}')
 
 
 def _own_ids(body: str, label: str) -> str:

@@ -1,60 +1,113 @@
-"""What the HTML pages share: the document around everything, sections, figures and names."""
+"""What the HTML pages share: their templates, and the tables and figures that these show.
+
+Python computes values and texts; all markup lies in `templates/`.
+"""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
-import html
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
 
 from minirec.files import shown
-from minirec.reports.style import STYLE
 
-_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; style-src-attr 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'"
+_TEMPLATES = Path(__file__).parent / "templates"
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
 )
 
 
-def shown_html(text: str) -> str:
-    """Returns text from data as HTML: markup as text, and signs that act as escapes."""
-    return html.escape(shown(text, lines=True))
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A cell of a table, or an entry of a legend.
 
-
-def document(title: str, sections: Sequence[str]) -> str:
-    """Returns the whole page; `title` and `sections` are HTML already.
-
-    Its policy lets a browser use this style sheet and the plots' style attributes, and load and run
-    nothing: markup that came in with the data after all could do nothing.
+    Attributes:
+        text: what it says.
+        small: what stands beneath in small type.
+        best: whether it is bold.
+        swatch: CSS class of the colour that stands before it; "" for none.
     """
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+
+    text: str
+    small: str = ""
+    best: bool = False
+    swatch: str = ""
 
 
-def section(title: str, note: str, body: str) -> str:
-    """Returns a section; `title` and `note` are text, `body` is HTML already."""
-    note = f'<p class="note">{shown_html(note)}</p>' if note else ""
-    return f"<section><h2>{shown_html(title)}</h2>{note}{body}</section>"
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: its name, its cells, and whether a group of rows begins with it."""
+
+    head: Cell
+    cells: Sequence[Cell]
+    first: bool = False
 
 
-def figure(svg: str, title: str, caption: str) -> str:
-    """Returns a figure; all three are HTML already."""
-    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        label: its name for those who cannot see it. It scrolls by itself; without, it does not.
+        heads: the columns' names, that of the rows' names first; none for a table without a head.
+        rows: below them.
+        css: its classes.
+        title: the caption's bold beginning.
+        caption: what it shows.
+        breaks: whether rows' names may be broken after underscores; columns' names always may.
+    """
+
+    label: str
+    heads: Sequence[Cell]
+    rows: Sequence[Row]
+    css: str = "metrics"
+    title: str = ""
+    caption: str = ""
+    breaks: bool = True
 
 
-def breakable(name: str) -> str:
-    """Returns a name's HTML that may be broken over lines after an underscore."""
-    return shown_html(name).replace("_", "_<wbr>")
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A plot with its title, its caption and a legend above that."""
+
+    title: str
+    svg: Markup
+    caption: str = ""
+    legend: Sequence[Cell] = ()
 
 
-def code(name: str) -> str:
-    """Returns a name's HTML as code."""
-    return f"<code>{shown_html(name)}</code>"
+def cells(*texts: object) -> list[Cell]:
+    """Returns a plain cell for each text."""
+    return [Cell(str(text)) for text in texts]
+
+
+def render(template: str, **data: Any) -> str:
+    """Returns a page.
+
+    Jinja takes markup in the data for text. Signs that act are made visible in the whole page, so
+    that no template can forget one.
+
+    Args:
+        template: name of the file in `templates/`.
+        data: what it shows.
+    """
+    style = style_sheet("colours.css") + style_sheet("style.css")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = _ENVIRONMENT.get_template(template).render(data, style=Markup(style), style_hash=digest)
+    return shown(page, lines=True)
+
+
+def style_sheet(name: str) -> str:
+    """Returns a style sheet of `templates/`."""
+    return (_TEMPLATES / name).read_text(encoding="utf-8")

@@ -9,8 +9,6 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from minirec.reports.html_parts import section, shown_html
-
 Health = Mapping[str, Any]
 
 NOT_NEGLIGIBLE = 0.01
@@ -120,20 +118,6 @@ def tied_targets(health: Health, split: str) -> str:
     if note := tied_note(targets, ties, split):
         return f"{note[0].upper()}{note[1:]}."
     return f"Tied {split} targets: {tied_text(targets)}."
-
-
-def health_section(health: Health) -> str:
-    """Returns the page's section on the log."""
-    rows = "".join(
-        f'<tr><th scope="row">{shown_html(name)}</th><td>{shown_html(text)}</td></tr>'
-        for name, text in health_rows(health)
-    )
-    return section(
-        "The log",
-        "What preparing counted: of all users, whatever part of them this report is of.",
-        '<div class="scroll" tabindex="0" role="region" aria-label="The log, table">'
-        f'<table class="plain words"><tbody>{rows}</tbody></table></div>',
-    )
 
 
 def _times(times: Mapping[str, Any] | None) -> str:

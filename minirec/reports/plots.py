@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from markupsafe import Markup
 
 from minirec.reports.canvas import STAND_INS, new_figure, one_axes, style_axes, to_svg
 from minirec.reports.curves import Curve
@@ -25,7 +26,9 @@ def css_name(recommender: str) -> str:
     return recommender if recommender in STAND_INS else "other"
 
 
-def line_plot(curve: Curve, *, label: str, x_label: str, y_label: str, smooth: bool = False) -> str:
+def line_plot(
+    curve: Curve, *, label: str, x_label: str, y_label: str, smooth: bool = False
+) -> Markup:
     """Returns a curve over training steps as SVG.
 
     Args:
@@ -59,7 +62,7 @@ def line_plot(curve: Curve, *, label: str, x_label: str, y_label: str, smooth: b
     return to_svg(figure, label)
 
 
-def hit_curves(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label: str) -> str:
+def hit_curves(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label: str) -> Markup:
     """Returns HR@K for every K up to `longest`, one line a recommender, as SVG."""
     figure, axes = one_axes("K, length of the list (log scale)", "HR@K")
     ks = np.arange(1, longest + 1)
@@ -74,7 +77,7 @@ def hit_curves(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, labe
     return to_svg(figure, label)
 
 
-def rank_bars(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label: str) -> str:
+def rank_bars(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label: str) -> Markup:
     """Returns the share of users whose target stands in each range of places, as SVG."""
     bins = [(low, min(high, longest)) for low, high in RANK_BINS if low < longest]
     figure, axes = one_axes("place of the target in the list", "share of users")
@@ -93,7 +96,7 @@ def rank_bars(ranks: Mapping[str, Int[np.ndarray, " n"]], longest: int, *, label
     return to_svg(figure, label)
 
 
-def codebook_bars(counts: Sequence[Int[np.ndarray, " K"]], *, label: str) -> str:
+def codebook_bars(counts: Sequence[Int[np.ndarray, " K"]], *, label: str) -> Markup:
     """Returns how many items each code has, codes sorted, one panel a level, as SVG."""
     columns = min(len(counts), 2)
     rows = -(-len(counts) // columns)
@@ -124,7 +127,7 @@ def codebook_bars(counts: Sequence[Int[np.ndarray, " K"]], *, label: str) -> str
 
 def popularity_curves(
     counts: Mapping[str, Int[np.ndarray, " N"]], order: Int[np.ndarray, " N"], *, label: str
-) -> str:
+) -> Markup:
     """Returns which share of lists goes to the most popular items, cumulative, as SVG.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from minirec.reports.canvas import SERIES, STAND_INS, one_axes, to_svg
 
@@ -23,7 +24,7 @@ def level_lines(
     label: str,
     y_label: str,
     reference: tuple[float, str] | None = None,
-) -> str:
+) -> Markup:
     """Returns lines over the levels as SVG.
 
     Args:
@@ -69,7 +70,7 @@ def level_bars(
     *,
     label: str,
     y_label: str,
-) -> str:
+) -> Markup:
     """Returns a bar a level and quantiser as SVG: `inner` solid within `outer`, which is pale."""
     figure, axes = one_axes("", y_label)
     width = 0.8 / len(inner)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minirec import files
-from minirec.reports.html_parts import breakable, document, figure, section, shown_html
+from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render
 from minirec.reports.report import CHOSEN, chosen_note, marked
 from minirec.reports.seeds import METRICS, Estimate, SettingRow, distinct_baselines, recommenders
 
@@ -78,15 +78,13 @@ def write_sweep(folder: str | os.PathLike[str], sweep: Sweep) -> Path:
     path = folder / sweep.file_name("index.html")
     path.unlink(missing_ok=True)
     files.write_text(folder / sweep.file_name("table.md"), markdown(sweep))
-    plot = ""
+    plot = None
     if sweep.num_finished:
         from minirec.reports import sweep_plots  # matplotlib is slow to import
 
         plot = _plot(sweep)
-        files.write_text(
-            folder / sweep.file_name("plot.svg"),
-            sweep_plots.standalone(plot, _legend_entries(sweep)),
-        )
+        standalone = sweep_plots.standalone(plot.svg, plot.legend)
+        files.write_text(folder / sweep.file_name("plot.svg"), standalone)
     files.write_text(path, _page(sweep, plot))
     return path
 
@@ -193,61 +191,31 @@ def row_names(rows: Sequence[SettingRow]) -> list[str]:
     return names
 
 
-def _page(sweep: Sweep, plot: str) -> str:
-    title = shown_html(f"{sweep.name} · sweep")
-    failed = f" · {sweep.num_failed} failed" if sweep.num_failed else ""
-    header = (
-        f'<header><p class="kicker">minirec sweep</p><h1>{shown_html(sweep.name)}</h1>'
-        f'<p class="meta">{shown_html(sweep.dataset)} · {shown_html(sweep.split)} split · '
-        f"{len(sweep.rows)} settings · {sweep.num_finished} of {sweep.num_wanted} runs finished"
-        f"{failed}</p></header>"
-    )
-    sections = [header]
-    if plot:
-        legend = "".join(
-            f'<span><i class="swatch {colour}" aria-hidden="true"></i>{shown_html(name)}</span>'
-            for name, colour in _legend_entries(sweep)
-        )
-        shown = figure(plot, "Settings, best first", f'<span class="legend">{legend}</span>')
-        chosen = shown_html(chosen_note(sweep.chosen_on, "Of a row's users"))
-        note = f"Vertical lines are the baselines. {chosen}".strip()
-        sections.append(section("Plot", note, shown))
-    tables = _html_table("Settings", *table(sweep), note=caption(sweep))
-    head, lines = baseline_table(sweep)
-    if lines:
-        tables += '<div class="plain">' + _html_table("Baselines", head, lines) + "</div>"
-    sections.append(section("Table", "", tables))
-    text = shown_html(json.dumps(sweep.config, indent=2, ensure_ascii=False))
-    sections.append(
-        "<section><details><summary>Configuration</summary>"
-        f'<p class="muted">What the settings change.</p><pre>{text}</pre></details></section>'
-    )
-    return document(title, sections)
-
-
-def _html_table(
-    title: str, head: Sequence[str], lines: Sequence[Sequence[str]], note: str = ""
-) -> str:
-    heads = "".join(f'<th scope="col">{breakable(text)}</th>' for text in head)
-    rows = "".join(
-        f'<tr><th scope="row">{shown_html(line[0])}</th>'
-        + "".join(f"<td>{_html_cell(text)}</td>" for text in line[1:])
-        + "</tr>"
-        for line in lines
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}, table">'
-        f'<table class="metrics"><caption><strong>{title}</strong> {shown_html(note)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+def _page(sweep: Sweep, plot: Figure | None) -> str:
+    return render(
+        "sweep.html",
+        sweep=sweep,
+        plot=plot,
+        chosen=chosen_note(sweep.chosen_on, "Of a row's users"),
+        settings=_page_table("Settings", *table(sweep), caption=caption(sweep)),
+        baselines=_page_table("Baselines", *baseline_table(sweep)),
+        config=json.dumps(sweep.config, indent=2, ensure_ascii=False),
     )
 
 
-def _html_cell(text: str) -> str:
+def _page_table(
+    title: str, head: Sequence[str], lines: Sequence[Sequence[str]], caption: str = ""
+) -> Table:
+    rows = [Row(Cell(line[0]), [_page_cell(text) for text in line[1:]]) for line in lines]
+    return Table(title, cells(*head), rows, title=title, caption=caption, breaks=False)
+
+
+def _page_cell(text: str) -> Cell:
     estimate = re.fullmatch(r"([\d.]+) (\[[-\d., ]+\])", text)
-    return f"{estimate[1]}<small>{estimate[2]}</small>" if estimate else shown_html(text)
+    return Cell(estimate[1], estimate[2]) if estimate else Cell(text)
 
 
-def _plot(sweep: Sweep) -> str:
+def _plot(sweep: Sweep) -> Figure:
     from minirec.reports import sweep_plots
 
     rows = [row for row in sweep.rows if row.num_seeds]
@@ -263,18 +231,11 @@ def _plot(sweep: Sweep) -> str:
     )
     chosen = chosen_note(sweep.chosen_on, "Of a row's users")
     label = f"Settings of {sweep.name} with 95% intervals. {spoken}. {chosen}".strip()
-    return sweep_plots.setting_dots(rows, names, distinct_baselines(rows), label=label)
-
-
-def _legend_entries(sweep: Sweep) -> list[tuple[str, str]]:
-    from minirec.reports.sweep_plots import series_of
-
-    trained = [
-        (marked(name, sweep.chosen_on), colour)
-        for name, colour in series_of(recommenders(sweep.rows)).items()
-    ]
-    baselines = dict.fromkeys(name for name, _ in distinct_baselines(sweep.rows))
-    return trained + [(name, name) for name in baselines]
+    baselines = distinct_baselines(rows)
+    svg = sweep_plots.setting_dots(rows, names, baselines, label=label)
+    series = sweep_plots.series_of(recommenders(rows)) | {name: name for name, _ in baselines}
+    legend = [Cell(marked(name, sweep.chosen_on), swatch=css) for name, css in series.items()]
+    return Figure("Settings, best first", svg, legend=legend)
 
 
 def _cell(estimate: Estimate) -> str:

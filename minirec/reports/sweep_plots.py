@@ -6,11 +6,12 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from markupsafe import Markup, escape
+
 from minirec.files import shown
 from minirec.reports.canvas import SERIES, STAND_INS, new_figure, style_axes, to_svg
-from minirec.reports.html_parts import shown_html
+from minirec.reports.html_parts import Cell, style_sheet
 from minirec.reports.seeds import METRICS, Estimate, SettingRow, recommenders
-from minirec.reports.style import STYLE
 
 _DASHES = {"item_transition": (0, (5, 1.5)), "popularity": (0, (1, 1.5))}
 _MOST_TEXT = 34  # Characters a line beside the dots.
@@ -30,7 +31,7 @@ def setting_dots(
     baselines: Sequence[tuple[str, Mapping[str, Estimate]]],
     *,
     label: str,
-) -> str:
+) -> Markup:
     """Returns the dots as SVG, the first row on top; baselines are vertical lines.
 
     Args:
@@ -69,25 +70,26 @@ def setting_dots(
     return to_svg(figure, label)
 
 
-def standalone(svg: str, legend: Sequence[tuple[str, str]]) -> str:
+def standalone(plot: Markup, legend: Sequence[Cell]) -> str:
     """Returns a plot of a page as an SVG file of its own, with the page's colours and a legend.
 
     Args:
-        svg: what `to_svg` returned.
-        legend: name and CSS variable of each colour.
+        plot: what `to_svg` returned.
+        legend: the entries of the page's.
     """
-    colours = "".join(re.findall(r":root \{.*?\n\}|@media \(prefers-color.*?\n\}", STYLE, re.S))
+    svg = str(plot)  # What is put into a `Markup` would be escaped.
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     assert box is not None
     width, height = float(box[1]), float(box[2])
     texts, x = [], 8.0
-    for name, colour in legend:
+    for entry in legend:
         texts.append(
-            f'<rect x="{x}" y="{height + 3}" width="8" height="8" style="fill: var(--{colour})"/>'
+            f'<rect x="{x}" y="{height + 3}" width="8" height="8" '
+            f'style="fill: var(--{entry.swatch})"/>'
             f'<text x="{x + 12}" y="{height + 10.5}" style="fill: var(--ink); font-size: 8.2px">'
-            f"{shown_html(name)}</text>"
+            f"{escape(shown(entry.text, lines=True))}</text>"
         )
-        x += 30 + 5.2 * len(name)
+        x += 30 + 5.2 * len(entry.text)
     size = f'viewBox="0 0 {width} {height + 18}" xmlns="http://www.w3.org/2000/svg"'
     svg = svg.replace(box[0], size, 1)
     end = svg.index(">") + 1
@@ -95,7 +97,7 @@ def standalone(svg: str, legend: Sequence[tuple[str, str]]) -> str:
         "* { stroke-linejoin: round; stroke-linecap: butt; } "
         "svg { background: var(--page); font-family: sans-serif; }"
     )
-    style = f"<style>{colours} {rules}</style>"
+    style = f"<style>{style_sheet('colours.css')}{rules}</style>"
     return svg[:end] + style + svg[end:].replace("</svg>", "".join(texts) + "</svg>")
 
 

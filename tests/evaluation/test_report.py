@@ -264,6 +264,14 @@ def test_everything_that_comes_from_outside_is_escaped(page):
     assert "</script>" not in page
 
 
+def test_signs_that_act_are_shown_in_the_texts_of_plots_too():
+    from minirec.reports.page import render_page
+
+    page = render_page(make_report(curves=Curves(validation={HOSTILE: ([1.0], [0.5])})))
+    assert files.shown(page, lines=True) == page
+    assert "<img" not in page
+
+
 def test_svg_references_point_to_ids_that_are_there_once(page):
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -530,7 +538,7 @@ def test_a_report_says_how_many_targets_tie_and_warns_of_many(tmp_path, report):
     assert "config.data.ties=shuffled" in tied.notes[1]
     assert tied.notes[2].startswith("note: 2.0% of the test targets are items of their user's")
     page = write_report(tmp_path, tied).read_text()
-    assert all(page.count(html.escape(note)) == 1 for note in tied.notes)
+    assert all(html.unescape(page).count(note) == 1 for note in tied.notes)
     assert "50 (25.0%) have the time of an event next to them (ties=log)" in page
     assert "7 at time_to or later" in page
     assert '<th scope="row">k_core=6,11</th><td>would leave 1 users, 2 items, 3' in page

@@ -1,6 +1,7 @@
 """Rows over seeds: means, Student's intervals, order, and the table and page of a sweep."""
 
 import dataclasses
+import html
 import re
 from xml.etree import ElementTree
 
@@ -136,6 +137,13 @@ def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path):
     assert "system" in svg
     write_sweep(tmp_path / "none", sweep_of(row(wanted=1)))
     assert not (tmp_path / "none" / "plot.svg").exists()
+
+
+def test_the_page_says_who_chose_in_text_that_is_escaped_once(tmp_path):
+    chosen = dataclasses.replace(row(0.1), chosen_on={"model": 5})
+    page = html.unescape(write_sweep(tmp_path, sweep_of(chosen)).read_text())
+    # In the plot's note, in its label and in the table's caption.
+    assert page.count("Of a row's users 5 selected the checkpoint (model)") == 3
 
 
 def test_signs_that_act_are_shown_as_escapes_in_every_file_of_a_sweep(tmp_path):
