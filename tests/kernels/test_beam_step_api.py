@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels import dispatch
 from kernels.beam_step import (
     IMPLEMENTATIONS,
     Beams,
@@ -64,7 +65,7 @@ OTHER = build_trie([(0, 1, 1)] * 9, capacities=None)
     ],
 )
 def test_a_wrong_argument_is_an_error_before_compilation(changed, message, monkeypatch):
-    monkeypatch.setattr(api_module, "_run", None)  # Nothing may get as far as this.
+    monkeypatch.setattr(dispatch, "run", None)  # Nothing may get as far as this.
     arguments = GOOD | changed
     logits = arguments.pop("logits")
     with pytest.raises(ValueError, match=message):
@@ -114,9 +115,9 @@ def broken_backend(monkeypatch, error):
         raise error
 
     module = types.SimpleNamespace(beam_step=beam_step)
-    real = api_module.importlib.import_module
+    real = dispatch.importlib.import_module
     monkeypatch.setattr(
-        api_module.importlib,
+        dispatch.importlib,
         "import_module",
         lambda name: module if name == "broken_backend" else real(name),
     )
