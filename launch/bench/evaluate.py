@@ -44,7 +44,8 @@ from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import KS, evaluate_lists
 from minirec.models import SidDecoder
 from minirec.sids import SidTable, SidVocab
-from pipelines.batches.train_batches import Batch, EvalBatches, eval_batches
+from pipelines.batches.eval_batches import EvalBatches, eval_batches
+from pipelines.batches.row_source import Batch
 from pipelines.synthetic import SyntheticLog
 
 NAIVE = "recomputed_prefixes"

@@ -22,7 +22,8 @@ from launch.bench.loader_peers import (
     torch_speed,
 )
 from launch.bench.peer import PYTHON as TORCH_PYTHON
-from pipelines.batches.train_batches import Batch, BatchConfig, TrainBatches, train_batches
+from pipelines.batches.row_source import Batch
+from pipelines.batches.train_batches import BatchConfig, TrainBatches, train_batches
 from pipelines.synthetic import NUM_ITEMS, SyntheticLog, synthetic_log
 
 _NUM_LEVELS = 4

@@ -31,7 +31,8 @@ from minirec.models import ItemDecoder
 from minirec.sids import SidVocab
 from minirec.training import ItemTask, SidTask, make_optimizer, make_schedule
 from minirec.training.step import TrainState, TrainStep
-from pipelines.batches.train_batches import Batch, train_batches
+from pipelines.batches.row_source import Batch
+from pipelines.batches.train_batches import train_batches
 
 TOKENS, ITEMS = "position_a_token", "position_an_item"
 ITEM_LOSSES = ("all", "drawn", "none")

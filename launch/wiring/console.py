@@ -14,8 +14,6 @@ from pathlib import Path
 from launch.wiring import ending
 
 _LAUNCH = Path(__file__).resolve().parent.parent
-# Behind `wiring` there are no programs.
-_NO_VERBS = ("__init__", "wiring")
 
 
 def verbs() -> dict[str, str]:
@@ -25,7 +23,7 @@ def verbs() -> dict[str, str]:
     return {
         name: _line(files[name].read_text(encoding="utf-8"))
         for name in sorted(files)
-        if name not in _NO_VERBS
+        if name != "__init__"
     }
 
 
@@ -50,7 +48,3 @@ def main() -> None:
     ending.watch()
     del sys.argv[1]
     runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()

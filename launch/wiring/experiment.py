@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib.util
+import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from launch.wiring.catalogue import Catalogue
-from launch.wiring.program import Job, UsageError
+from launch.wiring.program import Job, UsageError, load_module
 from launch.wiring.search import shared_searcher
 from minirec.decoding import BeamSearcher, ItemRanker
 from minirec.decoding.ranking import RankedUsers
@@ -177,15 +179,19 @@ def experiment_of(config: ConfigDict) -> Experiment:
     name = str(config.get("family", ""))
     if name in families():
         return importlib.import_module(f"launch.wiring.{name}").EXPERIMENT
-    path = Path(name)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if path.suffix != ".py" or not path.is_file() or spec is None or spec.loader is None:
+    path = Path(name).resolve()
+    if path.suffix != ".py" or not path.is_file():
         raise UsageError(
             f"config.family={name!r}: must be one of {', '.join(families())}, or the path of a "
             ".py file with an EXPERIMENT"
         )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not isinstance(found := getattr(module, "EXPERIMENT", None), Experiment):
+    found = getattr(_own_family(path), "EXPERIMENT", None)
+    if not isinstance(found, Experiment):
         raise UsageError(f"config.family={name!r}: the file has no EXPERIMENT = Experiment(…)")
     return found
+
+
+@functools.cache
+def _own_family(path: Path) -> ModuleType:
+    # Once a process: another copy of a model's class would be another program to compile.
+    return load_module(path)

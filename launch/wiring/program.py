@@ -105,11 +105,21 @@ def load_config_module(name: str) -> ModuleType:
     Raises:
         UsageError: there is no such config.
     """
-    path = config_path(name)
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    return load_module(Path(config_path(name)))
+
+
+def load_module(path: Path) -> ModuleType:
+    """Returns the module that a Python file holds, wherever that lies.
+
+    Raises:
+        UsageError: it is no Python file.
+    """
+    # The file may be called as a module of ours, or of anybody's.
+    spec = importlib.util.spec_from_file_location(f"{path.stem} ({path})", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Where dataclasses look their annotations up.
     spec.loader.exec_module(module)
     return module
 

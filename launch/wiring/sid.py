@@ -51,8 +51,8 @@ from minirec.training import (
     Task,
     load_best,
 )
-from pipelines.batches.eval_batches import EvalBatches, eval_batches
-from pipelines.batches.train_batches import BatchConfig, prompt_batch, train_batches
+from pipelines.batches.eval_batches import EvalBatches, eval_batches, prompt_batch
+from pipelines.batches.train_batches import BatchConfig, train_batches
 from pipelines.prepared import Prepared
 
 Model = ItemDecoder | SidDecoder

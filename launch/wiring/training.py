@@ -60,7 +60,7 @@ def train_settings(job: Job, num_rows: int) -> tuple[TrainConfig, dict[str, Any]
             another of it, a note says so.
 
     Raises:
-        ValueError: a length or a bound that is none.
+        ValueError: a length or a bound below 0, or a most that is less than the least.
     """
     config = job.config
     options = config.train.to_dict()

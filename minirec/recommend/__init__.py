@@ -1,6 +1,6 @@
 """Recommending: the counts that every model is measured beside, and the fusion of several sources.
 
-Everything comes in as arrays; nothing here imports JAX.
+Everything comes in as arrays; but for `ranker`, which asks models, nothing here imports JAX.
 """
 
 from minirec.recommend.baselines import ItemTransition, Popularity

@@ -74,46 +74,22 @@ class Ranker:
             allowed: items that may be recommended at all; None means every item.
             on_batch: called after each batch of the search with its number of users.
         """
-        ranked = self.search(batches, allowed=allowed, on_batch=on_batch)
+        filters = {"exclude_seen": self.exclude_seen, "allowed": allowed}
+        ranked = rank_users(
+            self.model, batches, self.searcher, self.trie, on_batch=on_batch, **filters
+        )
         num_items, num_known = len(self.item_tokens), len(self.train_count)
         counts = np.zeros(num_items)
         counts[:num_known] = self.train_count
         found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
         lists = {MODEL: shared_probability(found, self.item_tokens, counts)}
         if self.item_ranker is not None:
-            head = rank_users_items(
-                self.model,
-                batches,
-                self.item_ranker,
-                self.trie,
-                exclude_seen=self.exclude_seen,
-                allowed=allowed,
-            )
+            head = rank_users_items(self.model, batches, self.item_ranker, self.trie, **filters)
             lists[ITEM_HEAD] = RankedLists(head.item, np.exp(head.item_score.astype(np.float64)))
         known = [history[history < num_known] for history in histories(ranked.row)]
         # What popularity would fill a list up with is not the count's word.
-        lists[ITEM_TRANSITION] = self.transition.rank_followers(
-            known, self.length, exclude_seen=self.exclude_seen, allowed=allowed
-        )
+        lists[ITEM_TRANSITION] = self.transition.rank_followers(known, self.length, **filters)
         if num_items > num_known:  # Appended: the search alone knows these.
             for name in lists.keys() - {MODEL}:
                 lists[name] = with_unknown(lists[name], lists[MODEL], num_known)
         return Rankings(ranked, lists)
-
-    def search(
-        self,
-        batches: Iterable[Mapping[str, np.ndarray]],
-        *,
-        allowed: Bool[np.ndarray, " N"] | None = None,
-        on_batch: Callable[[int], None] | None = None,
-    ) -> RankedUsers:
-        """Returns what the search alone recommends; see `rank`."""
-        return rank_users(
-            self.model,
-            batches,
-            self.searcher,
-            self.trie,
-            exclude_seen=self.exclude_seen,
-            allowed=allowed,
-            on_batch=on_batch,
-        )

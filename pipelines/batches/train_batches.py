@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from pipelines.batches.eval_batches import EvalBatches, eval_batches, prompt_batch
 from pipelines.batches.event_weights import EventWeights, event_weights
 from pipelines.batches.examples import (
     Examples,
@@ -24,19 +23,9 @@ from pipelines.batches.examples import (
     window_examples,
 )
 from pipelines.batches.packing import pack
-from pipelines.batches.row_source import Batch, check_processes, digest
+from pipelines.batches.row_source import check_processes, digest
 from pipelines.batches.rows import BatchSource
 from pipelines.batches.stream import BatchStream
-
-__all__ = [
-    "Batch",
-    "BatchConfig",
-    "TrainBatches",
-    "train_batches",
-    "EvalBatches",
-    "eval_batches",
-    "prompt_batch",
-]
 
 _STATE_VERSION = 1
 

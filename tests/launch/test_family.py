@@ -98,5 +98,20 @@ def test_a_file_without_an_experiment_is_refused(job, tmp_path):
         experiment_of(config)
 
 
+def test_a_familys_file_may_hold_dataclasses_and_is_loaded_once(job, tmp_path):
+    config = job.config.copy_and_resolve_references()
+    config.family = str(tmp_path / "sid.py")  # A name that a module of ours has.
+    (tmp_path / "sid.py").write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "from launch.wiring import sid\n"
+        "@dataclasses.dataclass\n"
+        "class Kept:\n"
+        "    number: int\n"
+        "EXPERIMENT = sid.family(lambda config, catalogue: None)\n"
+    )
+    assert experiment_of(config) is experiment_of(config)
+
+
 def test_the_families_are_those_with_an_experiment():
     assert families() == ("language", "sid")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipelines.batches.train_batches import eval_batches, prompt_batch
+from pipelines.batches.eval_batches import eval_batches, prompt_batch
 from pipelines.synthetic import synthetic_log
 
 NUM_ITEMS, NUM_LEVELS = 61, 3

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.batches.train_batches import BatchConfig, eval_batches, train_batches
+from pipelines.batches.eval_batches import eval_batches
+from pipelines.batches.train_batches import BatchConfig, train_batches
 from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
 from pipelines.synthetic import SyntheticLog, synthetic_log
