@@ -2,7 +2,7 @@
 
     python -m launch.sft --config=sid_sft:smoke --run_mode=train_eval --workdir=W
 
-makes everything from nothing in about a minute: a generated catalogue, its SIDs, a tokenizer of
+makes everything from nothing in 80 seconds: a generated catalogue, its SIDs, a tokenizer of
 its titles and a tiny model of Qwen2's shape. With a Qwen2, Qwen2.5 or Qwen3 checkpoint in a local
 folder and MiniOneRec's data:
 
