@@ -144,7 +144,7 @@ def loader() -> ConfigDict:
             "max_items": 20,  # items of history, the newest
             "examples": "histories",  # or "windows"
             "pack": True,
-            "row_tokens": 0,  # 0: as long as the longest example
+            "row_items": 0,  # 0: as long as the longest example
             "stride": 0,  # new items a window of a long history; 0: half a window
             # Whether a history's first item is a target too, so that users without one are learnt.
             "first_items": True,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Int
 
 NUM_ITEMS = 12_000
 """About as many as Amazon Beauty has."""
@@ -38,6 +39,12 @@ class SyntheticLog:
         return self.splits[split]
 
 
+def columns_of(items: Int[np.ndarray, " E"]) -> dict[str, np.ndarray]:
+    """Returns the columns of events of one type, a second apart."""
+    time = np.arange(len(items), dtype=np.int64)
+    return {"item": items, "event": np.zeros(len(items), np.int32), "time": time}
+
+
 def synthetic_log(
     num_users: int, *, num_items: int = NUM_ITEMS, mean_events: int = 12, seed: int = 0
 ) -> SyntheticLog:
@@ -57,4 +64,4 @@ def synthetic_log(
         "test": np.stack([users, start, end - 1], axis=1),
     }
     sequences = np.stack([users, start, end - 2], axis=1)
-    return SyntheticLog({"item": items}, offsets, sequences, num_items, splits)
+    return SyntheticLog(columns_of(items), offsets, sequences, num_items, splits)

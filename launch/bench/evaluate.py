@@ -42,11 +42,11 @@ from launch.wiring.search import make_searcher
 from minirec.decoding import BeamSearcher, Buckets
 from minirec.decoding.ranking import RankedUsers, rank_users
 from minirec.evaluation import KS, evaluate_lists
-from minirec.models import SidDecoder
+from minirec.models import SidDecoder, SidReader
 from minirec.sids import SidTable, SidVocab
 from pipelines.batches.eval_batches import EvalBatches, eval_batches
 from pipelines.batches.row_source import Batch
-from pipelines.synthetic import SyntheticLog
+from pipelines.synthetic import SyntheticLog, columns_of
 
 NAIVE = "recomputed_prefixes"
 _MAX_EVENTS = 51  # the last is the target
@@ -101,14 +101,13 @@ def run(
     assert isinstance(model, SidDecoder)
     if model.head is not None:
         model.head[...] = 20 * model.head[...]  # as after training: scores lie apart
+    reader = SidReader(model, item_tokens)
     log = beauty_like_log(num_users, num_items)
     max_items = config.loader.max_items
     batch_size = config.evaluate.batch_size
 
     def batches(size: int, max_users: int | None = None) -> EvalBatches:
-        return eval_batches(
-            log, "test", item_tokens, batch_size=size, max_items=max_items, max_users=max_users
-        )
+        return eval_batches(log, "test", batch_size=size, max_items=max_items, max_users=max_users)
 
     def search(model: nnx.Module, users: Iterable[Batch], searcher: BeamSearcher) -> RankedUsers:
         return rank_users(model, users, searcher, trie, exclude_seen=config.search.exclude_seen)
@@ -123,12 +122,12 @@ def run(
     dtype = config.model.dtype
 
     begin = time.perf_counter()
-    first_of_shape = {(b["tokens"].shape, b["history"].shape): b for b in users}
-    search(model, list(first_of_shape.values()), searcher)
+    first_of_shape = {(b["item"].shape, b["history"].shape): b for b in users}
+    search(reader, list(first_of_shape.values()), searcher)
     compile_seconds = time.perf_counter() - begin
     measure_rates(products, best, dtype)
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    ranked = search(model, users, searcher)
+    ranked = search(reader, users, searcher)
     search_seconds = time.perf_counter() - begin
     codes = np.full(ranked.sid.shape, -1, np.int32)
     codes[~ranked.dead] = vocab.decode(ranked.sid[~ranked.dead])
@@ -148,7 +147,7 @@ def run(
     floor = floor_seconds(products, best)
 
     few = batches(min(16, naive_users), naive_users)
-    width = Buckets(sizes=(1 + max_items * num_levels,))
+    width = Buckets(sizes=(max_items,))
     plain = BeamSearcher(
         num_beams=searcher.num_beams,
         normalize=searcher.normalize,
@@ -156,7 +155,7 @@ def run(
         length_buckets=width,
         excluded_buckets=Buckets(sizes=(64,)),
     )
-    uncached = Uncached(model)
+    uncached = SidReader(Uncached(model), item_tokens)
     search(uncached, [next(iter(few))], plain)
     begin = time.perf_counter()
     naive = search(uncached, few, plain)
@@ -225,9 +224,8 @@ def beauty_like_log(num_users: int, num_items: int, seed: int = 0) -> SyntheticL
     users, start, end = np.arange(num_users), offsets[:-1], offsets[1:]
     test = np.stack([users, start, end - 1], axis=1)
     sequences = np.stack([users, start, end - 2], axis=1)
-    return SyntheticLog(
-        {"item": items.astype(np.int32)}, offsets, sequences, num_items, {"test": test}
-    )
+    columns = columns_of(items.astype(np.int32))
+    return SyntheticLog(columns, offsets, sequences, num_items, {"test": test})
 
 
 def random_table(num_items: int, num_levels: int, codebook_size: int, seed: int = 1) -> SidTable:

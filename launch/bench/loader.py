@@ -22,11 +22,11 @@ from launch.bench.loader_peers import (
     torch_speed,
 )
 from launch.bench.peer import PYTHON as TORCH_PYTHON
+from pipelines.batches.examples import EVENT_FIELDS
 from pipelines.batches.row_source import Batch
 from pipelines.batches.train_batches import BatchConfig, TrainBatches, train_batches
-from pipelines.synthetic import NUM_ITEMS, SyntheticLog, synthetic_log
+from pipelines.synthetic import SyntheticLog, synthetic_log
 
-_NUM_LEVELS = 4
 _MAX_ITEMS = 10
 _BATCH_SIZE = 512
 _TURNS = 5
@@ -57,11 +57,11 @@ def run(
         `core_share` (how much of the core it had in that turn: well below 1, others used it, and
         the rate says little; None where a torch worker has the other part), and for ours
 
-        - `tokens_per_second` (without padding), `seconds_to_start` (plan, packing and hashes);
+        - `events_per_second` (without padding), `seconds_to_start` (plan, packing and hashes);
         - `ratio`, to Grain's per-element pipeline of the same case, `torch_ratio`, to the
           DataLoader; None where there is none;
         - `floor_bytes`: what any loader must move for a batch: its five arrays written once, its
-          items and their tokens read once;
+          events read once;
         - `floor_microseconds`: a mere copy of a finished batch into arrays that are there already;
           `of_floor`: that over a batch's time.
 
@@ -69,8 +69,6 @@ def run(
         RuntimeError: two pipelines make different arrays of the same view.
     """
     log = synthetic_log(num_users)
-    rng = np.random.default_rng(1)
-    item_tokens = rng.integers(2, 1026, (NUM_ITEMS, _NUM_LEVELS), np.int32)
     config = BatchConfig(batch_size, _MAX_ITEMS, num_threads=0, prefetch=0)
     cases = {
         "windows": config,
@@ -78,13 +76,13 @@ def run(
         "windows_packed": dataclasses.replace(config, pack=True),
         "histories": dataclasses.replace(config, examples="histories"),
         "histories_packed": dataclasses.replace(
-            config, examples="histories", pack=True, row_tokens=256
+            config, examples="histories", pack=True, row_items=64
         ),
     }
     with _one_core():
         for case, case_config in cases.items():
             begin = time.perf_counter()
-            batches = train_batches(log, item_tokens, case_config, seed=0)
+            batches = train_batches(log, case_config, seed=0)
             to_start = time.perf_counter() - begin
             iterator = iter(batches)
             speed = _measure(iterator, seconds)
@@ -92,7 +90,7 @@ def run(
             floor = _floor_seconds(batches.batch_at(0))
             peers = {}
             if case in ("windows", "windows_prefetch"):
-                peers = _peers(log, item_tokens, batches, seconds, torch_python)
+                peers = _peers(log, batches, seconds, torch_python)
             for name, peer in peers.items():
                 yield {
                     "benchmark": "loader",
@@ -103,22 +101,22 @@ def run(
                 }
             # A row of the plan may hold several examples.
             examples = batch_size * batches.num_examples / batches.num_rows
-            tokens = batch_size * batches.row_tokens * batches.efficiency
+            places = batch_size * batches.row_size
+            event_bytes = sum(np.dtype(dtype).itemsize for dtype in EVENT_FIELDS.values())
             yield {
                 "benchmark": "loader",
                 "case": case,
                 "implementation": "minirec",
                 "examples_per_second": round(speed.batches_per_second * examples),
                 "core_share": _rounded(speed.core_share),
-                "tokens_per_second": round(speed.batches_per_second * tokens),
+                "events_per_second": round(speed.batches_per_second * places * batches.efficiency),
                 "efficiency": round(batches.efficiency, 4),
                 "seconds_to_start": round(to_start, 3),
                 "ratio": _ratio(speed, peers.get(_GRAIN)),
                 "torch_ratio": _ratio(speed, peers.get(_TORCH)),
                 "floor_bytes": round(
-                    len(KEYS) * 4 * batch_size * batches.row_tokens
-                    + 4 * tokens / _NUM_LEVELS  # items
-                    + 4 * tokens
+                    places * (event_bytes + 4 + 4)  # segment, target_weight
+                    + places * batches.efficiency * event_bytes
                 ),
                 "floor_microseconds": round(1e6 * floor, 1),
                 "of_floor": round(floor * speed.batches_per_second, 3),
@@ -127,14 +125,13 @@ def run(
 
 def _peers(
     log: SyntheticLog,
-    item_tokens: np.ndarray,
     batches: TrainBatches,
     seconds: float,
     torch_python: Path,
 ) -> dict[str, Speed]:
     """Returns how fast each peer is, which makes the same arrays as `batches`."""
     config, first = batches.config, batches.batch_at(0)
-    elements = Elements(log, item_tokens, config.max_items, batches.row_tokens)
+    elements = Elements(log, config.max_items, batches.row_size)
     elements.check(first, first["rows"][:64])
     by_grain = grain_batches(
         elements, config.batch_size, num_threads=config.num_threads, prefetch=config.prefetch

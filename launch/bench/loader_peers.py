@@ -20,11 +20,11 @@ from jaxtyping import Int
 from launch.bench import peer
 from launch.wiring.child import tied
 from minirec import files
-from minirec.sids import SidVocab
+from pipelines.batches.examples import EVENT_FIELDS, NOTHING
 from pipelines.batches.row_source import Batch
 
 _TORCH_PROGRAM = "torch_loader.py"
-KEYS = ("tokens", "targets", "loss_mask", "positions", "segment_ids")
+KEYS = (*EVENT_FIELDS, "segment", "target_weight")
 
 
 class Speed(NamedTuple):
@@ -40,11 +40,11 @@ class Speed(NamedTuple):
 
 
 class Log(Protocol):
-    """What the peers read of a log: items of all events, and train views (user, start, stop)."""
+    """What the peers read of a log: all events, and train views (user, start, stop)."""
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
-        """Event columns; `item` int32 [E] is read."""
+        """Event columns, `EVENT_FIELDS`, each [E]."""
         ...
 
     def views(self, split: str) -> np.ndarray:
@@ -55,38 +55,34 @@ class Log(Protocol):
 class Elements:
     """Single examples of a log, made the plain way."""
 
-    def __init__(
-        self, log: Log, item_tokens: Int[np.ndarray, "N L"], max_items: int, width: int
-    ) -> None:
+    def __init__(self, log: Log, max_items: int, width: int) -> None:
         """Takes the arrays.
 
         Args:
-            log: items and train views.
-            item_tokens: the tokens of every item.
+            log: events and train views.
             max_items: history items of an example at most.
-            width: T, tokens of a row.
+            width: P, events of a row.
         """
-        self.items, self.views = np.asarray(log.columns["item"]), log.views("train")
-        self.tokens, self.max_items, self.width = item_tokens, max_items, width
+        self.columns = {name: np.asarray(log.columns[name]) for name in EVENT_FIELDS}
+        self.views, self.max_items, self.width = log.views("train"), max_items, width
 
     def __len__(self) -> int:
         return len(self.views)
 
     def __getitem__(self, row: Any) -> Batch:
-        """Returns the arrays [T] of one train view."""
+        """Returns the arrays [P] of one train view."""
         _, start, stop = self.views[row]
-        sequence = self.tokens[self.items[max(start, stop - self.max_items) : stop + 1]].reshape(-1)
-        size = len(sequence)
-        tokens, targets, positions, segment_ids = np.zeros((4, self.width), np.int32)
-        loss_mask = np.zeros(self.width, np.float32)
-        tokens[0] = SidVocab.BOS
-        tokens[1:size] = sequence[:-1]
-        targets[:size] = sequence
-        positions[:size] = np.arange(size)
-        segment_ids[:size] = 1
-        loss_mask[size - self.tokens.shape[1] : size] = 1
-        arrays = (tokens, targets, loss_mask, positions, segment_ids)
-        return dict(zip(KEYS, arrays, strict=True))
+        events = slice(max(start, stop - self.max_items), stop + 1)
+        size = events.stop - events.start
+        example: Batch = {}
+        for name, dtype in EVENT_FIELDS.items():
+            example[name] = np.full(self.width, NOTHING, dtype)
+            example[name][:size] = self.columns[name][events]
+        example["segment"] = np.zeros(self.width, np.int32)
+        example["segment"][:size] = 1
+        example["target_weight"] = np.zeros(self.width, np.float32)
+        example["target_weight"][size - 1] = 1
+        return example
 
     def check(self, batch: Mapping[str, np.ndarray], rows: Int[np.ndarray, " n"]) -> None:
         """Checks that a batch begins with some views' arrays.
@@ -143,22 +139,22 @@ def torch_speed(
         "batch_size": batch_size,
         "max_items": elements.max_items,
         "width": elements.width,
-        "bos": SidVocab.BOS,
+        "nothing": NOTHING,
         "num_workers": num_workers,
         "turns": turns,
         "seconds": seconds,
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for array in ("items", "views", "tokens"):
-            np.save(folder / f"{array}.npy", getattr(elements, array), allow_pickle=False)
+        for name, array in (elements.columns | {"views": elements.views}).items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
         (folder / "config.json").write_text(json.dumps(config))
         command = [str(python), "-I", str(peer.program(_TORCH_PROGRAM)), name]
         done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
         first = files.read_npz(folder / "check.npz")
-        elements.check(first, np.arange(len(first["tokens"])))
+        elements.check(first, np.arange(len(first["item"])))
     return Speed(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from minirec import files
 from minirec.files.schema import COUNT, NUMBER
 from minirec.models.hf import load_checkpoint
-from minirec.training import OptimizerConfig, SidTask, Stage
+from minirec.training import OptimizerConfig, Stage, TokenTask
 from minirec.training.loop import new_optimizer
 from minirec.training.optimizer import make_schedule
 from minirec.training.step import TrainStep
@@ -63,7 +63,7 @@ def measure(folder: Path) -> dict[str, Any]:
     model = load_checkpoint(folder / "model", dtype=variant["dtype"], param_dtype="float32")
     optimizer_config = OptimizerConfig(learning_rate=config["learning_rate"], schedule="constant")
     stage = Stage("sft", lambda: iter(batches), len(batches), optimizer_config)
-    task = SidTask(lambda _: {}, logits_at_once=LOGITS_AT_ONCE)
+    task = TokenTask(lambda _: {}, logits_at_once=LOGITS_AT_ONCE)
     train_step = TrainStep(
         model,
         new_optimizer(model, stage, None),

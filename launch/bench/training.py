@@ -27,7 +27,7 @@ from launch.bench.training_floor import Places, item_products, mean_products, to
 from launch.wiring import program, sid
 from launch.wiring.catalogue import popularity_trie
 from launch.wiring.training import train_settings
-from minirec.models import ItemDecoder
+from minirec.models import ItemDecoder, SidDecoder
 from minirec.sids import SidVocab
 from minirec.training import ItemTask, SidTask, make_optimizer, make_schedule
 from minirec.training.step import TrainState, TrainStep
@@ -89,7 +89,7 @@ def run(
     config = program.load_config_module("amazon_beauty").get_config()
     if change is not None:
         change(config)
-    config.loader.row_tokens = 0  # A row is as many items long for all variants.
+    config.loader.row_items = 0  # A row is as many items long for all variants.
     catalogue = make_catalogue(num_users, num_items, num_levels, codebook_size)
 
     variants = [
@@ -169,12 +169,8 @@ class Variant:
         config.model.positions = "items" if name == ITEMS else "tokens"
         config.loss.update(loss)
         self.name = name
-        levels = catalogue.table.num_levels
         model = sid.new_model(config, catalogue)
-        tokens = sid.model_tokens(config, catalogue)
-        batches = train_batches(
-            catalogue.prepared, tokens, sid.batch_config(config), seed=config.seed
-        )
+        batches = train_batches(catalogue.prepared, sid.batch_config(config), seed=config.seed)
         job = program.Job(config, Path(), Path())
         _, stage, label_smoothing = train_settings(job, batches.num_rows)
         self._task = cast(
@@ -182,7 +178,7 @@ class Variant:
         )
         self._inputs, self._inputs_seconds, self._examples = [], [], []
         for batch in map(batches.batch_at, range(num_batches)):
-            self._examples.append(_examples_of(batch, tokens.shape[1], levels))
+            self._examples.append(_examples_of(batch))
             begin = time.perf_counter()
             self._inputs.append(self._task.inputs(batch))
             self._inputs_seconds.append(time.perf_counter() - begin)
@@ -267,28 +263,22 @@ def _loss(name: str, num_negatives: int) -> dict[str, Any]:
     return dict(zip(ITEM_LOSSES, losses, strict=True))[name]
 
 
-def _examples_of(batch: Batch, item_width: int, num_levels: int) -> np.ndarray:
-    """Returns `[B, P, L + 2]`: each place's SID to be predicted, its example, its weight."""
-    fields = (("targets", num_levels), ("segment_ids", 1), ("loss_mask", 1))
-    return np.concatenate(
-        [
-            batch[name].reshape(len(batch[name]), -1, item_width)[..., :count]
-            for name, count in fields
-        ],
-        axis=-1,
-    )
+def _examples_of(batch: Batch) -> np.ndarray:
+    """Returns `[B, P, 3]`: each place's item, its example, its weight as a target."""
+    return np.stack([batch[name] for name in ("item", "segment", "target_weight")], axis=-1)
 
 
 def _products(
     model: sid.Model, task: ItemTask | SidTask, inputs: dict[str, np.ndarray]
 ) -> Products:
     """Returns the operations of a step over one batch."""
-    if not isinstance(model, ItemDecoder):
-        return token_products(model.config, Places.of_tokens(inputs))
-    assert isinstance(task, ItemTask)
+    if isinstance(task, SidTask):
+        assert isinstance(model, SidDecoder)
+        places = Places.of_tokens(inputs, task.item_tokens.shape[1])
+        return token_products(model.config, places)
+    assert isinstance(model, ItemDecoder)
     num_codes = [len(tokens) for tokens in task.prefixes.tokens] if task.sid_weight else []
-    places = Places.of_items(inputs, model.item_width)
-    return item_products(model.config, places, num_codes, _num_scored(task))
+    return item_products(model.config, Places.of_items(inputs), num_codes, _num_scored(task))
 
 
 def _num_scored(task: ItemTask) -> int:

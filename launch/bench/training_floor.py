@@ -53,23 +53,19 @@ class Places:
     asked: Int[np.ndarray, " m"]
 
     @classmethod
-    def of_tokens(cls, inputs: Mapping[str, np.ndarray]) -> Places:
-        """Returns those of a model with a position a token, of what `SidTask.inputs` returns."""
-        seen = inputs["positions"] + 1
-        return cls(seen[inputs["segment_ids"] > 0], seen[inputs["loss_mask"] > 0])
+    def of_items(cls, inputs: Mapping[str, np.ndarray]) -> Places:
+        """Returns those of a model with a position an item, of what a task's `inputs` returns."""
+        return cls.of_tokens(inputs, 1)
 
     @classmethod
-    def of_items(cls, inputs: Mapping[str, np.ndarray], item_width: int) -> Places:
-        """Returns those of a model with a position an item, of what `ItemTask.inputs` returns.
-
-        Args:
-            inputs: the batch.
-            item_width: tokens of an item.
-        """
-        end = inputs["tokens"].shape[1] // item_width * item_width
-        seen = inputs["positions"][:, :end:item_width] // item_width + 1
-        asked = np.take_along_axis(seen, inputs["place"], axis=1)
-        return cls(seen[inputs["segment_ids"][:, :end:item_width] > 0], asked[inputs["weight"] > 0])
+    def of_tokens(cls, inputs: Mapping[str, np.ndarray], num_levels: int) -> Places:
+        """Returns those of a model with `num_levels` positions an item."""
+        segment = inputs["segment"]
+        place = np.arange(segment.shape[1])
+        begins = np.diff(segment, axis=1, prepend=0) != 0
+        begin = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+        seen = (place - begin)[..., None] * num_levels + 1 + np.arange(num_levels)
+        return cls(seen[segment > 0].reshape(-1), seen[inputs["target_weight"] > 0].reshape(-1))
 
 
 def token_products(config: SidDecoderConfig, places: Places) -> Products:

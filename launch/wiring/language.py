@@ -49,7 +49,7 @@ from minirec.models.vocabulary import grow, merged, new_rows, split_rows
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import load_codebooks
 from minirec.sids.table import parse_token
-from minirec.training import SidTask, Stage, as_record, run_folder
+from minirec.training import Stage, TokenTask, as_record, run_folder
 from minirec.training.first_steps import first_losses
 from minirec.training.processes import first_alone, first_says, is_first
 from pipelines.prepared import Prepared
@@ -374,7 +374,7 @@ def fine_tune(job: Job) -> Training:
     )
     settings, stage_options, label_smoothing = training.train_settings(job, batches.num_rows)
     stage = Stage("sft", lambda: batches, trainable=filtered, **stage_options)
-    task = SidTask(
+    task = TokenTask(
         _validator(config, catalogue, mesh),
         select_metric=training.SELECT_METRIC,
         label_smoothing=label_smoothing,
@@ -427,7 +427,7 @@ def _compare_new_rows(
     job: Job,
     catalogue: LanguageCatalogue,
     make_model: Any,
-    task: SidTask,
+    task: TokenTask,
     stage: Stage,
     mesh: Mesh | None,
     record: dict[str, Any],

@@ -36,10 +36,11 @@ from minirec.decoding.ranking import RankedUsers
 from minirec.models import (
     ItemDecoder,
     ItemDecoderConfig,
+    ItemReader,
     SidDecoder,
     SidDecoderConfig,
+    SidReader,
     TrunkConfig,
-    prompt_tokens,
     sharding,
 )
 from minirec.sids import SidVocab
@@ -115,7 +116,6 @@ def train_sid(job: Job, new_model: NewModel) -> Training:
     catalogue = load_catalogue(prepared, job.sids, mesh=mesh)
     batches = train_batches(
         prepared,
-        model_tokens(config, catalogue),
         batch_config(config),
         seed=config.seed,
         process_index=jax.process_index(),
@@ -123,7 +123,8 @@ def train_sid(job: Job, new_model: NewModel) -> Training:
     )
     settings, stage_options, label_smoothing = training.train_settings(job, batches.num_rows)
     prompts = functools.partial(split_batches, catalogue, config)
-    validator = training.make_validator(config, catalogue, prompts, mesh)
+    reader = functools.partial(make_reader, config, catalogue, mesh)
+    validator = training.make_validator(config, catalogue, prompts, mesh, reader)
     return Training(
         make_model=lambda: new_model(config, catalogue),
         task=make_task(config, catalogue, validator, label_smoothing),
@@ -152,7 +153,6 @@ def make_task(
         return ItemTask(
             evaluator,
             SidPrefixes.of(catalogue.item_tokens),
-            catalogue.vocab.size,
             select_metric=training.SELECT_METRIC,
             label_smoothing=label_smoothing,
             train_count=catalogue.prepared.train_count,
@@ -161,9 +161,10 @@ def make_task(
         )
     return SidTask(
         evaluator,
+        catalogue.item_tokens,
         select_metric=training.SELECT_METRIC,
         label_smoothing=label_smoothing,
-        max_loss_tokens=catalogue.table.num_levels if one_target_a_row else None,
+        max_targets=1 if one_target_a_row else None,
     )
 
 
@@ -197,12 +198,12 @@ class SidRun(Run):
         self, histories: Sequence[Int[np.ndarray, " H"]]
     ) -> list[Mapping[str, np.ndarray]]:
         """Returns prompts of some histories; see `Run`."""
-        item_tokens = model_tokens(self.config, self.catalogue)
         size = min(self.config.evaluate.batch_size, len(histories))
         batches: list[Mapping[str, np.ndarray]] = []
         for start in range(0, len(histories), size or 1):
             some = histories[start : start + size]
-            batch = prompt_batch(some, item_tokens, self.config.loader.max_items, size)
+            num_items = len(self.catalogue.item_tokens)
+            batch = prompt_batch(some, num_items, self.config.loader.max_items, size)
             batches.append(batch | {"row": batch["row"] + start})
         return batches
 
@@ -244,7 +245,8 @@ def load_run(job: Job, new_model: NewModel, *, with_appended: bool = False) -> S
     check_trained_on(job, trained, here)
     model = nnx.eval_shape(lambda: new_model(job.config, catalogue))
     sharding.place(model, mesh)
-    return SidRun(job.config, catalogue, load_best(job.run, model), mesh)
+    best = load_best(job.run, model)
+    return SidRun(job.config, catalogue, make_reader(job.config, catalogue, mesh, best), mesh)
 
 
 def reads_items(config: ConfigDict) -> bool:
@@ -288,17 +290,18 @@ def new_model(config: ConfigDict, catalogue: SidCatalogue) -> Model:
     return make_model(config, catalogue.vocab.size, items)
 
 
-def model_tokens(config: ConfigDict, catalogue: SidCatalogue) -> Int[np.ndarray, "N W"]:
-    """Returns the tokens by which the model reads each item of a history."""
-    if reads_items(config):
-        return prompt_tokens(catalogue.item_tokens, catalogue.vocab.size)
-    return catalogue.item_tokens
+def make_reader(
+    config: ConfigDict, catalogue: SidCatalogue, mesh: Mesh | None, model: nnx.Module
+) -> SidReader:
+    """Returns the decoder with the catalogue's SIDs, as it reads histories of items."""
+    item_tokens = sharding.replicate(np.asarray(catalogue.item_tokens, np.int32), mesh)
+    return (ItemReader if reads_items(config) else SidReader)(model, item_tokens)
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:
     """Returns the loader's settings from `config.loader`."""
     fields = config.loader.to_dict()
-    for name in ("row_tokens", "stride"):
+    for name in ("row_items", "stride"):
         fields[name] = fields[name] or None
     return BatchConfig(**fields)
 
@@ -310,7 +313,6 @@ def split_batches(
     return eval_batches(
         catalogue.prepared,
         split,
-        model_tokens(config, catalogue),
         batch_size=config.evaluate.batch_size,
         max_items=config.loader.max_items,
         max_users=max_users or None,

@@ -120,6 +120,7 @@ def make_validator(
     catalogue: Catalogue,
     prompts: Callable[[str, int], Any],
     mesh: Mesh | None,
+    reader: Callable[[Any], Any] = lambda model: model,
 ) -> Callable[[Any], dict[str, float]]:
     """Returns a function from a model to its validation metrics, by real beam search.
 
@@ -128,6 +129,7 @@ def make_validator(
         catalogue: the items.
         prompts: from a split and a number of users, 0 for all, to batches.
         mesh: devices that share the users.
+        reader: from the model that is trained to the one that reads the prompts.
 
     Raises:
         ValueError: there are no users to validate on, but evaluations are asked for.
@@ -141,7 +143,11 @@ def make_validator(
 
     def evaluate(model: Any) -> dict[str, float]:
         ranked = rank_users(
-            model, batches, searcher, catalogue.trie, exclude_seen=config.search.exclude_seen
+            reader(model),
+            batches,
+            searcher,
+            catalogue.trie,
+            exclude_seen=config.search.exclude_seen,
         )
         targets = target[ranked.row]
         sid = np.where(ranked.dead[:, :, None], -1, ranked.sid)

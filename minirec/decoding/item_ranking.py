@@ -24,10 +24,10 @@ class ItemRanking(NamedTuple):
 
 
 class ItemModel(Protocol):
-    """What ranks all items; `minirec.models.ItemDecoder` has it."""
+    """What ranks all items; `minirec.models.ItemReader` has it."""
 
-    def read(self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
-        """Returns the state after each prompt."""
+    def read(self, item: Int[Array, "B P"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
+        """Returns the state after each history."""
         ...
 
     def item_logits(self, state: Float[Array, "B D"]) -> Float[Array, "B N"]:
@@ -37,7 +37,7 @@ class ItemModel(Protocol):
 
 def rank_items(
     model: ItemModel,
-    tokens: Int[Array, "B S"],
+    item: Int[Array, "B P"],
     lengths: Int[Array, " B"],
     trie: Trie,
     *,
@@ -52,15 +52,15 @@ def rank_items(
     ranked.
 
     Args:
-        model: what reads prompts and scores items.
-        tokens: right-padded prompts.
-        lengths: valid tokens of each prompt, at least 1.
+        model: what reads histories and scores items.
+        item: right-padded histories, oldest item first.
+        lengths: items of each history.
         trie: the catalogue; items that are not in it are not ranked.
         num_items: how many to return.
         excluded: item ids that a user shall not get, -1 pads.
         allowed: which items may be returned at all, by item id, for the batch or each user.
     """
-    score = jax.nn.log_softmax(model.item_logits(model.read(tokens, lengths)), axis=-1)
+    score = jax.nn.log_softmax(model.item_logits(model.read(item, lengths)), axis=-1)
     B, N = score.shape
     leaf = _fitted(trie.item_leaf, N, DEAD_NODE)
     wanted = jnp.broadcast_to(leaf != DEAD_NODE, (B, N))
@@ -69,11 +69,11 @@ def rank_items(
     if excluded is not None:
         place = jnp.where(excluded < 0, N, excluded)
         wanted = wanted.at[jnp.arange(B, dtype=jnp.int32)[:, None], place].set(False, mode="drop")
-    best, item = jax.lax.top_k(jnp.where(wanted, score, -jnp.inf), min(num_items, N))
+    best, found = jax.lax.top_k(jnp.where(wanted, score, -jnp.inf), min(num_items, N))
     missing = ((0, 0), (0, num_items - best.shape[1]))
     best = jnp.pad(best, missing, constant_values=-jnp.inf)
-    item = jnp.pad(item.astype(jnp.int32), missing)
-    return ItemRanking(jnp.where(best == -jnp.inf, -1, item), best)
+    found = jnp.pad(found.astype(jnp.int32), missing)
+    return ItemRanking(jnp.where(best == -jnp.inf, -1, found), best)
 
 
 def _fitted(values: Array, size: int, fill: int | bool) -> Array:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from kernels.trie import Trie
 from minirec.decoding.searcher import BeamSearcher, CompiledRanking, ItemRanker
+from minirec.decoding.state import reads
 
 _IN_FLIGHT = 3
 
@@ -67,8 +68,8 @@ def rank_users(
 
     Args:
         model: what scores the SIDs.
-        batches: prompts as `pipelines.batches.eval_batches` yields them: `tokens`, `lengths`,
-            `history`, `row`, `valid`.
+        batches: prompts as `pipelines.batches.eval_batches` yields them: `item` (or `tokens`, as
+            the model `reads`), `lengths`, `history`, `row`, `valid`.
         searcher: the constrained search.
         trie: the catalogue.
         exclude_seen: whether items of a user's own history are left out, exactly.
@@ -126,7 +127,7 @@ def _ranked[Ranked: (RankedUsers, RankedItems)](
     for batch in batches:
         excluded = batch["history"] if exclude_seen else None
         wait = ranker.start(
-            model, batch["tokens"], batch["lengths"], trie, excluded=excluded, allowed=allowed
+            model, batch[reads(model)], batch["lengths"], trie, excluded=excluded, allowed=allowed
         )
         pending.append((batch, wait))
         if len(pending) == _IN_FLIGHT:

@@ -36,8 +36,8 @@ def beam_search(
 
     Args:
         model: what reads prompts and tokens; see `SearchModel`.
-        tokens: right-padded prompts.
-        lengths: valid tokens of each prompt, at least 1.
+        tokens: right-padded prompts, of tokens or of what the model `reads`.
+        lengths: the length of each prompt.
         trie: the catalogue, over the model's tokens.
         num_beams: beams `M` kept a user, and items returned.
         normalize: log-probabilities over the whole vocabulary, "vocab", or over the allowed
@@ -83,8 +83,8 @@ def prefill(
 
     Args:
         model: what reads the prompts.
-        tokens: right-padded prompts.
-        lengths: valid tokens of each prompt, at least 1.
+        tokens: right-padded prompts, of tokens or of what the model `reads`.
+        lengths: the length of each prompt.
         num_beams: beams that the suffix cache makes room for.
         num_levels: `L`; the suffix makes room for the `L − 1` tokens that are read again.
 

@@ -20,7 +20,7 @@ from kernels.trie import Trie
 from minirec.decoding.head import check_head
 from minirec.decoding.item_ranking import ItemRanking, rank_items
 from minirec.decoding.search import beam_search
-from minirec.decoding.state import SearchResult
+from minirec.decoding.state import SearchResult, reads
 from minirec.models.sharding import AXES, batch_sharding, put, replicate, replicated
 
 
@@ -89,7 +89,7 @@ class CompiledRanking[Result]:
         """Makes the shell; compiles nothing yet.
 
         Args:
-            rank: from model, tokens, lengths, trie, `excluded` and `allowed` to arrays of which
+            rank: from model, prompts, lengths, trie, `excluded` and `allowed` to arrays of which
                 each has an entry a user.
             batch_buckets: sizes that the number of users (a device, on a mesh) is padded to.
             length_buckets: sizes that the prompts' length is padded to.
@@ -113,7 +113,7 @@ class CompiledRanking[Result]:
     def __call__(
         self,
         model: nnx.Module,
-        tokens: Int[np.ndarray, "B S"],
+        prompts: Int[np.ndarray, "B S"],
         lengths: Int[np.ndarray, " B"],
         trie: Trie,
         *,
@@ -121,12 +121,12 @@ class CompiledRanking[Result]:
         allowed: Bool[np.ndarray, "*B items"] | None = None,
     ) -> Result:
         """Returns the result for `B` users as NumPy arrays; arguments as `start`."""
-        return self.start(model, tokens, lengths, trie, excluded=excluded, allowed=allowed)()
+        return self.start(model, prompts, lengths, trie, excluded=excluded, allowed=allowed)()
 
     def start(
         self,
         model: nnx.Module,
-        tokens: Int[np.ndarray, "B S"],
+        prompts: Int[np.ndarray, "B S"],
         lengths: Int[np.ndarray, " B"],
         trie: Trie,
         *,
@@ -139,35 +139,38 @@ class CompiledRanking[Result]:
 
         Args:
             model: an NNX module that the function knows to ask.
-            tokens: right-padded prompts.
-            lengths: valid tokens of each prompt.
+            prompts: right-padded, of what the model `reads`: tokens, or items.
+            lengths: how many of them each prompt has; of items it may have none.
             trie: the catalogue.
             excluded: item ids that a user shall not get, -1 pads.
             allowed: which items may be returned, by item id, for all users or for each.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit, a length outside `[1, S]`, or a size for
-                which there is no bucket.
+            ValueError: shapes or dtypes that do not fit, a length that a prompt cannot have, or a
+                size for which there is no bucket.
         """
-        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
-        for name, array in (("tokens", tokens), ("lengths", lengths)):
+        prompts, lengths = np.asarray(prompts), np.asarray(lengths)
+        for name, array in (("prompts", prompts), ("lengths", lengths)):
             if not np.issubdtype(array.dtype, np.integer):
                 raise ValueError(f"{name}: {array.dtype} must be integers")
-        if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
+        if prompts.ndim != 2 or lengths.shape != prompts.shape[:1]:
             raise ValueError(
-                f"tokens {tokens.shape} and lengths {lengths.shape} must be [B, S] and [B]"
+                f"prompts {prompts.shape} and lengths {lengths.shape} must be [B, S] and [B]"
             )
-        B, S = tokens.shape
-        wrong = np.flatnonzero((lengths < 1) | (lengths > S))
+        B, S = prompts.shape
+        # Before a history of no items there is still where it begins; of tokens that is one.
+        least = 0 if reads(model) == "item" else 1
+        wrong = np.flatnonzero((lengths < least) | (lengths > S))
         if wrong.size:
             raise ValueError(
-                f"lengths[{wrong[0]}]={lengths[wrong[0]]} must lie in [1, {S}], the prompts' width"
+                f"lengths[{wrong[0]}]={lengths[wrong[0]]} must lie in [{least}, {S}], the prompts' "
+                "width"
             )
         devices = 1 if self._mesh is None else self._mesh.size
         users = self._batch.round_up(-(-B // devices), "the batch") * devices
         width = self._length.round_up(S, "the prompts' width")
-        # What the padding holds is never seen, but a row of length 0 has no last token.
-        tokens = _pad(tokens.astype(np.int32), (users, width), 0)
+        # What the padding holds is never seen, but a prompt of no tokens has no last one.
+        prompts = _pad(prompts.astype(np.int32), (users, width), 0)
         lengths = _pad(lengths.astype(np.int32), (users,), 1)
         if excluded is not None:
             excluded = np.asarray(int32_indices("excluded", excluded))
@@ -184,9 +187,9 @@ class CompiledRanking[Result]:
             shape = (users,) * (allowed.ndim - 1) + (trie.capacities.items,)
             allowed = _pad(allowed, shape, False)
         graphdef, state = nnx.split(model)
-        by_user, by_item = (tokens, lengths, excluded, allowed), None
+        by_user, by_item = (prompts, lengths, excluded, allowed), None
         if allowed is not None and allowed.ndim == 1:
-            by_user, by_item = (tokens, lengths, excluded, None), allowed
+            by_user, by_item = (prompts, lengths, excluded, None), allowed
         if self._mesh is not None:
             rows = batch_sharding(self._mesh)
             by_user = jax.tree.map(lambda array: put(array, rows), by_user)
@@ -198,10 +201,10 @@ class CompiledRanking[Result]:
         self.num_traces += 1
 
         def rank(state, trie, by_item, by_user) -> Result:
-            tokens, lengths, excluded, allowed = by_user
+            prompts, lengths, excluded, allowed = by_user
             model = nnx.merge(graphdef, state)
             allowed = by_item if allowed is None else allowed
-            return self._rank(model, tokens, lengths, trie, excluded=excluded, allowed=allowed)
+            return self._rank(model, prompts, lengths, trie, excluded=excluded, allowed=allowed)
 
         if self._mesh is not None:
             # Each device runs the program of one device: XLA could not split a kernel.

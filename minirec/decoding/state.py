@@ -31,9 +31,10 @@ class Suffix(Protocol):
 
 
 class SearchModel(Protocol):
-    """What a search asks of a model; `SidDecoder` and `ItemDecoder` have it.
+    """What a search asks of a model; `SidDecoder`, `SidReader` and `ItemReader` have it.
 
-    What a model keeps of a prompt is its own affair: `prefix` is any pytree with a leading axis of
+    A prompt is a row of tokens; where the model's `reads` is "item", a row of items. What a model
+    keeps of a prompt is its own affair: `prefix` is any pytree with a leading axis of
     users, or of layers and users, and goes back to `decode_step` as it came. A model may do without
     `head_rows`: it is then searched with the plain head.
     """
@@ -68,6 +69,11 @@ class SearchModel(Protocol):
         ...
 
 
+def reads(model: Any) -> str:
+    """Returns which field of a batch a model's prompts are: "tokens", or "item" if it says so."""
+    return getattr(model, "reads", "tokens")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
@@ -77,7 +83,7 @@ class DecodeState:
     axis `W` is 1 wide, and `M` after it. `level` counts the levels taken.
 
     Attributes:
-        lengths: int32 `[B]`, valid tokens of each prompt.
+        lengths: int32 `[B]`, the length of each prompt.
         prefix: what the model keeps of the prompts, one copy a user; a `SidDecoder` their keys and
             values, 2 × `[layers, B, S, kv_heads, head_dim]`.
         suffix: what it keeps of the beams' own tokens; a `SidDecoder` their keys and values,

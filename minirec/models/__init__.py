@@ -2,9 +2,10 @@
 
 from minirec.models.cache import PrefixCache, SuffixCache
 from minirec.models.config import ItemDecoderConfig, SidDecoderConfig, TrunkConfig
-from minirec.models.item_decoder import ItemDecoder, prompt_tokens
+from minirec.models.item_decoder import ItemDecoder
 from minirec.models.masks import CausalMask, IsolatedCandidatesMask, MaskRule
 from minirec.models.sid_decoder import SidDecoder
+from minirec.models.sid_reader import ItemReader, SidReader
 from minirec.models.trunk import Block, Trunk
 
 __all__ = [
@@ -15,7 +16,8 @@ __all__ = [
     "SidDecoder",
     "ItemDecoderConfig",
     "ItemDecoder",
-    "prompt_tokens",
+    "SidReader",
+    "ItemReader",
     "MaskRule",
     "CausalMask",
     "IsolatedCandidatesMask",

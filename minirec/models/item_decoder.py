@@ -13,7 +13,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -22,6 +21,7 @@ from minirec.models.layers import RMSNorm, dropout, named_param, normal_param, r
 from minirec.models.masks import CausalMask
 from minirec.models.products import project, unembed
 from minirec.models.sharding import gathered
+from minirec.models.sid_reader import places_in_example
 from minirec.models.trunk import Trunk
 from minirec.sids.vocab import SidVocab
 
@@ -48,23 +48,15 @@ class WrittenLevels:
         return WrittenLevels(jnp.take_along_axis(self.total, parent[:, :, None], axis=1))
 
 
-def prompt_tokens(
-    item_tokens: Int[np.ndarray, "N L"], vocab_size: int
-) -> Int[np.ndarray, "N L_and_1"]:
-    """Returns the tokens that an `ItemDecoder` reads for each item: its SID's, then its own."""
-    own = vocab_size + np.arange(len(item_tokens), dtype=np.int32)
-    return np.concatenate([item_tokens, own[:, None]], axis=1).astype(np.int32)
-
-
 class ItemDecoder(nnx.Module):
     """A model of item histories that writes SIDs and scores items.
 
-    An item comes as `L + 1` tokens: those of its SID, then its own, which is `vocab_size` plus its
-    number (`prompt_tokens` makes them). An item whose number has no row in the item table, one
-    added after training, is known by its SID alone.
+    An item is its number; `item_tokens [N, L]`, an argument beside it, has the tokens of its SID.
+    An item whose number has no row in the item table, one added after training, is known by its
+    SID alone.
 
-    Training calls the model, `written`, `level_logits` and `item_logits`; search calls `prefill`,
-    `init_suffix`, `decode_step` and `logits`, as it does with a `SidDecoder`.
+    Training calls the model, `written`, `logits` and `item_logits`; search goes through an
+    `ItemReader`, which holds `item_tokens`.
     """
 
     def __init__(self, config: ItemDecoderConfig, *, rngs: nnx.Rngs):
@@ -85,44 +77,26 @@ class ItemDecoder(nnx.Module):
         self.level_down = matrix((L, F, D), ("levels", "mlp", "embed"), 0.3 * F**-0.5)
         self.level_norm = named_param(jnp.ones((L, D), dtype), ("levels", "embed"))
 
-    @property
-    def item_width(self) -> int:
-        """Tokens of an item in a prompt, `L + 1`."""
-        return self.config.num_levels + 1
-
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        segment_ids: Int[Array, "B T"],
+        item: Int[Array, "B P"],
+        segment: Int[Array, "B P"],
+        item_tokens: Int[Array, "N L"],
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B P D"]:
-        """Returns the state after every item, which speaks of the item behind it.
-
-        Place `p` of a row stands for its tokens from `p · (L + 1)` on: the first of them is BOS, or
-        the last token of the item before, and what place `p` sees ends with that item.
+        """Returns the state that each item is to be told from: it has seen those before it.
 
         Args:
-            tokens: packed or padded rows, in which each example is BOS and its items' tokens.
-            positions: place of each token in its own example, from 0.
-            segment_ids: example of each token, from 1; 0 is padding.
+            item: packed or padded rows; any number where `segment` is 0.
+            segment: example of each item, from 1; 0 is padding.
+            item_tokens: the tokens of every item's SID.
             dropout_key: the source of dropout's bits; `None` turns dropout off.
         """
-        width = self.item_width
-        B, T = tokens.shape
-        P = T // width
-        end = P * width
-        # The token behind place p's first is the first of the item that p is to predict.
-        rows = jnp.pad(tokens[:, 1:end], ((0, 0), (0, 1))).reshape(B, P, width)
-        before = jnp.roll(self._embed_items(rows), 1, axis=1)
-        positions = positions[:, :end:width] // width
+        before = jnp.roll(self._embed_items(item, item_tokens), 1, axis=1)
+        positions = places_in_example(segment)
         embeddings = jnp.where((positions == 0)[..., None], self._begin(), before)
         return self.trunk(
-            embeddings,
-            positions,
-            CausalMask(),
-            segment_ids=segment_ids[:, :end:width],
-            dropout_key=dropout_key,
+            embeddings, positions, CausalMask(), segment_ids=segment, dropout_key=dropout_key
         )
 
     def written(
@@ -175,31 +149,36 @@ class ItemDecoder(nnx.Module):
         """Returns float32 logits over all items, of the trunk's states."""
         return unembed(state, self.item_rows().astype(state.dtype))
 
-    def read(self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
-        """Returns the trunk's state after each prompt.
+    def read(
+        self,
+        item: Int[Array, "B P"],
+        lengths: Int[Array, " B"],
+        item_tokens: Int[Array, "N L"],
+    ) -> Float[Array, "B D"]:
+        """Returns the trunk's state after each history.
 
         Args:
-            tokens: BOS and the items' tokens; what stands behind a row's length is never seen.
-            lengths: valid tokens of each prompt, at least 1.
+            item: histories, oldest item first; what stands behind a row's length is never seen.
+            lengths: items of each history, 0 or more.
+            item_tokens: the tokens of every item's SID.
         """
-        width = self.item_width
-        B, S = tokens.shape
-        shown = (S - 1) // width
-        rows = tokens[:, 1 : 1 + shown * width].reshape(B, shown, width)
-        begin = jnp.broadcast_to(self._begin(), (B, 1, self.config.trunk.width))
-        embeddings = jnp.concatenate([begin, self._embed_items(rows)], axis=1)
-        hidden, _ = self.trunk.prefill(embeddings, 1 + (lengths - 1) // width, CausalMask())
+        begin = jnp.broadcast_to(self._begin(), (len(item), 1, self.config.trunk.width))
+        embeddings = jnp.concatenate([begin, self._embed_items(item, item_tokens)], axis=1)
+        hidden, _ = self.trunk.prefill(embeddings, 1 + lengths, CausalMask())
         return hidden
 
     def prefill(
-        self, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]
+        self,
+        item: Int[Array, "B P"],
+        lengths: Int[Array, " B"],
+        item_tokens: Int[Array, "N L"],
     ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-        """Reads right-padded prompts once.
+        """Reads right-padded histories once; arguments as `read`.
 
         Returns:
             The hidden state that the first level's logits are made of, and the trunk's state.
         """
-        state = self.read(tokens, lengths)
+        state = self.read(item, lengths, item_tokens)
         return self.written(state, None, 0), state
 
     def init_suffix(self, batch: int, num_beams: int, capacity: int) -> WrittenLevels:
@@ -242,11 +221,13 @@ class ItemDecoder(nnx.Module):
         """Returns what stands before the first item, as it enters the trunk."""
         return self.input_norm(self.embed(jnp.int32(SidVocab.BOS)))
 
-    def _embed_items(self, rows: Int[Array, "B P L_and_1"]) -> Float[Array, "B P D"]:
+    def _embed_items(
+        self, item: Int[Array, "B P"], item_tokens: Int[Array, "N L"]
+    ) -> Float[Array, "B P D"]:
         """Returns what of each item enters the trunk."""
-        summed = self.embed(rows[..., :-1]).sum(axis=-2)
-        number = rows[..., -1] - self.config.vocab_size
-        known = (number >= 0) & (number < self.config.num_items)
-        own = jnp.take(gathered(self.items[...]), number, axis=0, mode="clip")
+        tokens = jnp.take(item_tokens, item, axis=0, mode="clip")
+        summed = self.embed(tokens).sum(axis=-2)
+        known = (item >= 0) & (item < self.config.num_items)
+        own = jnp.take(gathered(self.items[...]), item, axis=0, mode="clip")
         own = jnp.where(known[..., None], own, 0.0).astype(summed.dtype)
         return self.input_norm(summed + own)

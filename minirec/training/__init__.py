@@ -12,6 +12,7 @@ from minirec.training.tasks.item_task import ItemTask
 from minirec.training.tasks.sid_prefixes import SidPrefixes
 from minirec.training.tasks.sid_task import SidTask
 from minirec.training.tasks.task import Task
+from minirec.training.tasks.token_task import TokenTask
 
 __all__ = [
     "train",
@@ -20,6 +21,7 @@ __all__ = [
     "Stage",
     "Task",
     "SidTask",
+    "TokenTask",
     "ItemTask",
     "SidPrefixes",
     "OptimizerConfig",

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt32
 
-from minirec.models.sharding import AXES, replicated
+from minirec.models.sharding import AXES, replicate, replicated
 from minirec.training.tasks.task import Ratios, Task, check_metric_names
 from minirec.training.weight_average import averaged
 
@@ -60,6 +60,7 @@ class TrainStep:
 
     Attributes:
         traces: how often the step was traced; more than once a stage means that shapes changed.
+        tables: the task's, where the step runs; the program's third argument.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class TrainStep:
         self._seed = seed
         self._mesh = mesh
         self._first = TrainState(model_state, optimizer_state)
+        self.tables = replicate(jax.tree.map(jnp.asarray, getattr(task, "tables", None)), mesh)
         out_shardings = None
         if mesh is not None:  # The state comes back laid out as it goes in.
             shardings = jax.tree.map(lambda x: x.sharding, self._first)
@@ -123,7 +125,7 @@ class TrainStep:
                 that the loop uses itself.
         """
         with self._on_mesh():
-            return self._jitted(state, inputs, np.uint32(number))
+            return self._jitted(state, inputs, self.tables, np.uint32(number))
 
     def lower(self, state: TrainState, inputs: Any, number: int) -> jax.stages.Lowered:
         """Returns the program of a step without running it, to compile it or look into it.
@@ -139,7 +141,7 @@ class TrainStep:
             ValueError: as a call.
         """
         with self._on_mesh():
-            return self._jitted.lower(state, inputs, np.uint32(number))
+            return self._jitted.lower(state, inputs, self.tables, np.uint32(number))
 
     def model(self, state: TrainState) -> nnx.Module:
         """Returns the model that the state evaluates, to read from until the next step."""
@@ -149,7 +151,7 @@ class TrainStep:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _step(
-        self, state: TrainState, inputs: Any, number: UInt32[Array, ""]
+        self, state: TrainState, inputs: Any, tables: Any, number: UInt32[Array, ""]
     ) -> tuple[TrainState, StepMetrics]:
         self.traces += 1  # Python runs this line only while tracing.
         model = nnx.merge(self._model_graph, state.model, copy=True)
@@ -157,7 +159,7 @@ class TrainStep:
         key = jax.random.fold_in(jax.random.key(self._seed), number)
         learning_rate = jnp.asarray(self._schedule(optimizer.step[...]))
 
-        grads, ratios = self._gradients(model, inputs, key)
+        grads, ratios = self._gradients(model, inputs, tables, key)
         _, denominator = ratios["loss"]
         # A batch without any target has loss 0 and gradient 0, not NaN.
         scale = 1.0 / jnp.where(denominator > 0, denominator, 1.0)
@@ -169,13 +171,17 @@ class TrainStep:
         state = TrainState(nnx.state(model), nnx.state(optimizer))
         return state, StepMetrics(ratios, learning_rate, grad_norm, finite)
 
-    def _gradients(self, model: nnx.Module, inputs: Any, key: Array) -> tuple[nnx.State, Ratios]:
+    def _gradients(
+        self, model: nnx.Module, inputs: Any, tables: Any, key: Array
+    ) -> tuple[nnx.State, Ratios]:
         """Gradient of the summed loss over all parts, and the summed ratios."""
+        with_tables = getattr(self._task, "with_tables", lambda _: self._task)
+        task = with_tables(tables)
         graph, params, frozen, rest = nnx.split(model, self._trainable, nnx.Param, ...)
 
         def summed_loss(params: nnx.State, rest: nnx.State, part: Any, key: Array) -> Any:
             part_model = nnx.merge(graph, params, frozen, rest, copy=True)
-            total, denominator, metrics = self._task.loss(part_model, part, key=key)
+            total, denominator, metrics = task.loss(part_model, part, key=key)
             check_metric_names(metrics, f"{type(self._task).__name__}.loss")
             ratios = {"loss": (total, denominator), **metrics}
             ratios = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), ratios)

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
-from minirec.sids import SidVocab
+EVENT_FIELDS = {"item": np.int32, "event": np.int32, "time": np.int64}
+"""What a batch says of each event, by the log's columns."""
+
+NOTHING = -1
+"""What stands in these fields where there is no event."""
 
 
 class PreparedLog(Protocol):
@@ -21,7 +25,7 @@ class PreparedLog(Protocol):
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:
-        """Event columns; `item` int32 [E] is read, and `event` where types differ in weight."""
+        """Event columns: `item` and `event` int32, `time` int64, each [E]."""
         ...
 
     @property
@@ -49,37 +53,6 @@ class PreparedLog(Protocol):
         ...
 
 
-def token_table(
-    item_tokens: Int[np.ndarray, "N L"], num_items: int
-) -> Int[np.ndarray, "N_and_one L"]:
-    """Returns `item_tokens` with one more row, of PAD: the item that fills up a row.
-
-    Args:
-        item_tokens: the tokens of every item's SID.
-        num_items: number of items of the prepared data.
-
-    Raises:
-        ValueError: the shape is not `[num_items, L]`, or a token is PAD, BOS or negative.
-    """
-    table = np.asarray(item_tokens)
-    if table.ndim != 2 or len(table) != num_items or not table.shape[1]:
-        raise ValueError(
-            f"item_tokens has shape {list(table.shape)}: "
-            f"must be [{num_items}, L], a row for each item of the prepared data"
-        )
-    if not np.issubdtype(table.dtype, np.integer):
-        raise ValueError(f"item_tokens has dtype {table.dtype}: must be integers")
-    bad = np.argwhere(table <= max(SidVocab.PAD, SidVocab.BOS))
-    if len(bad):
-        item, level = bad[0]
-        raise ValueError(
-            f"item_tokens[{item}, {level}] = {table[item, level]}: "
-            f"{SidVocab.PAD} is padding, {SidVocab.BOS} begins a sequence, no item may use them"
-        )
-    pad = np.full((1, table.shape[1]), SidVocab.PAD)
-    return np.concatenate([table, pad]).astype(np.int32)
-
-
 def item_column(prepared: PreparedLog) -> Int[np.ndarray, " E"]:
     """Returns the items of all events, checked.
 
@@ -94,6 +67,23 @@ def item_column(prepared: PreparedLog) -> Int[np.ndarray, " E"]:
             f"must lie in [0, {prepared.num_items})"
         )
     return items
+
+
+def event_columns(prepared: PreparedLog) -> dict[str, Shaped[np.ndarray, " E"]]:
+    """Returns what the log says of all events, `EVENT_FIELDS`, checked.
+
+    Raises:
+        ValueError: as `item_column`, or the columns differ in length.
+    """
+    columns = {"item": item_column(prepared)}
+    for name in EVENT_FIELDS:
+        columns[name] = np.asarray(prepared.columns[name])
+        if columns[name].shape != columns["item"].shape:
+            raise ValueError(
+                f"columns/{name}: has shape {list(columns[name].shape)}, "
+                f"columns/item {list(columns['item'].shape)}"
+            )
+    return columns
 
 
 def check_ranges(name: str, ranges: Int[np.ndarray, "n 3"], limit: int) -> None:

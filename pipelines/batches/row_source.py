@@ -27,7 +27,7 @@ class RowSource(abc.ABC):
 
     Attributes:
         packing: which examples share a row; None: each has its own.
-        row_tokens: T.
+        row_size: places of a row, for tokens or for events.
         batch_size: rows of a batch, over all processes together.
         seed: of the shuffle.
         process_index: which slice of each batch is made.
@@ -36,7 +36,7 @@ class RowSource(abc.ABC):
     """
 
     packing: Packing | None
-    row_tokens: int
+    row_size: int
     batch_size: int
     seed: int
     process_index: int
@@ -56,7 +56,7 @@ class RowSource(abc.ABC):
 
     @abc.abstractmethod
     def assemble(self, rows: np.ndarray) -> Batch:
-        """Returns the token arrays of the plan's rows."""
+        """Returns the arrays of the plan's rows."""
 
     @property
     def num_rows(self) -> int:

@@ -43,7 +43,7 @@ class BatchStream(grain.IterDataset):
     Attributes:
         num_rows: rows of an epoch.
         num_examples: examples of an epoch.
-        row_tokens: T.
+        row_size: places of a row, for tokens or for events.
         stream: what the stream depends on, in words and hashes; part of every state.
     """
 
@@ -53,7 +53,7 @@ class BatchStream(grain.IterDataset):
         self._ahead = ahead
         self.num_rows = source.num_rows
         self.num_examples = source.num_examples
-        self.row_tokens = source.row_tokens
+        self.row_size = source.row_size
         self.stream = dict(stream)
 
     def __str__(self) -> str:

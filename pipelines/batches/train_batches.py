@@ -10,16 +10,15 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
 
 from pipelines.batches.event_weights import EventWeights, event_weights
 from pipelines.batches.examples import (
+    EVENT_FIELDS,
     Examples,
     PreparedLog,
     check_ranges,
+    event_columns,
     history_examples,
-    item_column,
-    token_table,
     window_examples,
 )
 from pipelines.batches.packing import pack
@@ -27,7 +26,7 @@ from pipelines.batches.row_source import check_processes, digest
 from pipelines.batches.rows import BatchSource
 from pipelines.batches.stream import BatchStream
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +40,8 @@ class BatchConfig:
             "histories" one of each training sequence, with the loss on every item but its first,
             or with `first_items` on all (`pipelines.batches.examples.history_examples` tells how
             long ones are cut).
-        pack: several examples share a row, told apart by `segment_ids`.
-        row_tokens: T, tokens a row. None: what the longest example needs, at most
-            `(max_items + 1) * L`.
+        pack: several examples share a row, told apart by `segment`.
+        row_items: P, events a row. None: what the longest example needs, at most `max_items + 1`.
         stride: for "histories", new items a window of a long sequence. None: half a window.
         first_items: for "histories", a sequence's first item is a target too, of an empty history.
         num_threads: threads that make batches ahead. 0: batches are made when asked for.
@@ -57,7 +55,7 @@ class BatchConfig:
     max_items: int
     examples: Literal["windows", "histories"] = "windows"
     pack: bool = False
-    row_tokens: int | None = None
+    row_items: int | None = None
     stride: int | None = None
     first_items: bool = False
     num_threads: int = 1
@@ -74,8 +72,8 @@ class BatchConfig:
             for field in fields:
                 if (value := getattr(self, field)) < least:
                     raise ValueError(f"{field}={value}: must be at least {least}")
-        if self.row_tokens is not None and self.row_tokens < 1:
-            raise ValueError(f"row_tokens={self.row_tokens}: must be at least 1, or None")
+        if self.row_items is not None and self.row_items < 1:
+            raise ValueError(f"row_items={self.row_items}: must be at least 1, or None")
         if self.stride is not None and not 1 <= self.stride <= self.max_items:
             raise ValueError(
                 f"stride={self.stride}: must lie between 1 and max_items={self.max_items}"
@@ -84,7 +82,6 @@ class BatchConfig:
 
 def train_batches(
     prepared: PreparedLog,
-    item_tokens: Int[np.ndarray, "N L"],
     config: BatchConfig,
     *,
     seed: int,
@@ -98,19 +95,19 @@ def train_batches(
     `[i * batch_size, (i + 1) * batch_size)` and may reach into the next epoch. A process takes an
     equal, contiguous slice of each batch.
 
-    A batch is a dict of NumPy arrays, with B this process's rows:
+    A batch is a dict of NumPy arrays, with B this process's rows of P places, one an event:
 
-    - `tokens`, `targets`, `positions`, `segment_ids` int32 [B, T], `loss_mask` float32 [B, T].
-      A segment is BOS and the items' tokens, oldest first, as input; the same moved by one as
-      target. `loss_mask` is the weight of the target's event (`prepared.event_weights`, 1 unless
-      the log says otherwise), 0 where an item is context only. `positions` count from 0 in each
-      segment, `segment_ids` from 1 in each row. PAD, position 0 and segment 0 fill up the row.
+    - `item`, `event` int32 and `time` int64 [B, P], the log's, an example's oldest event first;
+      -1 fills up the row.
+    - `segment` int32 [B, P]: the example of each event, from 1 in each row; 0 fills up the row.
+    - `target_weight` float32 [B, P]: what the event counts as a target, to be told from those of
+      its example that stand before it: the weight of its type (`prepared.event_weights`, 1 unless
+      the log says otherwise), 0 where it is context only.
     - `rows` int64 [B], the plan's row; `epoch` int32 [B]; `batch_index` int64 [B], the same
       number throughout. They name the batch's place in the data: see `TrainBatches.describe`.
 
     Args:
         prepared: the prepared data set; only its train split is read.
-        item_tokens: the tokens of every item's SID (`SidVocab.encode` of the SID table's codes).
         config: how batches are made.
         seed: shuffle and packing.
         process_index: this JAX process.
@@ -119,29 +116,25 @@ def train_batches(
     Raises:
         ValueError: arguments that do not fit the data or one another.
     """
-    table = token_table(item_tokens, prepared.num_items)
     check_processes(config.batch_size, process_index, process_count)
-    items = item_column(prepared)
+    columns = event_columns(prepared)
     weights = event_weights(prepared)
-    examples = _make_examples(prepared, items, config, weights)
-    num_levels = table.shape[1]
+    examples = _make_examples(prepared, len(columns["item"]), config, weights)
     longest = int(examples.size.argmax())
-    row_tokens = config.row_tokens or int(examples.size[longest]) * num_levels
-    if examples.size[longest] * num_levels > row_tokens:
+    row_items = config.row_items or int(examples.size[longest])
+    if examples.size[longest] > row_items:
         event = int(examples.start[longest])
         raise ValueError(
-            f"row_tokens={row_tokens}: the longest example (user "
+            f"row_items={row_items}: the longest example (user "
             f"{_user_of(prepared.offsets, event)}, events from {event}) has "
-            f"{examples.size[longest]} items of {num_levels} tokens and needs "
-            f"{examples.size[longest] * num_levels}; raise row_tokens or lower "
+            f"{examples.size[longest]} items; raise row_items or lower "
             f"max_items={config.max_items}"
         )
     source = BatchSource(
-        items=items,
-        table=table,
+        columns=columns,
         examples=examples,
-        packing=pack(examples.size, row_tokens // num_levels, seed=seed) if config.pack else None,
-        row_tokens=row_tokens,
+        packing=pack(examples.size, row_items, seed=seed) if config.pack else None,
+        row_size=row_items,
         batch_size=config.batch_size,
         seed=seed,
         process_index=process_index,
@@ -152,17 +145,17 @@ def train_batches(
 
 
 def _make_examples(
-    prepared: PreparedLog, items: np.ndarray, config: BatchConfig, weights: EventWeights | None
+    prepared: PreparedLog, num_events: int, config: BatchConfig, weights: EventWeights | None
 ) -> Examples:
     """Returns the training examples, checked."""
     if config.examples == "windows":
         name, ranges = "splits/train", prepared.views("train")
         # A view's target is the event at `stop`, which must exist too.
-        check_ranges(name, ranges, len(items) - 1)
+        check_ranges(name, ranges, num_events - 1)
         examples = window_examples(ranges, config.max_items)
     else:
         name, ranges = "splits/train_sequences", prepared.train_sequences
-        check_ranges(name, ranges, len(items))
+        check_ranges(name, ranges, num_events)
         examples = history_examples(ranges, config.max_items, config.stride, config.first_items)
     reasons, needs = "without a history", "one item" if config.first_items else "two items"
     if weights is not None:
@@ -190,7 +183,7 @@ class TrainBatches(BatchStream):
         num_targets: target items of an epoch, those whose event has a weight above 0.
         left_out: views, sequences or windows of which no example was made: without a history, or
             without a target whose event has a weight above 0.
-        efficiency: share of an epoch's tokens that are not padding.
+        efficiency: share of an epoch's places that hold an event.
     """
 
     def __init__(self, source: BatchSource, config: BatchConfig, offsets: np.ndarray):
@@ -205,15 +198,13 @@ class TrainBatches(BatchStream):
             "stride": config.stride or 0,
             "first_items": config.first_items,
             "pack": config.pack,
-            "row_tokens": source.row_tokens,
+            "row_items": source.row_size,
         }
         if weights is not None:
             stream |= {"event_weights": str(weights), "events": digest(weights.events)}
-        # Last: they change with the fields above, which say more.
-        stream |= {
-            "item_tokens": digest(source.table),
-            "data": digest(source.items, examples.start, examples.size, examples.num_targets),
-        }
+        # Last: it changes with the fields above, which say more.
+        columns = [source.columns[name] for name in EVENT_FIELDS]
+        stream["data"] = digest(*columns, examples.start, examples.size, examples.num_targets)
         super().__init__(source, config, stream)
         self._examples = examples
         self._offsets = offsets
@@ -221,8 +212,7 @@ class TrainBatches(BatchStream):
         targets = examples.num_targets if weights is None else weights.num_targets(examples)
         self.num_targets = int(targets.sum())
         self.left_out = examples.left_out
-        used = int(examples.size.sum()) * source.table.shape[1]
-        self.efficiency = used / (self.num_rows * self.row_tokens)
+        self.efficiency = int(examples.size.sum()) / (self.num_rows * self.row_size)
 
     def name_examples(self, examples: np.ndarray) -> str:
         """Returns whose they are."""

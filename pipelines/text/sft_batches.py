@@ -147,7 +147,7 @@ def sft_batches(
     row_tokens = config.row_tokens or int(places.max())
     source = TextSource(
         packing=pack(places[drawn], row_tokens, seed=seed) if config.pack else None,
-        row_tokens=row_tokens,
+        row_size=row_tokens,
         batch_size=config.batch_size,
         seed=seed,
         process_index=process_index,
@@ -189,7 +189,7 @@ class SftBatches(BatchStream):
             "batch_size": source.batch_size,
             "max_items": config.max_items,
             "pack": config.pack,
-            "row_tokens": source.row_tokens,
+            "row_tokens": source.row_size,
             "drawn": {name: task["drawn"] for name, task in tasks.items()},
             # Last: it changes with the fields above, which say more.
             "data": digest(
@@ -210,7 +210,7 @@ class SftBatches(BatchStream):
         self._target = np.concatenate([part.target for part in examples.values()])
         self.max_loss_tokens = source.max_loss_tokens
         places = (source.spans.lengths - 1)[source.draws].sum()
-        self.efficiency = float(places) / (self.num_rows * self.row_tokens)
+        self.efficiency = float(places) / (self.num_rows * self.row_size)
 
     def name_examples(self, examples: np.ndarray) -> str:
         """Returns each example's task, user and target."""

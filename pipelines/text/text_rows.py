@@ -54,7 +54,7 @@ class TextSource(RowSource):
         ends = np.cumsum(size)
         begin = ends - size
         # Packed rows are filled from the left: an example begins where the one before it ends.
-        place = row * self.row_tokens + begin - begin[segment == 1][row]
+        place = row * self.row_size + begin - begin[segment == 1][row]
 
         # From here on, one entry an input token of the batch.
         of_example = np.repeat(np.arange(len(example)), size)
@@ -66,9 +66,9 @@ class TextSource(RowSource):
         is_answer = within >= (size - self.spans.length[example, -1])[of_example]
 
         def spread(values: np.ndarray, fill: int, dtype: type) -> np.ndarray:
-            grid = np.full(len(rows) * self.row_tokens, fill, dtype)
+            grid = np.full(len(rows) * self.row_size, fill, dtype)
             grid[goal] = values
-            return grid.reshape(len(rows), self.row_tokens)
+            return grid.reshape(len(rows), self.row_size)
 
         return {
             "tokens": spread(sequence[source], self.pad, np.int32),

@@ -6,7 +6,7 @@ from flax import nnx
 
 from kernels.trie import build_trie
 from minirec.decoding import ItemRanker
-from minirec.models import ItemDecoder
+from minirec.models import ItemDecoder, ItemReader
 from tests.bounds import assert_close, log_softmax_roundings
 from tests.models.test_item_decoder import CONFIG, READ, SIDS, L, N, V, prompts
 
@@ -21,7 +21,7 @@ HISTORIES = [[3, 1, 4], [5], [2, 6, 0, 7]]
 def model():
     model = ItemDecoder(CONFIG, rngs=nnx.Rngs(0))
     model.items[...] = model.items[...] * 40
-    return model
+    return ItemReader(model, SIDS)
 
 
 @pytest.fixture(scope="module")

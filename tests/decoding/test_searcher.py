@@ -73,14 +73,14 @@ class TestBeamSearcher:
             ({"lengths": np.array([5, 2, 8])}, r"lengths\[2\]=8"),
             ({"lengths": np.array([5, 2])}, "must be"),
             ({"lengths": np.array([5.0, 2.5, 7.0])}, "lengths: float64 must be integers"),
-            ({"tokens": np.zeros((3, 7))}, "tokens: float64 must be integers"),
+            ({"prompts": np.zeros((3, 7))}, "prompts: float64 must be integers"),
             ({"excluded": np.zeros((3, 4))}, "excluded: .*float64; it must be integers"),
             ({"excluded": np.zeros((2, 4), np.int32)}, "excluded"),
             ({"allowed": np.ones((2, 4), bool)}, "allowed"),
         ],
     )
     def test_arguments_that_do_not_fit_are_named(self, model, prompts, trie, change, message):
-        arguments = {"tokens": prompts[0], "lengths": prompts[1], **change}
+        arguments = {"prompts": prompts[0], "lengths": prompts[1], **change}
         with pytest.raises(ValueError, match=message):
             BeamSearcher(num_beams=2)(model, trie=trie, **arguments)
 

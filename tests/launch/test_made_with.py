@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from launch import evaluate, make_sids, prepare
 from launch.wiring import catalogue, made_with, program, sid
 from minirec import files
+from minirec.training import run_folder
 from tests.launch.fields import another, changed, flat, refused_fields
 
 
@@ -38,6 +39,23 @@ def test_what_changes_nothing_or_is_asked_anew_is_not_refused(smoke):
     sid.EXPERIMENT.load(dataclasses.replace(job, config=config))
     for field in made_with.CHANGE_NOTHING:
         assert made_with.CHANGE_NOTHING[field]
+
+
+@pytest.mark.parametrize(("tokens", "refused"), [(0, False), (40, True)])
+def test_a_run_whose_rows_were_counted_in_tokens(smoke, tmp_path, tokens, refused):
+    job, _ = smoke
+    run = tmp_path / "run"
+    record = run_folder.read_config(job.run)
+    loader = record["config"]["loader"]
+    assert loader.pop("row_items") == 0
+    loader["row_tokens"] = tokens
+    run_folder.claim(run, record, overwrite=False)
+    old = dataclasses.replace(job, run=run)
+    if refused:
+        with pytest.raises(program.UsageError, match=r"config\.loader\.row_tokens is 40 there"):
+            made_with.check_run(old)
+    else:
+        assert made_with.check_run(old)["config"] == record["config"]
 
 
 def test_another_folder_must_hold_the_same_log(smoke, tmp_path, capsys):

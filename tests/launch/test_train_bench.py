@@ -12,7 +12,7 @@ from launch.bench.training_floor import Places, item_products, mean_products, to
 from minirec.models import ItemDecoderConfig, SidDecoderConfig, TrunkConfig
 from minirec.training import ItemTask, SidPrefixes, SidTask
 from pipelines.batches.train_batches import BatchConfig, train_batches
-from pipelines.synthetic import SyntheticLog
+from pipelines.synthetic import SyntheticLog, columns_of
 
 TRUNK = TrunkConfig(num_layers=2, width=3, num_heads=5, num_kv_heads=1, head_dim=2, mlp_width=7)
 
@@ -107,12 +107,12 @@ def log():
     """Users of 3 and of 2 training items: a row of 6 places holds both and one of padding."""
     sequences = np.array([[0, 0, 3], [1, 5, 7]])
     items = np.array([0, 1, 2, 3, 3, 1, 0, 3, 3], np.int32)
-    return SyntheticLog({"item": items}, np.array([0, 5, 9]), sequences, 4, {})
+    return SyntheticLog(columns_of(items), np.array([0, 5, 9]), sequences, 4, {})
 
 
-def one_row(log, tokens, width):
-    config = BatchConfig(1, 5, examples="histories", pack=True, row_tokens=6 * width)
-    return train_batches(log, tokens, config, seed=0).batch_at(0)
+def one_row(log):
+    config = BatchConfig(1, 5, examples="histories", pack=True, row_items=6)
+    return train_batches(log, config, seed=0).batch_at(0)
 
 
 def test_a_log_counts_its_training_interactions(log):
@@ -120,10 +120,8 @@ def test_a_log_counts_its_training_interactions(log):
 
 
 def test_a_position_an_item_is_counted_where_it_is_needed(log, item_tokens):
-    own = 8 + np.arange(4, dtype=np.int32)[:, None]
-    task = ItemTask(lambda _: {}, SidPrefixes.of(item_tokens), 8)
-    inputs = task.inputs(one_row(log, np.concatenate([item_tokens, own], axis=1), 3))
-    places = Places.of_items(inputs, 3)
+    task = ItemTask(lambda _: {}, SidPrefixes.of(item_tokens))
+    places = Places.of_items(task.inputs(one_row(log)))
     # Examples of 3 and 2 places; the first item of each is no target.
     assert sorted(places.read) == [1, 1, 2, 2, 3]
     assert sorted(places.asked) == [2, 2, 3]
@@ -155,8 +153,8 @@ def test_a_position_an_item_is_counted_where_it_is_needed(log, item_tokens):
 
 
 def test_a_position_a_token_is_counted_where_it_is_needed(log, item_tokens):
-    inputs = SidTask(lambda _: {}).inputs(one_row(log, item_tokens, 2))
-    places = Places.of_tokens(inputs)
+    inputs = SidTask(lambda _: {}, item_tokens).inputs(one_row(log))
+    places = Places.of_tokens(inputs, 2)
     assert sorted(places.read) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 6]
     assert sorted(places.asked) == [3, 3, 4, 4, 5, 6]
     products = token_products(SidDecoderConfig(TRUNK, 8), places)

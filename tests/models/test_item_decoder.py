@@ -10,14 +10,12 @@ from flax import nnx
 
 from kernels.trie import build_trie
 from minirec.decoding import beam_search
-from minirec.models import ItemDecoder, ItemDecoderConfig, prompt_tokens
-from minirec.sids import SidVocab
+from minirec.models import ItemDecoder, ItemDecoderConfig, ItemReader
 from tests.bounds import assert_close, log_softmax_roundings, trunk_roundings
 from tests.decoding.small import TRUNK
 
 V, L, N = 14, 3, 20
 CONFIG = ItemDecoderConfig(TRUNK, vocab_size=V, num_items=N, num_levels=L, level_width=24)
-W = L + 1
 LENGTHS = np.array([3, 0, 5], np.int32)  # items of each prompt
 
 # What is computed is under test: compile fast, run slowly.
@@ -32,12 +30,10 @@ def distinct_sids():
 
 
 SIDS = distinct_sids()
-TABLE = prompt_tokens(SIDS, V)
-
 
 # To a state: an item's embeddings added up, a norm, the trunk over six positions at most. To a
 # level's hidden state: a norm, and a gated layer of the state and of what was written.
-READ = W + TRUNK.width + 10 + trunk_roundings(TRUNK, 6)
+READ = L + 1 + TRUNK.width + 10 + trunk_roundings(TRUNK, 6)
 WRITTEN = 2 * TRUNK.width + CONFIG.level_width + 20
 
 
@@ -56,42 +52,42 @@ def histories():
     return [rng.permutation(N)[: length + 1] for length in LENGTHS]  # a target comes behind
 
 
-def prompts(histories, fill=0):
-    tokens = np.full((len(histories), 1 + 5 * W), fill, np.int32)
-    for row, items in zip(tokens, histories, strict=True):
-        row[0] = SidVocab.BOS
-        row[1 : 1 + len(items) * W] = TABLE[items].reshape(-1)
-    return tokens, np.array([1 + len(items) * W for items in histories], np.int32)
+def prompts(histories, fill=-1):
+    item = np.full((len(histories), 5), fill, np.int32)
+    for row, items in zip(item, histories, strict=True):
+        row[: len(items)] = items
+    return item, np.array([len(items) for items in histories], np.int32)
 
 
-def packed(histories):
-    """All examples in one row, as training has them: a place less than tokens an item."""
-    tokens, positions, segments = [], [], []
-    for number, items in enumerate(histories, 1):
-        flat = TABLE[items].reshape(-1)
-        tokens += [SidVocab.BOS, *flat[:-1]]
-        positions += range(len(flat))
-        segments += [number] * len(flat)
-    return [np.array([row], np.int32) for row in (tokens, positions, segments)]
+def packed(histories, padding=0):
+    """All examples in one row, as training has them."""
+    item = np.concatenate([*histories, np.full(padding, -1)])
+    segment = np.repeat(np.arange(1, len(histories) + 1), [len(items) for items in histories])
+    segment = np.pad(segment, (0, padding))
+    return item[None].astype(np.int32), segment[None].astype(np.int32)
 
 
 @fast_jit
-def read(model, tokens, lengths):
-    return model.read(tokens, lengths)
+def forward(model, item, segment):
+    return model(item, segment, SIDS)
+
+
+@fast_jit
+def read(model, item, lengths, sids=SIDS):
+    return model.read(item, lengths, sids)
 
 
 def test_a_prompt_has_the_state_of_its_place_in_a_packed_row(model, histories):
     states = read(model, *prompts([items[:-1] for items in histories]))
-    rows = fast_jit(lambda m, *a: m(*a))(model, *packed(histories))
+    rows = forward(model, *packed(histories))
     ends = np.cumsum([len(items) for items in histories]) - 1
     assert_close(states, rows[0, ends], READ)
 
 
-def test_a_row_whose_length_is_no_multiple_of_an_item_gives_the_same(model, histories):
+def test_padding_changes_nothing(model, histories):
     row = packed(histories)
-    longer = [np.pad(part, ((0, 0), (0, 2))) for part in row]
-    forward = fast_jit(lambda m, *a: m(*a))
-    assert_close(forward(model, *longer), forward(model, *row), READ)
+    padded = forward(model, *packed(histories, padding=2))
+    assert_close(padded[:, :-2], forward(model, *row), READ)
 
 
 def test_what_stands_behind_a_prompt_is_never_seen(model, histories):
@@ -102,14 +98,15 @@ def test_what_stands_behind_a_prompt_is_never_seen(model, histories):
 
 
 def test_an_item_without_a_row_is_known_by_its_sid_alone(model, histories):
-    tokens, lengths = prompts([histories[2][:-1]])
-    later = tokens.copy()
-    later[0, W] = V + N + 3  # the first item's own token
+    item, lengths = prompts([histories[2][:-1]])
+    later = item.copy()
+    later[0, 0] = N  # One that came later, with the SID of the first.
+    sids = np.concatenate([SIDS, SIDS[item[:, 0]]])
     without = nnx.clone(model)
-    without.items[...] = without.items[...].at[histories[2][0]].set(0.0)
-    state = read(model, later, lengths)
-    assert_close(state, read(without, tokens, lengths), READ)
-    assert np.abs(state - read(model, tokens, lengths)).max() > 1e-2
+    without.items[...] = without.items[...].at[item[0, 0]].set(0.0)
+    state = read(model, later, lengths, sids)
+    assert_close(state, read(without, item, lengths), READ)
+    assert np.abs(state - read(model, item, lengths)).max() > 1e-2
 
 
 def log_probabilities(model, state):
@@ -134,11 +131,11 @@ def log_probabilities(model, state):
 
 
 def test_search_finds_every_item_with_its_probability(model, histories):
-    tokens, lengths = prompts([items[:-1] for items in histories])
+    item, lengths = prompts([items[:-1] for items in histories])
     trie = build_trie(SIDS, codebook_sizes=[V] * L)
     search = fast_jit(functools.partial(beam_search, num_beams=N, normalize="children"))
-    result = search(model, tokens, lengths, trie)
-    states = read(model, tokens, lengths)
+    result = search(ItemReader(model, SIDS), item, lengths, trie)
+    states = read(model, item, lengths)
     for user in range(len(histories)):
         expected = log_probabilities(model, states[user])
         # Logits are off by a share of their size, about 40; probabilities by as much.

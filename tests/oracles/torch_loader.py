@@ -2,8 +2,9 @@
 
     .venv-oracles/bin/python tests/oracles/torch_loader.py FOLDER
 
-FOLDER holds `items.npy` int32 [E], `views.npy` int64 [n, 3] (user, start, stop), `tokens.npy` int32
-[N, L] and `config.json` (`batch_size`, `max_items`, `width`, `bos`, `num_workers`, `turns` and the
+FOLDER holds `item.npy` and `event.npy` int32 [E], `time.npy` int64 [E], `views.npy` int64 [n, 3]
+(user, start, stop) and `config.json` (`batch_size`, `max_items`, `width`, `nothing`, what stands
+where there is no event, `num_workers`, `turns` and the
 `seconds` of each). One line of JSON is printed, with the rate of the fastest turn; `check.npz` gets
 the first examples, by which others can tell whether these are the same.
 """
@@ -23,12 +24,13 @@ class Windows(Dataset):
     """One example a view: its newest items and its target, as the arrays of a training row."""
 
     def __init__(self, folder, config):
-        self.items, self.views, self.tokens = (
-            np.load(folder / f"{name}.npy", allow_pickle=False)
-            for name in ("items", "views", "tokens")
-        )
-        self.max_items, self.width, self.bos = (
-            config[name] for name in ("max_items", "width", "bos")
+        self.columns = {
+            name: np.load(folder / f"{name}.npy", allow_pickle=False)
+            for name in ("item", "event", "time")
+        }
+        self.views = np.load(folder / "views.npy", allow_pickle=False)
+        self.max_items, self.width, self.nothing = (
+            config[name] for name in ("max_items", "width", "nothing")
         )
 
     def __len__(self):
@@ -36,23 +38,17 @@ class Windows(Dataset):
 
     def __getitem__(self, row):
         _, start, stop = self.views[row]
-        sequence = self.tokens[self.items[max(start, stop - self.max_items) : stop + 1]].reshape(-1)
-        size = len(sequence)
-        tokens, targets, positions, segment_ids = np.zeros((4, self.width), np.int32)
-        loss_mask = np.zeros(self.width, np.float32)
-        tokens[0] = self.bos
-        tokens[1:size] = sequence[:-1]
-        targets[:size] = sequence
-        positions[:size] = np.arange(size)
-        segment_ids[:size] = 1
-        loss_mask[size - self.tokens.shape[1] : size] = 1
-        return {
-            "tokens": tokens,
-            "targets": targets,
-            "loss_mask": loss_mask,
-            "positions": positions,
-            "segment_ids": segment_ids,
-        }
+        events = slice(max(start, stop - self.max_items), stop + 1)
+        size = events.stop - events.start
+        example = {}
+        for name, column in self.columns.items():
+            example[name] = np.full(self.width, self.nothing, column.dtype)
+            example[name][:size] = column[events]
+        example["segment"] = np.zeros(self.width, np.int32)
+        example["segment"][:size] = 1
+        example["target_weight"] = np.zeros(self.width, np.float32)
+        example["target_weight"][size - 1] = 1
+        return example
 
 
 def main():

@@ -8,8 +8,7 @@ import pytest
 from pipelines.batches.eval_batches import eval_batches, prompt_batch
 from pipelines.synthetic import synthetic_log
 
-NUM_ITEMS, NUM_LEVELS = 61, 3
-PAD, BOS = 0, 1
+NUM_ITEMS = 61
 
 
 @pytest.fixture(scope="module")
@@ -17,36 +16,34 @@ def log():
     return synthetic_log(90, num_items=NUM_ITEMS, mean_events=14)
 
 
-@pytest.fixture(scope="module")
-def item_tokens():
-    return np.random.default_rng(0).integers(2, 50, (NUM_ITEMS, NUM_LEVELS))
-
-
-def check_prompt(batch, row, history, item_tokens, max_items):
+def check_prompt(batch, row, history, max_items):
     shown = history[-max_items:] if len(history) else history
-    length = 1 + len(shown) * NUM_LEVELS
-    expected = [BOS, *item_tokens[np.array(shown, int)].reshape(-1)]
-    assert batch["lengths"][row] == length
-    np.testing.assert_array_equal(batch["tokens"][row, :length], expected)
-    assert (batch["tokens"][row, length:] == PAD).all()
+    assert batch["lengths"][row] == len(shown)
+    np.testing.assert_array_equal(batch["item"][row, : len(shown)], shown)
+    assert (batch["item"][row, len(shown) :] == -1).all()
     np.testing.assert_array_equal(batch["history"][row, : len(history)], history)
     assert (batch["history"][row, len(history) :] == -1).all()
 
 
 @pytest.mark.parametrize("max_items", [1, 5, 16, 20, 100])
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_every_view_comes_once_with_its_history_and_target(log, item_tokens, split, max_items):
-    batches = eval_batches(log, split, item_tokens, batch_size=16, max_items=max_items)
+def test_every_view_comes_once_with_its_history_and_target(log, split, max_items):
+    batches = eval_batches(log, split, batch_size=16, max_items=max_items)
     views, items = log.views(split), log.columns["item"]
     seen, shapes = [], set()
     for batch in batches:
-        shapes.add((batch["tokens"].shape[1], batch["history"].shape[1]))
+        shapes.add((batch["item"].shape[1], batch["history"].shape[1]))
         for row in np.flatnonzero(batch["valid"]):
             user, start, stop = views[batch["row"][row]]
             seen.append(int(batch["row"][row]))
             assert batch["user"][row] == user
             assert batch["target"][row] == items[stop]
-            check_prompt(batch, row, items[start:stop], item_tokens, max_items)
+            check_prompt(batch, row, items[start:stop], max_items)
+            events = slice(max(start, stop - max_items), stop)
+            for name in ("event", "time"):
+                shown, expected = batch[name][row], log.columns[name][events]
+                np.testing.assert_array_equal(shown[: len(expected)], expected)
+                assert (shown[len(expected) :] == -1).all()
     assert sorted(seen) == list(range(len(views)))
     assert len(batches) == 6
     assert sorted(shapes) == batches.shapes
@@ -54,12 +51,14 @@ def test_every_view_comes_once_with_its_history_and_target(log, item_tokens, spl
     assert all(held & (held - 1) == 0 for _, held in shapes)
 
 
-def test_only_the_last_batch_is_filled_up_and_its_extra_rows_are_harmless(log, item_tokens):
-    batches = list(eval_batches(log, "test", item_tokens, batch_size=16, max_items=5))
+def test_only_the_last_batch_is_filled_up_and_its_extra_rows_are_harmless(log):
+    batches = list(eval_batches(log, "test", batch_size=16, max_items=5))
     assert [int(batch["valid"].sum()) for batch in batches] == [16] * 5 + [10]
     last = batches[-1]
     assert {key: value.dtype.name for key, value in last.items()} == {
-        "tokens": "int32",
+        "item": "int32",
+        "event": "int32",
+        "time": "int64",
         "lengths": "int32",
         "history": "int32",
         "target": "int32",
@@ -67,32 +66,30 @@ def test_only_the_last_batch_is_filled_up_and_its_extra_rows_are_harmless(log, i
         "row": "int64",
         "valid": "bool",
     }
-    assert (last["lengths"][10:] == 1).all()
-    assert (last["tokens"][10:, 0] == BOS).all()
-    assert (last["tokens"][10:, 1:] == PAD).all()
-    for key in ("history", "target", "user", "row"):
+    assert (last["lengths"][10:] == 0).all()
+    for key in ("item", "event", "time", "history", "target", "user", "row"):
         assert (last[key][10:] == -1).all()
 
 
-def test_batches_can_be_gone_through_again(log, item_tokens):
-    batches = eval_batches(log, "test", item_tokens, batch_size=32, max_items=5)
+def test_batches_can_be_gone_through_again(log):
+    batches = eval_batches(log, "test", batch_size=32, max_items=5)
     for one, other in zip(batches, batches, strict=True):
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
 
 
-def test_short_histories_have_short_prompts(log, item_tokens):
-    batches = list(eval_batches(log, "test", item_tokens, batch_size=8, max_items=32))
-    widths = [batch["tokens"].shape[1] for batch in batches]
+def test_short_histories_have_short_prompts(log):
+    batches = list(eval_batches(log, "test", batch_size=8, max_items=32))
+    widths = [batch["item"].shape[1] for batch in batches]
     assert widths == sorted(widths)
-    assert widths[0] == 1 + 8 * NUM_LEVELS
-    assert widths[-1] == 1 + 32 * NUM_LEVELS
+    assert widths[0] == 8
+    assert widths[-1] == 32
 
 
-def test_a_sample_of_users_is_fixed_by_its_seed_and_grows_by_adding(log, item_tokens):
+def test_a_sample_of_users_is_fixed_by_its_seed_and_grows_by_adding(log):
     def sample(max_users, seed):
         batches = eval_batches(
-            log, "valid", item_tokens, batch_size=7, max_items=5, max_users=max_users, seed=seed
+            log, "valid", batch_size=7, max_items=5, max_users=max_users, seed=seed
         )
         assert batches.num_views == min(max_users, 90)
         return {int(row) for batch in batches for row in batch["row"][batch["valid"]]}
@@ -104,31 +101,31 @@ def test_a_sample_of_users_is_fixed_by_its_seed_and_grows_by_adding(log, item_to
     assert sample(500, 0) == set(range(90))
 
 
-def test_a_view_without_a_history_is_a_prompt_of_bos_alone(log, item_tokens):
+def test_a_view_without_a_history_is_an_empty_prompt(log):
     log = dataclasses.replace(log, splits={"test": np.array([[0, 2, 2], [1, 20, 21]])})
-    (batch,) = eval_batches(log, "test", item_tokens, batch_size=2, max_items=5)
-    assert batch["lengths"].tolist() == [1, 1 + NUM_LEVELS]
+    (batch,) = eval_batches(log, "test", batch_size=2, max_items=5)
+    assert batch["lengths"].tolist() == [0, 1]
     assert batch["valid"].all()
     assert batch["target"][0] == log.columns["item"][2]
 
 
-def test_given_histories_become_the_same_prompts(log, item_tokens):
-    (expected,) = eval_batches(log, "test", item_tokens, batch_size=128, max_items=9)
+def test_given_histories_become_the_same_prompts(log):
+    (expected,) = eval_batches(log, "test", batch_size=128, max_items=9)
     views, items = log.views("test"), log.columns["item"]
     histories = [items[start:stop] for _, start, stop in views[expected["row"][:90]]]
-    batch = prompt_batch(histories, item_tokens, max_items=9, batch_size=128)
-    assert batch.keys() == expected.keys() - {"target"}
-    for key in ("tokens", "lengths", "history", "valid"):
+    batch = prompt_batch(histories, NUM_ITEMS, max_items=9, batch_size=128)
+    assert batch.keys() == expected.keys() - {"target", "event", "time"}
+    for key in ("item", "lengths", "history", "valid"):
         np.testing.assert_array_equal(batch[key], expected[key])
     assert batch["user"].tolist() == [*range(90), *[-1] * 38]
 
 
-def test_histories_may_be_lists_empty_or_missing(item_tokens):
-    batch = prompt_batch([[3, 4], []], item_tokens, max_items=9, batch_size=3)
-    check_prompt(batch, 0, [3, 4], item_tokens, 9)
-    check_prompt(batch, 1, [], item_tokens, 9)
+def test_histories_may_be_lists_empty_or_missing():
+    batch = prompt_batch([[3, 4], []], NUM_ITEMS, max_items=9, batch_size=3)
+    check_prompt(batch, 0, [3, 4], 9)
+    check_prompt(batch, 1, [], 9)
     assert batch["valid"].tolist() == [True, True, False]
-    assert not prompt_batch([], item_tokens, max_items=9, batch_size=3)["valid"].any()
+    assert not prompt_batch([], NUM_ITEMS, max_items=9, batch_size=3)["valid"].any()
 
 
 @pytest.mark.parametrize(
@@ -139,9 +136,9 @@ def test_histories_may_be_lists_empty_or_missing(item_tokens):
         ([[1]] * 4, "4 histories: at most batch_size=3"),
     ],
 )
-def test_histories_that_cannot_be_read_are_named(item_tokens, histories, message):
+def test_histories_that_cannot_be_read_are_named(histories, message):
     with pytest.raises(ValueError, match=message):
-        prompt_batch(histories, item_tokens, max_items=9, batch_size=3)
+        prompt_batch(histories, NUM_ITEMS, max_items=9, batch_size=3)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +147,12 @@ def test_histories_that_cannot_be_read_are_named(item_tokens, histories, message
         ({"batch_size": 0}, "batch_size=0"),
         ({"max_items": 0}, "max_items=0"),
         ({"max_users": 0}, "max_users=0"),
-        ({"item_tokens": np.zeros((3, 2), int)}, r"item_tokens has shape \[3, 2\]"),
         ({"split": "valid", "views": np.zeros((0, 3), int)}, "splits/valid: no views"),
         ({"views": np.array([[0, 5, 4]])}, r"splits/test: row 0 is \[0, 5, 4\]"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(log, item_tokens, change, message):
-    arguments = {"split": "test", "item_tokens": item_tokens, "batch_size": 4, "max_items": 5}
+def test_arguments_that_do_not_fit_are_named(log, change, message):
+    arguments = {"split": "test", "batch_size": 4, "max_items": 5}
     arguments |= change
     if "views" in change:
         log = dataclasses.replace(log, splits={arguments["split"]: arguments.pop("views")})

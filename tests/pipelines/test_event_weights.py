@@ -1,4 +1,4 @@
-"""What an event's type counts as a target reaches `loss_mask`, and nothing else."""
+"""What an event's type counts as a target reaches `target_weight`, and nothing else."""
 
 import dataclasses
 import json
@@ -10,21 +10,20 @@ from pipelines.batches.eval_batches import eval_batches
 from pipelines.batches.train_batches import BatchConfig, train_batches
 from pipelines.prepare.prepare import prepare
 from pipelines.prepared import Prepared
-from pipelines.synthetic import SyntheticLog, synthetic_log
+from pipelines.synthetic import SyntheticLog, columns_of, synthetic_log
 
-NUM_LEVELS, MAX_ITEMS = 2, 3
+MAX_ITEMS = 3
 VIEW, CART, PING = range(3)
 WEIGHTS = {"view": 1.0, "cart": 2.5, "ping": 0.0}
 # Two users; what stands behind the last two events of each is held out.
 ITEMS = [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3]
 EVENTS = [VIEW, CART, PING, VIEW, CART, PING, VIEW, VIEW, PING, CART, VIEW]
 OFFSETS, TRAIN = [0, 7, 11], [[0, 0, 5], [1, 7, 9]]
-TOKENS = np.arange(7 * NUM_LEVELS).reshape(7, NUM_LEVELS) + 2
 
 
 def log(weights=WEIGHTS, events=EVENTS):
     return SyntheticLog(
-        {"item": np.array(ITEMS, np.int32), "event": np.array(events, np.int32)},
+        columns_of(np.array(ITEMS, np.int32)) | {"event": np.array(events, np.int32)},
         np.array(OFFSETS),
         np.array(TRAIN),
         num_items=7,
@@ -38,7 +37,7 @@ def log(weights=WEIGHTS, events=EVENTS):
 
 def make(log_, batch_size=1, **config):
     config = BatchConfig(batch_size, MAX_ITEMS, num_threads=0, **config)
-    return train_batches(log_, TOKENS, config, seed=0)
+    return train_batches(log_, config, seed=0)
 
 
 def weights_by_items(batches):
@@ -46,13 +45,11 @@ def weights_by_items(batches):
     found = {}
     for index in range(batches.num_rows):
         batch = batches.batch_at(index)
-        assert batch["loss_mask"].dtype == np.float32
-        for row, ids in enumerate(batch["segment_ids"]):
+        assert batch["target_weight"].dtype == np.float32
+        for row, ids in enumerate(batch["segment"]):
             for segment in range(1, ids.max() + 1):
-                items = (batch["targets"][row, ids == segment] - 2).reshape(-1, NUM_LEVELS)
-                mask = batch["loss_mask"][row, ids == segment].reshape(-1, NUM_LEVELS)
-                assert (mask == mask[:, :1]).all(), "an item's tokens all have its weight"
-                found[tuple(items[:, 0] // NUM_LEVELS)] = mask[:, 0].tolist()
+                items = batch["item"][row, ids == segment].tolist()
+                found[tuple(items)] = batch["target_weight"][row, ids == segment].tolist()
     return found
 
 
@@ -81,8 +78,7 @@ def test_in_histories_an_event_of_weight_0_is_context_only(pack):
 
 @pytest.mark.parametrize("weights", [{}, dict.fromkeys(WEIGHTS, 1.0), dict.fromkeys(WEIGHTS, 1)])
 def test_weights_of_1_change_nothing(weights):
-    plain = dataclasses.replace(log({}), columns={"item": log().columns["item"]})
-    expected, batches = make(plain, 4), make(log(weights), 4)
+    expected, batches = make(log({}), 4), make(log(weights), 4)
     assert iter(batches).get_state() == iter(expected).get_state()
     assert "event_weights" not in batches.stream
     for index in range(5):
@@ -101,11 +97,12 @@ def test_weights_scale_the_mask_and_leave_the_rest_of_the_stream_alone():
         columns=plain.columns | {"event": events},
         event_weights={"view": 0.5, "cart": 3.0},
     )
-    for config in ({}, {"examples": "histories", "pack": True, "row_tokens": 20}):
-        one, other = make(plain, 16, **config), make(weighted, 16, **config)
+    for config in ({}, {"examples": "histories", "pack": True, "row_items": 10}):
+        even = dataclasses.replace(weighted, event_weights={})
+        one, other = make(even, 16, **config), make(weighted, 16, **config)
         for index in range(one.batches_per_epoch):
             expected, batch = one.batch_at(index), other.batch_at(index)
-            mask = expected.pop("loss_mask"), batch.pop("loss_mask")
+            mask = expected.pop("target_weight"), batch.pop("target_weight")
             assert set(np.unique(mask[1])) == {0.0, 0.5, 3.0}
             np.testing.assert_array_equal(mask[0] > 0, mask[1] > 0)
             for key in expected:
@@ -115,7 +112,7 @@ def test_weights_scale_the_mask_and_leave_the_rest_of_the_stream_alone():
 def test_evaluation_does_not_know_of_weights():
     for one, other in zip(
         *(
-            eval_batches(data, "valid", TOKENS, batch_size=2, max_items=MAX_ITEMS)
+            eval_batches(data, "valid", batch_size=2, max_items=MAX_ITEMS)
             for data in (log({}), log())
         ),
         strict=True,
@@ -165,16 +162,14 @@ def prepared(tmp_path):
 def test_weights_of_an_own_log_go_from_its_config_to_the_batches(prepared):
     data = Prepared.load(prepared)
     assert list(data.event_weights.items()) == [("cart", 3.0), ("view", 1.0)]
-    batches = train_batches(
-        data, TOKENS[: data.num_items], BatchConfig(8, 5, num_threads=0), seed=0
-    )
+    batches = train_batches(data, BatchConfig(8, 5, num_threads=0), seed=0)
     views = data.views("train")
     is_cart = data.columns["event"][views[:, 2]] == 0
     assert is_cart.tolist() == [False, True] * 4
     batch = batches.batch_at(0)
     weights = np.where(is_cart[batch["rows"]], 3.0, 1.0)
-    np.testing.assert_array_equal(batch["loss_mask"].max(axis=1), weights)
-    np.testing.assert_array_equal(batch["loss_mask"].sum(axis=1), weights * NUM_LEVELS)
+    np.testing.assert_array_equal(batch["target_weight"].max(axis=1), weights)
+    np.testing.assert_array_equal(batch["target_weight"].sum(axis=1), weights)
 
 
 @pytest.mark.parametrize(

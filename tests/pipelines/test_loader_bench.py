@@ -2,7 +2,6 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 
 from launch.bench.loader import run
@@ -26,31 +25,31 @@ def test_without_torch_its_row_is_left_out_with_a_note(capsys):
     ours = {row["case"]: row for row in rows if row["implementation"] == "minirec"}
     assert ours["windows"]["ratio"] > 0
     assert all(row["torch_ratio"] is None for row in ours.values())
-    # Five arrays of 16 rows of eleven items of four tokens, four bytes each, are written.
-    written = 5 * 16 * 11 * 4 * 4
-    assert written < ours["windows"]["floor_bytes"] < 1.3 * written
+    # Four arrays of four bytes and one of eight, 16 rows of eleven events, are written; of the
+    # events, which are fewer, the 16 bytes of the log's three columns are read.
+    written = (4 * 4 + 8) * 16 * 11
+    assert written < ours["windows"]["floor_bytes"] < written * (1 + 16 / 24)
     assert all(row["of_floor"] > 0 for row in ours.values())
 
 
 @pytest.fixture
 def elements():
     log = synthetic_log(20)
-    tokens = np.random.default_rng(0).integers(2, 99, (log.num_items, 3), np.int32)
-    return log, tokens, Elements(log, tokens, max_items=4, width=15)
+    return log, Elements(log, max_items=4, width=5)
 
 
 def test_the_peers_examples_are_the_loaders(elements):
-    log, tokens, elements = elements
-    batch = train_batches(log, tokens, BatchConfig(32, 4, num_threads=0), seed=0).batch_at(0)
+    log, elements = elements
+    batch = train_batches(log, BatchConfig(32, 4, num_threads=0), seed=0).batch_at(0)
     elements.check(batch, batch["rows"])
-    batch["positions"][31, 2] += 1
-    with pytest.raises(RuntimeError, match=f"positions of view {batch['rows'][31]} differs"):
+    batch["time"][31, 2] += 1
+    with pytest.raises(RuntimeError, match=f"time of view {batch['rows'][31]} differs"):
         elements.check(batch, batch["rows"])
 
 
 @pytest.mark.skipif(not has_torch(TORCH_PYTHON), reason="needs .venv-oracles: make oracles")
 def test_torch_makes_the_same_examples(elements):
-    speed = torch_speed(TORCH_PYTHON, elements[2], 16, num_workers=1, turns=2, seconds=0.02)
+    speed = torch_speed(TORCH_PYTHON, elements[1], 16, num_workers=1, turns=2, seconds=0.02)
     assert speed.batches_per_second > 0
     assert speed.core_share is None
 
@@ -60,4 +59,4 @@ def test_a_torch_that_fails_says_why(elements, tmp_path):
     python.write_text("#!/bin/sh\necho no torch here >&2\nexit 3\n")
     python.chmod(0o755)
     with pytest.raises(RuntimeError, match=r"torch_loader\.py .* failed: no torch here"):
-        torch_speed(python, elements[2], 16, num_workers=0, turns=1, seconds=0.02)
+        torch_speed(python, elements[1], 16, num_workers=0, turns=1, seconds=0.02)

@@ -15,9 +15,9 @@ STEPS = 14
 CONFIGS = {
     "windows": BatchConfig(16, 5, num_threads=0),
     "windows_threads": BatchConfig(16, 5, num_threads=3, prefetch=5),
-    "windows_packed_threads": BatchConfig(16, 5, pack=True, row_tokens=48, num_threads=2),
+    "windows_packed_threads": BatchConfig(16, 5, pack=True, row_items=16, num_threads=2),
     "histories_packed_threads": BatchConfig(
-        16, 5, examples="histories", pack=True, row_tokens=48, num_threads=2, prefetch=1
+        16, 5, examples="histories", pack=True, row_items=16, num_threads=2, prefetch=1
     ),
 }
 
@@ -27,11 +27,6 @@ def log():
     return synthetic_log(12, num_items=NUM_ITEMS)
 
 
-@pytest.fixture(scope="module")
-def item_tokens():
-    return np.random.default_rng(0).integers(2, 50, (NUM_ITEMS, 3))
-
-
 def assert_same(one, other):
     assert one.keys() == other.keys()
     for key in one:
@@ -39,9 +34,9 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_restoring_at_every_step_gives_everything_that_follows(log, item_tokens, name):
+def test_restoring_at_every_step_gives_everything_that_follows(log, name):
     def make():
-        return train_batches(log, item_tokens, CONFIGS[name], seed=0)
+        return train_batches(log, CONFIGS[name], seed=0)
 
     iterator = iter(make())
     states, batches = [], []
@@ -59,9 +54,9 @@ def test_restoring_at_every_step_gives_everything_that_follows(log, item_tokens,
         restored.close()
 
 
-def test_grains_own_transformations_keep_the_position(log, item_tokens):
+def test_grains_own_transformations_keep_the_position(log):
     def make():
-        batches = train_batches(log, item_tokens, CONFIGS["windows_threads"], seed=1)
+        batches = train_batches(log, CONFIGS["windows_threads"], seed=1)
         return grain.experimental.LimitIterDataset(batches.map(lambda batch: batch["rows"]), 5)
 
     iterator, seen, states = iter(make()), [], []
@@ -74,8 +69,8 @@ def test_grains_own_transformations_keep_the_position(log, item_tokens):
         np.testing.assert_array_equal(np.array(list(restored)), np.array(seen[step:]))
 
 
-def test_a_running_iterator_can_be_set_back_and_forth(log, item_tokens):
-    batches = train_batches(log, item_tokens, CONFIGS["windows_threads"], seed=0)
+def test_a_running_iterator_can_be_set_back_and_forth(log):
+    batches = train_batches(log, CONFIGS["windows_threads"], seed=0)
     iterator = iter(batches)
     for target in (3, 0, 11, 2, 2):
         state = iterator.get_state() | {"next_batch": target}
@@ -84,12 +79,10 @@ def test_a_running_iterator_can_be_set_back_and_forth(log, item_tokens):
             assert_same(next(iterator), batches.batch_at(index))
 
 
-def test_threads_and_prefetch_change_neither_stream_nor_state(log, item_tokens):
+def test_threads_and_prefetch_change_neither_stream_nor_state(log):
     base = CONFIGS["windows"]
     others = [dataclasses.replace(base, num_threads=t, prefetch=p) for t, p in ((1, 1), (4, 9))]
-    expected, *iterators = (
-        iter(train_batches(log, item_tokens, config, seed=0)) for config in (base, *others)
-    )
+    expected, *iterators = (iter(train_batches(log, config, seed=0)) for config in (base, *others))
     for _ in range(STEPS):
         batch = next(expected)
         for iterator in iterators:
@@ -97,10 +90,14 @@ def test_threads_and_prefetch_change_neither_stream_nor_state(log, item_tokens):
             assert iterator.get_state() == expected.get_state()
 
 
-def other_log(log):
+def other_items(log):
     items = log.columns["item"].copy()
     items[0] = (items[0] + 1) % NUM_ITEMS
-    return dataclasses.replace(log, columns={"item": items})
+    return dataclasses.replace(log, columns=log.columns | {"item": items})
+
+
+def other_times(log):
+    return dataclasses.replace(log, columns=log.columns | {"time": log.columns["time"] + 1})
 
 
 def other_split(log):
@@ -119,27 +116,23 @@ def other_split(log):
         ("max_items", {"config": {"max_items": 4}}),
         ("examples", {"config": {"examples": "histories"}}),
         ("pack", {"config": {"pack": True}}),
-        ("row_tokens", {"config": {"row_tokens": 100}}),
+        ("row_items", {"config": {"row_items": 33}}),
         ("stride", {"config": {"stride": 2}}),
         ("first_items", {"config": {"first_items": True}}),
-        ("data", {"log": other_log}),
+        ("data", {"log": other_items}),
+        ("data", {"log": other_times}),
         ("data", {"log": other_split}),
-        ("item_tokens", {"item_tokens": lambda tokens: tokens + 1}),
     ],
 )
-def test_a_position_on_another_stream_is_an_error_with_both_values(log, item_tokens, field, change):
-    def make(config=None, log_=log, tokens=item_tokens, **kwargs):
+def test_a_position_on_another_stream_is_an_error_with_both_values(log, field, change):
+    def make(config=None, log_=log, **kwargs):
         config = dataclasses.replace(CONFIGS["windows"], **(config or {}))
-        return train_batches(log_, tokens, config, **{"seed": 0, **kwargs})
+        return train_batches(log_, config, **{"seed": 0, **kwargs})
 
     change = dict(change)
-    other_log_, other_tokens = change.pop("log", None), change.pop("item_tokens", None)
+    other_log = change.pop("log", lambda log: log)
     saved = iter(make()).get_state()
-    other = make(
-        log_=other_log_(log) if other_log_ else log,
-        tokens=other_tokens(item_tokens) if other_tokens else item_tokens,
-        **change,
-    )
+    other = make(log_=other_log(log), **change)
     iterator = iter(other)
     next(iterator)
     was, now = saved["stream"][field], other.stream[field]
@@ -153,14 +146,14 @@ def test_a_position_on_another_stream_is_an_error_with_both_values(log, item_tok
     "state",
     [{}, None, {"next_index": 3}, {"next_batch": -1, "stream": {}}, {"next_batch": True}, [1]],
 )
-def test_what_is_not_a_state_is_an_error(log, item_tokens, state):
-    iterator = iter(train_batches(log, item_tokens, CONFIGS["windows"], seed=0))
+def test_what_is_not_a_state_is_an_error(log, state):
+    iterator = iter(train_batches(log, CONFIGS["windows"], seed=0))
     with pytest.raises(ValueError, match="is not one: must be what get_state"):
         iterator.set_state(state)
 
 
-def test_a_closed_iterator_says_so(log, item_tokens):
-    iterator = iter(train_batches(log, item_tokens, CONFIGS["windows_threads"], seed=0))
+def test_a_closed_iterator_says_so(log):
+    iterator = iter(train_batches(log, CONFIGS["windows_threads"], seed=0))
     next(iterator)
     iterator.close()
     with pytest.raises(ValueError, match="closed"):

@@ -22,7 +22,7 @@ NUM_ITEMS, BATCH_SIZE = 50, 32
 CONFIGS = {
     "windows": BatchConfig(BATCH_SIZE, 5, num_threads=0),
     "histories_packed": BatchConfig(
-        BATCH_SIZE, 5, examples="histories", pack=True, row_tokens=24, num_threads=0
+        BATCH_SIZE, 5, examples="histories", pack=True, row_items=8, num_threads=0
     ),
 }
 MANY_THREADS = {"num_threads": 16, "prefetch": 40}
@@ -35,7 +35,6 @@ def make(name="windows", process_index=0, process_count=1, seed=5, **change):
         flags.FLAGS(["test"])
     return train_batches(
         synthetic_log(300, num_items=NUM_ITEMS),
-        np.random.default_rng(0).integers(2, 50, (NUM_ITEMS, 3)),
         dataclasses.replace(CONFIGS[name], **change),
         seed=seed,
         process_index=process_index,

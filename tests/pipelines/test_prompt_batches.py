@@ -68,8 +68,7 @@ def test_a_prompt_is_the_templates_with_the_newest_history_as_it_is(name):
 
 def test_views_targets_and_histories_are_those_of_the_eval_batches():
     log = text_log()
-    tokens = np.arange(sid_table().num_items * 3).reshape(-1, 3) + 2
-    others = eval_batches(log, "test", tokens, batch_size=8, max_items=3, max_users=11, seed=4)
+    others = eval_batches(log, "test", batch_size=8, max_items=3, max_users=11, seed=4)
     found = rows_of(make(log=log, max_users=11, seed=4))
     batches = list(others)
     rows = np.concatenate([batch["row"] for batch in batches])

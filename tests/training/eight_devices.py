@@ -16,7 +16,7 @@ from minirec.models.layers import AddedParam
 from minirec.models.lora import LoraConfig, add_adapters
 from minirec.models.sharding import AXES, make_mesh, place, put_rows, replicate
 from minirec.models.vocabulary import split_rows
-from minirec.training import OptimizerConfig, SidTask, Stage, load_best, train
+from minirec.training import OptimizerConfig, Stage, TokenTask, load_best, train
 from minirec.training.checkpoints import Checkpoints, to_arrays
 from minirec.training.loop import new_optimizer
 from tests.bounds import gamma, log_softmax_roundings, trunk_roundings
@@ -83,7 +83,7 @@ def run(folder, mesh):
 
     model = make()
     settings = config(folder, eval_every=4, checkpoint_every=2, log_every=1)
-    task = SidTask(evaluate, "quality", logits_at_once=4 * ROWS // 2)
+    task = TokenTask(evaluate, "quality", logits_at_once=4 * ROWS // 2)
     train(model, task, stages(), settings, mesh=mesh)
     return model
 
@@ -219,7 +219,7 @@ def test_parameters_come_together_and_activations_stay_apart(mesh):
     model = make()
     place(model, mesh)
     graph, state = nnx.split(model)
-    task = SidTask(lambda model: {})
+    task = TokenTask(lambda model: {})
 
     @jax.jit
     def gradient(state, batch):

@@ -10,12 +10,11 @@ from flax import nnx
 
 from kernels.trie import build_trie
 from minirec.decoding import beam_search
-from minirec.models import ItemDecoder
-from minirec.sids import SidVocab
+from minirec.models import ItemDecoder, ItemReader
 from minirec.training import ItemTask, SidPrefixes
 from minirec.training.tasks.item_task import _masked_cross_entropy, _sampled_cross_entropy
 from tests.bounds import assert_close, log_softmax_roundings, trunk_roundings
-from tests.models.test_item_decoder import CONFIG, SIDS, TABLE, L, N, V, W, prompts
+from tests.models.test_item_decoder import CONFIG, SIDS, L, N, V, prompts
 
 KEY = jax.random.key(0)
 fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -23,7 +22,7 @@ PREFIXES = SidPrefixes.of(SIDS)
 # From tokens to a loss: the sum of an item's embeddings, a norm, the trunk over the longest
 # history; for each level a gated layer; logits, their softmax, and a sum over what was asked for.
 _LEVEL = 2 * CONFIG.trunk.width + CONFIG.level_width + 20
-THROUGH = W + 20 + trunk_roundings(CONFIG.trunk, 6) + L * (_LEVEL + CONFIG.trunk.width)
+THROUGH = L + 1 + 20 + trunk_roundings(CONFIG.trunk, 6) + L * (_LEVEL + CONFIG.trunk.width)
 THROUGH += L * log_softmax_roundings(N) + 5
 # The model's logits are some 40 at most, by embeddings 40 times as large as at the start, and the
 # weights of what is asked for add up to 4.5.
@@ -39,24 +38,20 @@ def model():
 
 
 def make_task(**fields):
-    return ItemTask(lambda model: {}, PREFIXES, V, **fields)
+    return ItemTask(lambda model: {}, PREFIXES, **fields)
 
 
 def make_batch(histories, weights):
     """A row a history, loss on all items with a weight."""
-    width = max(map(len, histories)) * W
-    shape = (len(histories), width)
-    tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
-    mask = np.zeros(shape, np.float32)
+    shape = (len(histories), max(map(len, histories)))
+    item, segment = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
+    target_weight = np.zeros(shape, np.float32)
     for row, (items, weight) in enumerate(zip(histories, weights, strict=True)):
-        flat = TABLE[items].reshape(-1)
-        tokens[row, : len(flat)] = [SidVocab.BOS, *flat[:-1]]
-        targets[row, : len(flat)] = flat
-        positions[row, : len(flat)] = np.arange(len(flat))
-        segments[row, : len(flat)] = 1
-        mask[row, : len(flat)] = np.repeat(weight, W)
-    fields = {"tokens": tokens, "targets": targets, "positions": positions}
-    return fields | {"segment_ids": segments, "loss_mask": mask, "epoch": "not for the device"}
+        item[row, : len(items)] = items
+        segment[row, : len(items)] = 1
+        target_weight[row, : len(items)] = weight
+    fields = {"item": item, "segment": segment, "target_weight": target_weight}
+    return fields | {"epoch": "not for the device"}
 
 
 HISTORIES = [[3, 1, 4], [5, 9], [2, 6, 0, 7]]
@@ -78,7 +73,7 @@ def test_a_sids_loss_is_what_a_search_says_of_it(model):
     for items, weights in zip(HISTORIES, WEIGHTS, strict=True):
         for end, weight in enumerate(weights):
             if weight:
-                result = search(model, *prompts([items[:end]]), trie)
+                result = search(ItemReader(model, SIDS), *prompts([items[:end]]), trie)
                 place = int(np.flatnonzero(result.item[0] == items[end])[0])
                 expected -= weight * float(result.item_score[0, place])
     total, count, parts = losses(make_task(item_weight=0.0), lambda: model)
@@ -88,7 +83,7 @@ def test_a_sids_loss_is_what_a_search_says_of_it(model):
 
 
 def test_an_items_loss_is_cross_entropy_over_the_catalogue(model):
-    read = fast_jit(lambda m, *a: m.item_logits(m.read(*a)))
+    read = fast_jit(lambda m, *a: m.item_logits(m.read(*a, SIDS)))
     expected = 0.0
     for items, weights in zip(HISTORIES, WEIGHTS, strict=True):
         for end, weight in enumerate(weights):
@@ -105,11 +100,10 @@ def test_losses_at_the_places_asked_for_alone_are_the_same(model):
     for most in (None, 1, 4):  # 4: as many as there are places, in another order.
         task = make_task(max_targets=most)
         inputs = task.inputs(make_batch(HISTORIES, weights))
-        assert inputs["item"].shape == (3, most or 4)
         results.append(fast_jit(lambda m, b, task=task: task.loss(m, b, key=KEY))(model, inputs))
     totals = [result[0] for result in results]
     assert_close(totals, np.full(3, totals[0]), THROUGH, scale=2 * SCALE)  # Both losses' sum.
-    with pytest.raises(ValueError, match="row 0: loss_mask asks for 2 items"):
+    with pytest.raises(ValueError, match="row 0: target_weight asks for 2 items"):
         make_task(max_targets=1).inputs(make_batch(HISTORIES, WEIGHTS))
 
 
@@ -205,10 +199,10 @@ def test_impossible_settings_are_errors(fields, message):
 
 def test_a_batch_of_something_else_is_an_error():
     batch = make_batch(HISTORIES, WEIGHTS)
-    with pytest.raises(ValueError, match=r"lacks 'targets'"):
-        make_task().inputs({name: batch[name] for name in batch if name != "targets"})
+    with pytest.raises(ValueError, match=r"lacks 'segment'"):
+        make_task().inputs({name: batch[name] for name in batch if name != "segment"})
     with pytest.raises(ValueError, match=r"must lie in \[0, 20\)"):
-        make_task().inputs(batch | {"targets": batch["targets"] - 5})
+        make_task().inputs(batch | {"item": batch["item"] + 15})
 
 
 def test_the_bits_of_a_prefix_are_the_codes_behind_it():
@@ -218,18 +212,16 @@ def test_the_bits_of_a_prefix_are_the_codes_behind_it():
     sids = sids + np.array([0, 1000, 2000])
     prefixes = SidPrefixes.of(sids)
     items = rng.integers(0, len(sids), (4, 5))
-    words = jnp.asarray(prefixes.allowed(items))
-    assert prefixes.unpack(words, 0) is None
+    assert prefixes.allowed(items, 0) is None
     for level in range(L):
         tokens = prefixes.tokens[level]
         np.testing.assert_array_equal(tokens[prefixes.codes[:, level]], sids[:, level])
         if level:
-            allowed = np.asarray(prefixes.unpack(words, level))
+            allowed = np.asarray(prefixes.allowed(items, level))
             for place in np.ndindex(items.shape):
                 same = (sids[:, :level] == sids[items[place], :level]).all(axis=1)
                 assert set(tokens[allowed[place]]) == set(sids[same, level])
 
 
 def test_one_level_has_no_bits():
-    prefixes = SidPrefixes.of(np.arange(6)[:, None] + 2)
-    assert prefixes.allowed(np.array([1, 2])).shape == (2, 0)
+    assert SidPrefixes.of(np.arange(6)[:, None] + 2).following == ()

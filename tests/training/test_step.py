@@ -26,7 +26,7 @@ def test_a_lowered_step_is_the_one_that_a_call_runs_and_is_compiled_once():
     compiled = step.lower(state, inputs, 3).compile()
     # A copy, since the program's arguments are donated.
     copy = jax.tree.map(lambda array: array.copy(), state)
-    _, of_compiled = compiled(copy, inputs, np.uint32(3))
+    _, of_compiled = compiled(copy, inputs, step.tables, np.uint32(3))
     compilations = []
 
     def listen(name, *_, **__):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minirec.training.tasks.sid_task import SidTask, cross_entropy
 from minirec.training.tasks.streamed_loss import streamed_cross_entropy
+from minirec.training.tasks.token_task import TokenTask, cross_entropy
 from tests.bounds import assert_close, log_softmax_roundings
 
 B, K, D, V, OLD = 3, 7, 5, 11, 8
@@ -91,7 +91,7 @@ def test_a_task_that_streams_has_the_loss_of_one_that_does_not():
 
     shown = {"targets": targets, "loss_mask": weights[:, ::-1]}
     batch = dict.fromkeys(("tokens", "positions", "segment_ids"), targets) | shown
-    tasks = [SidTask(lambda _: {}, logits_at_once=most) for most in (None, 6)]
+    tasks = [TokenTask(lambda _: {}, logits_at_once=most) for most in (None, 6)]
     plain, streamed = (task.loss(Model(), batch, key=jax.random.key(0)) for task in tasks)
     roundings = D + log_softmax_roundings(V) + B * K
     jax.tree.map(lambda a, b: assert_close(b, a, roundings), plain, streamed)
@@ -99,4 +99,4 @@ def test_a_task_that_streams_has_the_loss_of_one_that_does_not():
 
 def test_a_size_that_is_none_is_named():
     with pytest.raises(ValueError, match="logits_at_once=0"):
-        SidTask(lambda _: {}, logits_at_once=0)
+        TokenTask(lambda _: {}, logits_at_once=0)

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from minirec.models import SidDecoder, SidDecoderConfig, TrunkConfig
-from minirec.training import SidTask
+from minirec.training import TokenTask
 from pipelines.text.sft_batches import SftConfig, sft_batches
 from tests.bounds import assert_close, log_softmax_roundings, trunk_roundings
 from tests.pipelines.text_data import sid_table, templates, text_log, tokenizer
@@ -33,7 +33,7 @@ def epoch(pack):
 
 
 def loss_of(model, batch):
-    task = SidTask(evaluator=dict)
+    task = TokenTask(evaluator=dict)
     loss = nnx.jit(lambda model, inputs: task.loss(model, inputs, key=None)[:2])
     return jax.device_get(loss(model, task.inputs(batch)))
 

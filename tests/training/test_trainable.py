@@ -9,7 +9,7 @@ from flax import nnx
 from minirec.models.layers import AddedParam
 from minirec.models.lora import LoraConfig, add_adapters
 from minirec.models.vocabulary import split_rows
-from minirec.training import OptimizerConfig, SidTask, Stage, read_metrics, train
+from minirec.training import OptimizerConfig, Stage, TokenTask, read_metrics, train
 from minirec.training.loop import new_optimizer
 from minirec.training.optimizer import make_optimizer
 from tests.models.language import VOCAB, make_language_model
@@ -64,7 +64,7 @@ def run(folder, model, stop_after=None):
         return {"quality": 1.0}
 
     settings = config(folder, eval_every=3, checkpoint_every=2, log_every=1)
-    return train(model, SidTask(evaluate, "quality", logits_at_once=8), [stage()], settings)
+    return train(model, TokenTask(evaluate, "quality", logits_at_once=8), [stage()], settings)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from minirec.training import SidTask
+from minirec.training import TokenTask
 from minirec.training.step import TrainStep
 
 # Two tokens a row; a quarter, three quarters and a whole, and what is context only.
@@ -47,7 +47,7 @@ def step(rows=slice(None), accumulate=1, mesh=None):
     if mesh is not None:
         everywhere = NamedSharding(mesh, PartitionSpec())
         nnx.update(model, jax.device_put(nnx.state(model), everywhere))
-    task = SidTask(evaluator=dict)
+    task = TokenTask(evaluator=dict)
     train_step = TrainStep(
         model,
         nnx.Optimizer(model, optax.sgd(0.0), wrt=nnx.Param),

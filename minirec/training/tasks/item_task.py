@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from minirec.models.products import unembed
+from minirec.training.tasks import item_batches
 from minirec.training.tasks.sid_prefixes import SidPrefixes
-from minirec.training.tasks.sid_task import FIELDS, cross_entropy
+from minirec.training.tasks.token_task import cross_entropy
 
 _NEVER = -1e9  # Finite, so that a mean over allowed and forbidden logits has no NaN.
 _SMOOTHED = 0.5  # Power of the counts that negatives are drawn by, between even and as they are.
@@ -21,17 +22,16 @@ _SMOOTHED = 0.5  # Power of the counts that negatives are drawn by, between even
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ItemTask:
-    """Cross-entropy of the next item's SID and of the item, where `loss_mask` asks for it.
+    """Cross-entropy of every target's SID and of the target itself.
 
-    A batch is what `SidTask` takes, made of items of `L + 1` tokens (`prompt_tokens`). A level's
+    A batch is what `SidTask` takes. A level's
     probabilities are normalised over the codes that the catalogue has behind the levels before it:
     none is wasted on SIDs of no item, and search does the same with `normalize="children"`. So the
     sum over the levels is the exact negative log-probability of the SID.
 
     Attributes:
         evaluator: takes the model and returns its metrics.
-        prefixes: the catalogue's SIDs.
-        vocab_size: SID tokens `V`; an item's own token is `V` plus its number.
+        prefixes: the catalogue's SIDs; the step takes them as an argument.
         select_metric: the metric that selects; larger is better.
         sid_weight: weight of the SID's loss.
         item_weight: weight of the item's loss; 0 leaves the item table's reading untrained.
@@ -41,13 +41,12 @@ class ItemTask:
             each step by the root of their training count and corrected for it (sampled softmax;
             Bengio and Senécal, 2008). 0, or a catalogue no larger: all items.
         train_count: `[N]`, training interactions of each item; needed where negatives are drawn.
-        max_targets: the most items of a row that `loss_mask` asks for. Given, the losses are
-            computed at so many places a row only: 1 with examples "windows". None: at all places.
+        max_targets: the most targets of a row. Given, the losses are computed at so many places a
+            row only: 1 with examples "windows". None: at all places.
     """
 
     evaluator: Callable[[Any], dict[str, float]]
     prefixes: SidPrefixes
-    vocab_size: int
     select_metric: str = "ndcg@10"
     sid_weight: float = 1.0
     item_weight: float = 1.0
@@ -78,53 +77,22 @@ class ItemTask:
         """Whether the item's loss is normalised over a sample of the catalogue."""
         return 0 < self.num_negatives < self.prefixes.num_items
 
+    @property
+    def tables(self) -> SidPrefixes:
+        """The catalogue's SIDs."""
+        return self.prefixes
+
+    def with_tables(self, tables: SidPrefixes) -> ItemTask:
+        """Returns the task with other arrays in the place of `tables`."""
+        return dataclasses.replace(self, prefixes=tables)
+
     def inputs(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns what the loss reads: the model's arguments, and an entry a place with a loss.
-
-        These are `place` int32 `[B, P]`, `item` int32 `[B, P]`, the item to be predicted there,
-        `weight` float32 `[B, P]`, `codes` int32 `[B, P, L]`, the item's SID, and `allowed` uint32
-        `[B, P, W]`, which codes the catalogue has at each of its levels, as bits.
-
-        Raises:
-            ValueError: a field is missing, a target is no item's, or a row asks for more than
-                `max_targets`.
-        """
-        missing = [name for name in FIELDS if name not in batch]
-        if missing:
-            raise ValueError(f"batch lacks {missing[0]!r}; it holds {sorted(batch)}")
-        width = self.prefixes.num_levels + 1
-        places = batch["targets"].shape[1] // width
-        last = slice(width - 1, places * width, width)
-        weight, target = batch["loss_mask"][:, last], batch["targets"][:, last]
-        place = np.broadcast_to(np.arange(places, dtype=np.int32), weight.shape)
-        if self.max_targets is not None:
-            asked = np.count_nonzero(weight, axis=1)
-            if asked.max(initial=0) > self.max_targets:
-                row = int(asked.argmax())
-                raise ValueError(
-                    f"batch row {row}: loss_mask asks for {asked[row]} items, "
-                    f"ItemTask.max_targets={self.max_targets} allows fewer"
-                )
-            place = np.argsort(weight == 0, axis=1, kind="stable")[:, : self.max_targets]
-            weight, target = (np.take_along_axis(x, place, axis=1) for x in (weight, target))
-        item = np.where(weight > 0, target - self.vocab_size, 0)
-        if item.min(initial=0) < 0 or item.max(initial=0) >= self.prefixes.num_items:
-            raise ValueError(
-                f"batch: targets name the items {item.min()} to {item.max()}; "
-                f"must lie in [0, {self.prefixes.num_items})"
-            )
-        return {
-            **{name: batch[name] for name in ("tokens", "positions", "segment_ids")},
-            "place": place.astype(np.int32),
-            "item": item.astype(np.int32),
-            "weight": weight.astype(np.float32),
-            "codes": self.prefixes.codes[item],
-            "allowed": self.prefixes.allowed(item),
-        }
+        """Returns the fields that the loss reads; errors as `item_batches.item_inputs`."""
+        return item_batches.item_inputs(batch, self.prefixes.num_items, self.max_targets)
 
     def count_examples(self, batch: Mapping[str, np.ndarray]) -> int:
-        """Returns how many sequences are packed into the batch."""
-        return int(np.max(batch["segment_ids"], axis=1).sum())
+        """Returns how many examples are packed into the batch."""
+        return item_batches.count_examples(batch)
 
     def loss(
         self, model: Any, batch: Mapping[str, Array], *, key: Key[Array, ""]
@@ -132,44 +100,44 @@ class ItemTask:
         """Returns the weighted sum of losses in nats, that of weights, and the parts."""
         trunk_key, level_key, negative_key = jax.random.split(key, 3)
         state = model(
-            batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key=trunk_key
+            batch["item"], batch["segment"], self.prefixes.item_tokens, dropout_key=trunk_key
         )
-        if self.max_targets is not None:
-            state = jnp.take_along_axis(state, batch["place"][:, :, None], axis=1)
+        place = item_batches.target_places(batch["target_weight"], self.max_targets)
+        state, item, weight = (
+            item_batches.at_places(values, place)
+            for values in (state, batch["item"], batch["target_weight"])
+        )
         state = state.reshape(-1, state.shape[-1])
-        batch = {name: value.reshape(-1, *value.shape[2:]) for name, value in batch.items()}
-        weight = batch["weight"]
+        item, weight = item.reshape(-1), weight.reshape(-1).astype(jnp.float32)
+        item = jnp.where(weight > 0, item, 0)
         count = jnp.sum(weight)
         total, parts = jnp.float32(0.0), {}
         if self.sid_weight:
-            sid = self._sid_loss(model, state, batch, level_key)
+            sid = self._sid_loss(model, state, item, weight, level_key)
             total, parts = total + self.sid_weight * sid, parts | {"sid_loss": (sid, count)}
         if self.item_weight:
-            item = self._item_loss(model, state, batch, negative_key)
-            total, parts = total + self.item_weight * item, parts | {"item_loss": (item, count)}
+            loss = self._item_loss(model, state, item, weight, negative_key)
+            total, parts = total + self.item_weight * loss, parts | {"item_loss": (loss, count)}
         return total, count, parts
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Returns what the evaluator says of the model."""
         return self.evaluator(model)
 
-    def _sid_loss(self, model: Any, state: Array, batch: Mapping[str, Array], key: Array) -> Array:
-        rows = model.head_rows()
+    def _sid_loss(self, model: Any, state: Array, item: Array, weight: Array, key: Array) -> Array:
+        prefixes, rows = jax.tree.map(jnp.asarray, self.prefixes), model.head_rows()
         written, loss = None, jnp.float32(0.0)
-        for level, tokens in enumerate(self.prefixes.tokens):
-            code = batch["codes"][:, level]
+        for level, tokens in enumerate(prefixes.tokens):
+            code = prefixes.codes[item, level]
             hidden = model.written(state, written, level, jax.random.fold_in(key, level))
             logits = unembed(hidden, rows[tokens].astype(hidden.dtype))
-            allowed = self.prefixes.unpack(batch["allowed"], level)
-            loss += _masked_cross_entropy(
-                logits, code, batch["weight"], allowed, self.label_smoothing
-            )
-            embedded = model.embed(jnp.asarray(tokens)[code])
+            allowed = prefixes.allowed(item, level)
+            loss += _masked_cross_entropy(logits, code, weight, allowed, self.label_smoothing)
+            embedded = model.embed(tokens[code])
             written = embedded if written is None else written + embedded
         return loss
 
-    def _item_loss(self, model: Any, state: Array, batch: Mapping[str, Array], key: Array) -> Array:
-        item, weight = batch["item"], batch["weight"]
+    def _item_loss(self, model: Any, state: Array, item: Array, weight: Array, key: Array) -> Array:
         if not self.draws_negatives:
             logits = model.item_logits(state)
             return cross_entropy(logits, item, weight, label_smoothing=self.label_smoothing)[0]

@@ -1,9 +1,10 @@
-"""Which codes may follow each prefix of a catalogue's SIDs, as bits beside the batches."""
+"""Which codes may follow each prefix of a catalogue's SIDs, as bits."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32, UInt32
@@ -12,13 +13,13 @@ _WORD = 32
 _MAX_BYTES = 2**31
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SidPrefixes:
-    """A catalogue's SIDs as codes, and for every prefix the codes behind it.
-
-    The tables stay on the host: a batch takes along what its targets need, a bit a code.
+    """A catalogue's SIDs as codes, and for every prefix the codes behind it; a pytree.
 
     Attributes:
+        item_tokens: int32 `[N, L]`, the tokens of every item's SID.
         tokens: by level, the tokens that occur there, ascending; a code is a place in it.
         codes: int32 `[N, L]`, each item's SID in such codes.
         nodes: int32 `[N, L]`, the number of each item's prefix before every level.
@@ -26,10 +27,11 @@ class SidPrefixes:
             first level has none, since every code of it may begin a SID.
     """
 
-    tokens: tuple[Int32[np.ndarray, " K"], ...]
-    codes: Int32[np.ndarray, "N L"]
-    nodes: Int32[np.ndarray, "N L"]
-    following: tuple[UInt32[np.ndarray, "prefixes words"], ...]
+    item_tokens: Int32[Array | np.ndarray, "N L"]
+    tokens: tuple[Int32[Array | np.ndarray, " K"], ...]
+    codes: Int32[Array | np.ndarray, "N L"]
+    nodes: Int32[Array | np.ndarray, "N L"]
+    following: tuple[UInt32[Array | np.ndarray, "prefixes words"], ...]
 
     @classmethod
     def of(cls, item_tokens: Int[np.ndarray, "N L"]) -> SidPrefixes:
@@ -55,6 +57,7 @@ class SidPrefixes:
                 following.append(_bits(node, code, len(present), level))
             _, node = np.unique(node * len(present) + code, return_inverse=True)
         return cls(
+            item_tokens.astype(np.int32),
             tuple(tokens),
             np.stack(codes, axis=1).astype(np.int32),
             np.stack(nodes, axis=1).astype(np.int32),
@@ -71,21 +74,11 @@ class SidPrefixes:
         """`L`, levels of a SID."""
         return len(self.tokens)
 
-    def allowed(self, item: Int[np.ndarray, "*batch"]) -> UInt32[np.ndarray, "*batch words"]:
-        """Returns the bits of the codes that may stand at each level of some items' SIDs."""
-        parts = [
-            bits[self.nodes[item, level]] for level, bits in enumerate(self.following, start=1)
-        ]
-        return np.concatenate([np.zeros((*item.shape, 0), np.uint32), *parts], axis=-1)
-
-    def unpack(
-        self, allowed: UInt32[Array, "*batch words"], level: int
-    ) -> Bool[Array, "*batch K"] | None:
-        """Returns the codes of one level that `allowed` lets stand there; `None` at the first."""
+    def allowed(self, item: Int[Array, "*batch"], level: int) -> Bool[Array, "*batch K"] | None:
+        """Returns the codes that may stand at a level of some items' SIDs; `None`: every code."""
         if level == 0:
             return None
-        begin = sum(bits.shape[1] for bits in self.following[: level - 1])
-        words = allowed[..., begin : begin + self.following[level - 1].shape[1]]
+        words = self.following[level - 1][self.nodes[item, level]]
         bits = (words[..., None] >> jnp.arange(_WORD, dtype=jnp.uint32)) & 1
         bits = bits.reshape(*words.shape[:-1], -1)
         return bits[..., : len(self.tokens[level])] == 1

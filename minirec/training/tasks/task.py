@@ -19,8 +19,11 @@ class Task(Protocol):
     Losses and metrics are given as an unreduced sum with its denominator (as `google/tunix` does),
     so that packed batches, accumulated parts and whole log windows average rightly.
 
-    A task may also have these two methods; the loop falls back to the functions of this file:
+    A task may also have these:
 
+    - `tables`, a pytree of arrays that no batch changes, such as the items' SIDs, and
+      `with_tables(tables)`, the task with others in their place. They are an argument of the
+      compiled step, whole on every device, and not constants within it;
     - `inputs(batch)`: the part of a batch that goes to the device (default `array_inputs`);
     - `count_examples(batch)`: how many examples a batch holds (default `leading_axis`).
 
