@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import importlib
 import operator
 from collections.abc import Callable, Generator, Mapping
@@ -113,6 +114,15 @@ def run[Result](
             record.append(name)
         return result
     raise AssertionError("unreachable: there is always a candidate")
+
+
+def interpreted_on_cpu(step: Callable[..., Any], *arrays: Array | None) -> Any:
+    """Runs a Pallas kernel interpreted on a CPU, compiled elsewhere, whatever the host is."""
+    return jax.lax.platform_dependent(
+        *arrays,
+        cpu=functools.partial(step, interpret=True),
+        default=functools.partial(step, interpret=False),
+    )
 
 
 def array(name: str, value: Any, axes: tuple[str, ...], dtypes: tuple[Any, ...]) -> Array:

@@ -89,14 +89,7 @@ def beam_step(
     candidates = dispatch.candidates(IMPLEMENTATIONS, implementation)
     logits = dispatch.array("logits", logits, ("B", "M", "V"), (jnp.float32, jnp.bfloat16))
     beams, level, num_beams = check_search(logits, beams, trie, level, num_beams, live)
-    sizes = trie.capacities.codebook_sizes
-    if sizes is not None and logits.shape[-1] < sizes[level]:
-        raise ValueError(
-            f"logits: V={logits.shape[-1]}, but the codebook of level {level} has {sizes[level]} "
-            "codes"
-        )
-    if normalize not in NORMALIZE:
-        raise ValueError(f"normalize: {normalize!r}; it must be one of {', '.join(NORMALIZE)}")
+    check_vocabulary("logits", logits.shape[-1], trie, level, normalize)
     if log_normalizer is not None:
         if normalize != "vocab":
             raise ValueError(
@@ -204,6 +197,17 @@ def check_search(
     if live is not None:
         _check_live(live, trie, values.shape[0])
     return Beams(node=node, score=score), level, num_beams
+
+
+def check_vocabulary(name: str, vocab: int, trie: Trie, level: int, normalize: str) -> None:
+    """Checks that an argument has a column for each code of a level, and what is normalised."""
+    sizes = trie.capacities.codebook_sizes
+    if sizes is not None and vocab < sizes[level]:
+        raise ValueError(
+            f"{name}: V={vocab}, but the codebook of level {level} has {sizes[level]} codes"
+        )
+    if normalize not in NORMALIZE:
+        raise ValueError(f"normalize: {normalize!r}; it must be one of {', '.join(NORMALIZE)}")
 
 
 def _check_live(live: Live, trie: Trie, batch: int) -> None:

@@ -102,18 +102,10 @@ def _step(
 
 
 def _step_forward(
-    run: Callable[..., BeamStep],
-    level: int,
-    num_beams: int,
-    normalize: str,
-    logits: Array,
-    score: Array,
-    log_normalizer: Array | None,
-    node: Array,
-    trie: Trie,
-    live: Live | None,
+    run: Callable[..., BeamStep], level: int, num_beams: int, normalize: str, *arrays: Any
 ) -> tuple[BeamStep, tuple[Any, ...]]:
-    step = _step(run, level, num_beams, normalize, logits, score, log_normalizer, node, trie, live)
+    step = _step(run, level, num_beams, normalize, *arrays)
+    logits, _, log_normalizer, node, trie, _ = arrays
     siblings = (node, trie) if normalize == "children" else None
     return step, (logits, log_normalizer, siblings, step)
 
@@ -169,16 +161,10 @@ def _select(
 
 
 def _select_forward(
-    run: Callable[..., BeamStep],
-    level: int,
-    num_beams: int,
-    log_probs: Array,
-    score: Array,
-    node: Array,
-    trie: Trie,
-    live: Live | None,
+    run: Callable[..., BeamStep], level: int, num_beams: int, *arrays: Any
 ) -> tuple[BeamStep, tuple[Any, ...]]:
-    step = _select(run, level, num_beams, log_probs, score, node, trie, live)
+    step = _select(run, level, num_beams, *arrays)
+    _, _, node, trie, _ = arrays
     # Of the log-probabilities only the shape is needed, and the number of columns is the trie's.
     return step, (node, trie, step)
 

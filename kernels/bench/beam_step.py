@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from kernels.beam_step import IMPLEMENTATIONS, Beams, BeamStep, UnsupportedError, beam_step
 from kernels.beam_step.shapes import SHAPES, BeamStepShape, StepInputs, random_inputs, random_sids
 from kernels.bench import static
-from kernels.bench.timing import Call, median_step_seconds
+from kernels.bench.timing import Call, median_step_seconds, named
 from kernels.trie import DEAD_NODE, Trie, build_trie
 
 NAIVE = "log_softmax_mask_top_k"
@@ -30,12 +30,8 @@ def run(shapes: Sequence[str] | None = None, repeats: int = 200) -> Iterator[dic
     Raises:
         ValueError: an unknown shape.
     """
-    names = list(SHAPES) if shapes is None else list(shapes)
-    unknown = [name for name in names if name not in SHAPES]
-    if unknown:
-        raise ValueError(f"shapes: {unknown} are not known; there are {', '.join(SHAPES)}")
-    for name in names:
-        yield from time_shapes([SHAPES[name]], repeats)
+    for shape in named(SHAPES, shapes):
+        yield from time_shapes([shape], repeats)
 
 
 def time_shapes(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.beam_step import Beams, BeamStep, beam_step
-from kernels.bench.timing import Call, median_step_seconds
+from kernels.bench.timing import Call, median_step_seconds, named
 from kernels.head_beam_step import IMPLEMENTATIONS, head_beam_step
 from kernels.head_beam_step.logits import logits_of
 from kernels.head_beam_step.shapes import SHAPES, HeadShape, random_inputs, random_sids
@@ -31,12 +31,8 @@ def run(shapes: Sequence[str] | None = None, repeats: int = 20) -> Iterator[dict
     Raises:
         ValueError: an unknown shape.
     """
-    names = list(SHAPES) if shapes is None else list(shapes)
-    unknown = [name for name in names if name not in SHAPES]
-    if unknown:
-        raise ValueError(f"shapes: {unknown} are not known; there are {', '.join(SHAPES)}")
-    for name in names:
-        yield from time_shape(SHAPES[name], repeats)
+    for shape in named(SHAPES, shapes):
+        yield from time_shape(shape, repeats)
 
 
 def time_shape(shape: HeadShape, repeats: int = 20) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,19 @@ import jax.numpy as jnp
 _STEPS_A_LAUNCH = 16
 
 
+def named[Shape](shapes: Mapping[str, Shape], names: Sequence[str] | None) -> list[Shape]:
+    """Returns the shapes of these names; all by default.
+
+    Raises:
+        ValueError: an unknown shape.
+    """
+    names = list(shapes) if names is None else names
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise ValueError(f"shapes: {unknown} are not known; there are {', '.join(shapes)}")
+    return [shapes[name] for name in names]
+
+
 class Call(NamedTuple):
     """A function to time, with its arguments.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels.beam_step.api import NORMALIZE, check_search
+from kernels.beam_step.api import check_search, check_vocabulary
 from kernels.beam_step.types import Beams, BeamStep
 from kernels.dispatch import Implementation
 from kernels.trie import Live, Trie
@@ -70,13 +70,7 @@ def head_beam_step(
             "as hidden is"
         )
     beams, level, num_beams = check_search(hidden, beams, trie, level, num_beams, live)
-    sizes = trie.capacities.codebook_sizes
-    if sizes is not None and head.shape[0] < sizes[level]:
-        raise ValueError(
-            f"head: V={head.shape[0]}, but the codebook of level {level} has {sizes[level]} codes"
-        )
-    if normalize not in NORMALIZE:
-        raise ValueError(f"normalize: {normalize!r}; it must be one of {', '.join(NORMALIZE)}")
+    check_vocabulary("head", head.shape[0], trie, level, normalize)
     return dispatch.run(
         IMPLEMENTATIONS,
         candidates,

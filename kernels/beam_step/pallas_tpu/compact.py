@@ -72,7 +72,7 @@ def compact(
     threshold = threshold_ref[pl.ds(user, 1), :]
     cut = cut_ref[pl.ds(user, 1), :]
     ones = jnp.ones((LANES, LANES), jnp.bfloat16)
-    up_to = ones_where((LANES, LANES), iota((LANES, LANES), 0) <= iota((LANES, LANES), 1))
+    up_to = ones_where(iota((LANES, LANES), 0) <= iota((LANES, LANES), 1))
 
     # Two parts of one number fit under each other where lines are few: one product, not two.
     paired = lines <= LANES // 2
@@ -86,7 +86,7 @@ def compact(
         keys = key_ref[pl.ds(user * lines + start, size), :]
         flat = (start + iota(shape, 0)) * LANES + iota(shape, 1)
         survives = (keys > threshold) | ((keys == threshold) & (flat <= cut))
-        alive = ones_where(shape, survives)
+        alive = ones_where(survives)
         yield
         # Survivors in the lanes up to each one; in its line; in the lines before it.
         in_line = dot(alive, up_to)
@@ -99,19 +99,18 @@ def compact(
             preferred_element_type=jnp.float32,
         )
         yield
-        before = ones_where((size, size), iota((size, size), 1) < iota((size, size), 0))
+        before = ones_where(iota((size, size), 1) < iota((size, size), 0))
         lines_before = dot(before, total.astype(jnp.bfloat16)) + column_carry
         width = LANES if paired else size
         row, column = iota((width, width), 0), iota((width, width), 1)
         same = (row // (LANES // 2) == column // (LANES // 2)) if paired else row == row
-        up_to_line = ones_where((width, width), (row <= column) & same)
+        up_to_line = ones_where((row <= column) & same)
         end_row = dot(total_row.astype(jnp.bfloat16), up_to_line) + row_carry[:, :width]
         yield
         position = jnp.where(survives, in_line + lines_before, 0.0)
         start_row = end_row - total_row
         slot = iota((slots, width), 0).astype(jnp.float32)
         of_slot = ones_where(
-            (slots, width),
             (jnp.broadcast_to(start_row[:1], (slots, width)) <= slot)
             & (slot < jnp.broadcast_to(end_row[:1], (slots, width))),
         )
@@ -169,7 +168,7 @@ def compact(
         key_row = jnp.where(iota((1, LANES), 1) < slots, key_row, INT32_MIN)
     # Not worse: as large and no later, or larger; itself included.
     not_worse = jnp.broadcast_to(key_row, square) >= key_column + jnp.where(other > slot, 1, 0)
-    rank = dot(ones_where(square, not_worse), ones)
+    rank = dot(ones_where(not_worse), ones)
     yield
     leaves = rank == (other + 1).astype(jnp.float32)
     rows = [sum_sublanes(jnp.where(leaves, value, 0.0)).astype(jnp.int32) for value in columns]

@@ -8,13 +8,12 @@ compiled ahead of time for a TPU they are the kernels themselves.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from kernels import dispatch
 from kernels.beam_step.pallas_tpu.rows import row_step
 from kernels.beam_step.pallas_tpu.wide import wide_step
 from kernels.beam_step.types import Beams, BeamStep
@@ -91,16 +90,7 @@ def _step(
         )
         lines = table.mask
     return BeamStep(
-        *_where_it_runs(
+        *dispatch.interpreted_on_cpu(
             step, values, beams.node, beams.score, lines, below, log_normalizer, live_mask
         )
-    )
-
-
-def _where_it_runs(step: Callable[..., Any], *arrays: Array | None) -> Any:
-    """Runs a kernel interpreted on a CPU, compiled elsewhere, whatever the host is."""
-    return jax.lax.platform_dependent(
-        *arrays,
-        cpu=functools.partial(step, interpret=True),
-        default=functools.partial(step, interpret=False),
     )

@@ -71,7 +71,7 @@ def dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return jnp.dot(lhs, rhs, preferred_element_type=jnp.float32)
 
 
-def ones_where(shape: tuple[int, ...], condition: jax.Array) -> jax.Array:
+def ones_where(condition: jax.Array) -> jax.Array:
     """Returns 1 where a condition holds, else 0, in bfloat16."""
     return jnp.where(condition, 1.0, 0.0).astype(jnp.bfloat16)
 

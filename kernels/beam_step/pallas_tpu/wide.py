@@ -16,13 +16,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from kernels.beam_step.pallas_tpu.vectors import LANES, SUBLANES
 from kernels.beam_step.pallas_tpu.wide_best import find_best, take_maxima
 from kernels.beam_step.pallas_tpu.wide_edges import find_edges, translate_edges
 from kernels.beam_step.pallas_tpu.wide_plan import (
     CHUNKS_PER_LINE,
-    LANES,
     LOWEST,
-    SUBLANES,
     Plan,
     Refs,
     for_tiles,

@@ -22,20 +22,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.beam_step.pallas_tpu.wide_plan import (
-    LANES,
-    LOWEST,
-    SUBLANES,
-    Plan,
-    Refs,
-    dot,
-    iota,
-    one_hot,
-    pick,
-    to_column,
-    to_row,
-    tree,
-)
+from kernels.beam_step.pallas_tpu.vectors import LANES, SUBLANES, dot, iota, ones_where, tree
+from kernels.beam_step.pallas_tpu.wide_plan import LOWEST, Plan, Refs, pick, to_column, to_row
 
 # Below this, the last of a score's three pieces could be subnormal, which the chip takes for zero.
 _TINY = 2.0**-100
@@ -131,12 +119,12 @@ def _compact(r: Refs, plan: Plan, i: int) -> tuple[jax.Array, jax.Array, jax.Arr
     line = ((group * SUBLANES + sublane) * padded) + chunk
     line_bits = int(math.log2(plan.groups * SUBLANES * padded - 1)) + 1
 
-    flags = one_hot(there)
+    flags = ones_where(there)
     lane_row, lane_column = iota((LANES, 2 * LANES), 0), iota((LANES, 2 * LANES), 1)
-    counts = dot(flags, one_hot(lane_row < lane_column))
+    counts = dot(flags, ones_where(lane_row < lane_column))
     total = counts[:, LANES:]
     rows = (height, height)
-    before = dot(one_hot(iota(rows, 1) < iota(rows, 0)), total.astype(jnp.bfloat16))
+    before = dot(ones_where(iota(rows, 1) < iota(rows, 0)), total.astype(jnp.bfloat16))
     slot = counts[:, :LANES] + before
     if plan.slots > 256:  # A bfloat16 tells 256 numbers apart; a line spans fewer slots than that.
         slot = (slot.astype(jnp.int32) & 255).astype(jnp.float32)
@@ -160,7 +148,7 @@ def _compact(r: Refs, plan: Plan, i: int) -> tuple[jax.Array, jax.Array, jax.Arr
         low = to_row(before[part])
         high = low + to_row(total[part])
         width = part.stop - part.start
-        has = one_hot((mine >= low) & (mine < high))[:, :width]
+        has = ones_where((mine >= low) & (mine < high))[:, :width]
         product = dot(has, pieces[part])
         found = product if found is None else found + product
     taken = [found[:, k : k + LANES] for k in range(0, found.shape[1], LANES)]

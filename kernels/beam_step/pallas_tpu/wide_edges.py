@@ -10,16 +10,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.beam_step.pallas_tpu.vectors import LANES, SUBLANES, dot, iota, ones_where
 from kernels.beam_step.pallas_tpu.wide_plan import (
     CHUNKS_PER_LINE,
-    LANES,
-    SUBLANES,
     Plan,
     Refs,
-    dot,
-    iota,
     loop,
-    one_hot,
     to_column,
     to_row,
 )
@@ -49,7 +45,7 @@ def find_edges(r: Refs, plan: Plan, users: list[Any]) -> None:
             place = beam + (column >> 11) * height if plan.blocks > 1 else beam
 
             mine = iota((rows, len(pieces)), 1) == place
-            found = dot(one_hot(mine), pieces)
+            found = dot(ones_where(mine), pieces)
             piece = [found[:, k : k + LANES] for k in range(0, 4 * LANES, LANES)]
             bits = (piece[0] + piece[1] * 256.0).astype(jnp.int32)
             upper = piece[2] + piece[3] * 256.0

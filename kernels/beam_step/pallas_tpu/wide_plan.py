@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128
-SUBLANES = 8
+from kernels.beam_step.pallas_tpu.vectors import LANES, SUBLANES, iota
+
 CHUNKS_PER_LINE = 16
 LOWEST = float(jnp.finfo(jnp.float32).min)
 STACK = 3
@@ -162,29 +162,6 @@ def _split(groups: int, chunks: int, ways: int, parts: int) -> list[list[tuple[i
     ranges = [range(s, min(s + length, chunks)) for s in range(0, chunks, length)]
     groups_of = [range(way, groups, ways) for way in range(ways)]
     return [[(g, c) for g in some for c in part] for some in groups_of for part in ranges]
-
-
-def iota(shape: tuple[int, ...], axis: int) -> jax.Array:
-    """Returns each element's place along an axis, int32."""
-    return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-
-
-def dot(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """Returns the matrix product of bfloat16 matrices, summed up in float32."""
-    return jnp.dot(lhs, rhs, preferred_element_type=jnp.float32)
-
-
-def one_hot(condition: jax.Array) -> jax.Array:
-    """Returns bfloat16 ones where a condition holds, else zeros."""
-    return jnp.where(condition, 1.0, 0.0).astype(jnp.bfloat16)
-
-
-def tree(operation, values: list[jax.Array]) -> jax.Array:
-    """Combines values pair by pair, so that few wait for each other."""
-    while len(values) > 1:
-        rest = values[-1:] if len(values) % 2 else []
-        values = [operation(a, b) for a, b in zip(values[::2], values[1::2], strict=False)] + rest
-    return values[0]
 
 
 def pick(condition: jax.Array, values: jax.Array) -> jax.Array:

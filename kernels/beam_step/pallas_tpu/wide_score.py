@@ -9,18 +9,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.beam_step.pallas_tpu.vectors import LANES, SUBLANES, iota, tree
 from kernels.beam_step.pallas_tpu.wide_plan import (
     CHUNKS_PER_LINE,
-    LANES,
     LOWEST,
-    SUBLANES,
     Plan,
     Refs,
     first_row,
     for_tiles,
-    iota,
     place_of,
-    tree,
 )
 
 # Lines copied at once: their arithmetic comes first, as a copy holds up what comes after it.

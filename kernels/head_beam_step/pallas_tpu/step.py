@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -124,26 +123,19 @@ def _candidate_log_probs(
         start = min(first // sizes.block, sizes.num_blocks - 1)
         stop = min(pl.cdiv(first + span, sizes.block), sizes.num_blocks)
         sizes = dataclasses.replace(sizes, first_block=start, span_blocks=stop - start)
-        normalizer, written = _where_it_runs(functools.partial(stream, sizes), rows, head, None)
+        normalizer, written = dispatch.interpreted_on_cpu(
+            functools.partial(stream, sizes), rows, head, None
+        )
         column = first - start * sizes.block
         missing = max(0, column + span - written.shape[1])
         picked = jnp.pad(written, [(0, 0), (0, missing)])[:, column : column + span]
     else:
         sizes = sizes_of(rows.shape[0], head, child.token.shape[1])
-        normalizer, picked = _where_it_runs(
+        normalizer, picked = dispatch.interpreted_on_cpu(
             functools.partial(stream, sizes), rows, head, child.token
         )
     picked = jnp.where(child.valid & (child.token < head.shape[0]), picked, -jnp.inf)
     return log_probs_of(picked, normalizer).reshape(*hidden.shape[:2], -1)
-
-
-def _where_it_runs(step: Callable[..., Any], *arrays: Array | None) -> Any:
-    """Runs a kernel interpreted on a CPU, compiled elsewhere, whatever the host is."""
-    return jax.lax.platform_dependent(
-        *arrays,
-        cpu=functools.partial(step, interpret=True),
-        default=functools.partial(step, interpret=False),
-    )
 
 
 def sizes_of(num_rows: int, head: Float[Array, "V D"], columns: int) -> Sizes:
