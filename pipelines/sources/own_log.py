@@ -30,7 +30,7 @@ _FORMATS = {
 _COMPRESSED = (".gz", ".zst")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LogColumns:
     """Which column of a log is what.
 
@@ -39,11 +39,17 @@ class LogColumns:
         item: column of item ids.
         time: column of times; "" for a log in order that has none.
         event: column of event types; "" for a log of one type.
-        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; for text "iso" or a pattern.
-        weights: what each known event type counts as a training target, in order; rows of a type
-            of weight 0 are left out.
+        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; for text "iso" (ISO 8601, such as
+            "2019-10-01 00:00:00 UTC") or a pattern of `strptime`'s directives, such as
+            "%d/%m/%Y %H:%M" (English names; UTC without `%z`). Columns of dates say by themselves
+            what they are.
+        events: known event types in order, and what each counts as a training target:
+            `{"view": 1, "cart": 3}` or "view=1,cart=3". Rows of a type of weight 0 are left out
+            and counted; rows of a type that is not named are bad rows. A type that a file holds
+            as a number is called as that is written, such as `4.0`.
         value: column of a number, such as a rating; "" for none.
-        min_value: rows of a lower value are left out.
+        min_value: rows whose value is lower are left out and counted: with 4, only ratings of 4
+            and more are events. Rows without a number there are bad rows.
     """
 
     user: str = "user"
@@ -51,7 +57,7 @@ class LogColumns:
     time: str = "time"
     event: str = ""
     time_unit: str = "s"
-    weights: tuple[tuple[str, float], ...] = ()
+    events: Mapping[str, float] = dataclasses.field(default_factory=dict)
     value: str = ""
     min_value: float = 0.0
 
@@ -60,20 +66,20 @@ class LogColumns:
         for field in ("user", "item"):
             if not getattr(self, field):
                 raise ValueError(f"source.{field} is empty; name the column of {field} ids")
-        if bool(self.event) != bool(self.weights):
+        if bool(self.event) != bool(self.events):
             raise ValueError(
-                f"source.event is {self.event!r} and source.events {dict(self.weights)}: an event "
+                f"source.event is {self.event!r} and source.events {dict(self.events)}: an event "
                 "column needs its event types and their weights, such as 'view=1,cart=3', and they "
                 "need a column"
             )
-        for name, weight in self.weights:
+        for name, weight in self.events.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(
                     f"source.events gives {name!r} the weight {weight}; it must be 0 (rows of this "
                     "type are left out) or more"
                 )
-        if self.weights and not self.kept():
-            raise ValueError(f"source.events is {dict(self.weights)}: no type has a weight above 0")
+        if self.events and not self.kept():
+            raise ValueError(f"source.events is {dict(self.events)}: no type has a weight above 0")
         if not math.isfinite(self.min_value) or (self.min_value and not self.value):
             raise ValueError(
                 f"source.min_value is {self.min_value} and source.value {self.value!r}: a "
@@ -82,7 +88,7 @@ class LogColumns:
 
     def kept(self) -> dict[str, float]:
         """Returns the event types that are read, and their weights."""
-        return {name: weight for name, weight in self.weights if weight}
+        return {name: weight for name, weight in self.events.items() if weight}
 
     def kinds(self) -> dict[str, Kind]:
         """Returns the columns that are read, and what for."""
@@ -158,7 +164,7 @@ class TablePart:
 
     def _number_events(self, checked: Checked, bad_rows: BadRows) -> None:
         """Turns event types into numbers, those that are left out into none."""
-        column, weights = self.columns.event, dict(self.columns.weights)
+        column, weights = self.columns.event, self.columns.events
         types = pl.Enum(list(weights))
         texts = checked.frame[column].cast(pl.String)
         if not checked.is_plain:
@@ -190,28 +196,13 @@ def _shown(text: str | None) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class LogConfig:
+class LogConfig(LogColumns):
     """Fields of every source of this kind; a source's own come after them.
 
     Attributes:
         interactions: file of the log, or a pattern that several files match (`day=*/*.csv`); they
             are read in order of their names.
         folder: where the files lie, if their names do not say.
-        user: column of user ids.
-        item: column of item ids.
-        time: column of times; "" for a log in order that has none.
-        event: column of event types; "" for a log of one type.
-        time_unit: of numbers in `time`: "s", "ms", "us", "ns"; for text "iso" (ISO 8601, such as
-            "2019-10-01 00:00:00 UTC") or a pattern of `strptime`'s directives, such as
-            "%d/%m/%Y %H:%M" (English names; UTC without `%z`). Columns of dates say by themselves
-            what they are.
-        events: known event types in order, and what each counts as a training target:
-            `{"view": 1, "cart": 3}` or "view=1,cart=3". Rows of a type of weight 0 are left out
-            and counted; rows of a type that is not named are bad rows. A type that a file holds
-            as a number is called as that is written, such as `4.0`.
-        value: column of a number, such as a rating; "" for none.
-        min_value: rows whose value is lower are left out and counted: with 4, only ratings of 4
-            and more are events. Rows without a number there are bad rows.
         catalogue: file (or pattern) of the catalogue; "" for none: the items of the log.
         catalogue_format: "csv", "jsonl", "parquet" or "pylines" (Python dictionaries, one a line);
             "" tells the first three by the file's ending.
@@ -231,14 +222,6 @@ class LogConfig:
 
     interactions: str
     folder: str = ""
-    user: str = "user"
-    item: str = "item"
-    time: str = "time"
-    event: str = ""
-    time_unit: str = "s"
-    events: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    value: str = ""
-    min_value: float = 0.0
     catalogue: str = ""
     catalogue_format: str = ""
     item_id: str = ""
@@ -252,23 +235,6 @@ class LogConfig:
     catalogue_delimiter: str = ""
     catalogue_encoding: str = ""
     catalogue_header: tuple[str, ...] = ()
-
-    def log_columns(self) -> LogColumns:
-        """Returns which column of the log is what.
-
-        Raises:
-            ValueError: fields that do not fit together.
-        """
-        return LogColumns(
-            user=self.user,
-            item=self.item,
-            time=self.time,
-            event=self.event,
-            time_unit=self.time_unit,
-            weights=tuple(self.events.items()),
-            value=self.value,
-            min_value=self.min_value,
-        )
 
     def item_columns(self) -> ItemColumns:
         """Returns which column of the catalogue is what."""
@@ -341,14 +307,13 @@ def read_log(
         ValueError: a missing file or column, fields that do not fit together, or a mistake in the
             catalogue.
     """
-    columns = config.log_columns()
     inputs = dict(further_inputs or {})
     parts = []
     for name, path in input_files(config.folder, config.interactions, "the log"):
         inputs[name] = path
         table = table_of(path, name)
-        check_columns(table, columns.kinds(), "the log")
-        parts.append(TablePart(table, columns))
+        check_columns(table, config.kinds(), "the log")
+        parts.append(TablePart(table, config))
     tables = list(items_of or ())
     if config.catalogue:
         for name, path in input_files(config.folder, config.catalogue, "the catalogue"):
@@ -368,17 +333,17 @@ def read_log(
                     f"source.{field} is {value!r}, but source.catalogue names no file to read it "
                     "from"
                 )
-    kept = columns.kept()
-    for name, weight in columns.weights:
+    kept = config.kept()
+    for name, weight in config.events.items():
         if not weight:
             bad_rows.leave_out(f"left_out_{name}", 0)
-    if columns.value:
+    if config.value:
         bad_rows.leave_out(BELOW, 0)
     return RawDataset(
         parts=tuple(parts),
         items=read_items(tables, config.item_columns(), bad_rows) if tables else None,
         inputs=inputs,
-        has_times=bool(columns.time),
+        has_times=bool(config.time),
         event_types=tuple(kept) or ("interaction",),
         event_weights=tuple(kept.values()),
         counts=bad_rows.left_out,  # filled while the parts are read

@@ -351,4 +351,4 @@ def test_a_log_is_described_on_the_command_line(own_log, tmp_path):
     }
     assert sorted(manifest["inputs"]) == ["events-1.csv", "events-2.csv", "items.jsonl"]
     assert manifest["event_weights"] == [1.0, 2.5]
-    assert LogConfig("log", events={"a": 1.0}).events == {"a": 1.0}
+    assert LogConfig("log", event="how", events={"a": 1.0}).events == {"a": 1.0}
