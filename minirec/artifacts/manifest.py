@@ -10,15 +10,39 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from minirec import files
+from minirec.files.schema import COUNT, SHA256, Kind, check
 
 FORMAT_VERSION = 1
 KINDS = ("model", "dataset", "source")
 """`model` and `dataset` are Hugging Face repositories; `source` is a GitHub one, recorded only."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPOSITORY = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _is_path(value: Any) -> bool:
+    """Returns whether a path can neither lead out of the artifact's folder nor mean several files.
+
+    A pattern would mean several, and a part that is spelled in two ways would be two names of one.
+    """
+    parts = PurePosixPath(value).parts if isinstance(value, str) else ()
+    is_plain = bool(parts) and value == "/".join(parts) and not set(value) & set("\\*?[]\n\0")
+    return is_plain and parts[0] != "/" and ".." not in parts
+
+
+def _text(name: str, pattern: re.Pattern[str]) -> Kind:
+    return Kind(name, lambda value: isinstance(value, str) and bool(pattern.fullmatch(value)))
+
+
+_PATH = Kind("a plain relative path", _is_path)
+_ENTRY = {
+    "kind": _text(f"one of {', '.join(KINDS)}", re.compile("|".join(KINDS))),
+    "repository": _text("OWNER/NAME", _REPOSITORY),
+    "revision": _text("a commit of 40 hexadecimal digits; a branch or tag may move", _REVISION),
+    "subfolder?": (Kind("empty", lambda value: value == ""), _PATH),
+    "files?": {str: {"sha256?": (SHA256, None), "size?": (COUNT, None)}},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,60 +148,9 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Artifact]:
 def _read_artifact(name: str, entry: Any, where: str) -> Artifact:
     if _NAME.fullmatch(name) is None:
         raise ValueError(f"{where}: the name is a folder's: letters, digits, '.', '_' and '-'")
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: {entry!r}; expected an object")
-    known = {field.name for field in dataclasses.fields(Artifact)} - {"name"}
-    unknown = sorted(set(entry) - known)
-    if unknown:
-        raise ValueError(f"{where}: unknown field {unknown[0]!r}; known are {sorted(known)}")
-    patterns = {
-        "kind": (re.compile("|".join(KINDS)), f"one of {', '.join(KINDS)}"),
-        "repository": (_REPOSITORY, "OWNER/NAME"),
-        "revision": (_REVISION, "a commit of 40 hexadecimal digits; a branch or tag may move"),
-    }
-    for field, (pattern, expected) in patterns.items():
-        text = entry.get(field)
-        if not isinstance(text, str) or pattern.fullmatch(text) is None:
-            raise ValueError(f"{where}: {field}: {text!r}; expected {expected}")
-    subfolder = entry.get("subfolder", "")
-    if subfolder != "":
-        _check_path(subfolder, f"{where}: subfolder")
+    check(entry, _ENTRY, where, exact=True)
     records = entry.get("files", {})
-    if not isinstance(records, dict):
-        raise ValueError(f"{where}: files: {records!r}; expected an object of records by path")
-    return Artifact(
-        name=name,
-        kind=entry["kind"],
-        repository=entry["repository"],
-        revision=entry["revision"],
-        subfolder=subfolder,
-        files={
-            path: _read_record(path, record, f"{where}: files: {path!r}")
-            for path, record in records.items()
-        },
-    )
-
-
-def _read_record(path: str, record: Any, where: str) -> FileRecord:
-    _check_path(path, where)
-    if not isinstance(record, dict) or set(record) - {"sha256", "size"}:
-        raise ValueError(f'{where}: {record!r}; expected {{"sha256": …, "size": …}}')
-    sha256, size = record.get("sha256"), record.get("size")
-    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        raise ValueError(f"{where}: sha256: {sha256!r}; expected 64 hexadecimal digits or null")
-    if size is not None and not (type(size) is int and size >= 0):
-        raise ValueError(f"{where}: size: {size!r}; expected a number of bytes or null")
-    return FileRecord(sha256, size)
-
-
-def _check_path(path: Any, where: str) -> None:
-    """Refuses what could lead out of the artifact's folder, or mean more than one file."""
-    parts = PurePosixPath(path).parts if isinstance(path, str) else ()
-    if (
-        not parts
-        or path != "/".join(parts)
-        or parts[0] == "/"
-        or ".." in parts
-        or set(path) & set("\\*?[]\n\0")
-    ):
-        raise ValueError(f"{where}: {path!r}; expected a plain relative path")
+    for path in records:
+        check(path, _PATH, f"{where}: files")
+    found = {path: FileRecord(**record) for path, record in records.items()}
+    return Artifact(name=name, **(entry | {"files": found}))

@@ -57,18 +57,19 @@ _NAMES = {
 _MOST_SHOWN = 60
 
 
-def check(value: Any, shape: Any, where: str) -> None:
+def check(value: Any, shape: Any, where: str, *, exact: bool = False) -> None:
     """Raises ValueError unless a value is of a shape; the message names `where`, field and value.
 
     Args:
         value: as JSON knows it.
         shape: see above.
         where: what the value comes from.
+        exact: refuse fields that the shape does not name, such as one whose name is misspelt.
     """
-    _check(value, shape, where, "")
+    _check(value, shape, where, "", exact)
 
 
-def _check(value: Any, shape: Any, where: str, field: str) -> None:
+def _check(value: Any, shape: Any, where: str, field: str, exact: bool) -> None:
     if isinstance(shape, tuple):
         simple = (one for one in shape if not isinstance(one, dict | list) or not one)
         right = any(_is(value, one) for one in simple)
@@ -77,29 +78,34 @@ def _check(value: Any, shape: Any, where: str, field: str) -> None:
         if right:
             return
         if parts is not None and isinstance(value, type(parts)):
-            _check(value, parts, where, field)
+            _check(value, parts, where, field, exact)
             return
         _refuse(value, shape, where, field)
     elif isinstance(shape, list):
         if not isinstance(value, list):
             _refuse(value, shape, where, field)
         for number, entry in enumerate(value):
-            _check(entry, shape[0], where, f"{field}[{number}]")
+            _check(entry, shape[0], where, f"{field}[{number}]", exact)
     elif isinstance(shape, dict):
         if not isinstance(value, dict):
             _refuse(value, shape, where, field)
         if str in shape:
             for name, entry in value.items():
-                _check(entry, shape[str], where, _inside(field, name))
+                _check(entry, shape[str], where, _inside(field, name), exact)
             return
         for name, part in shape.items():
             plain = name.removesuffix("?")
             if plain in value:
-                _check(value[plain], part, where, _inside(field, plain))
+                _check(value[plain], part, where, _inside(field, plain), exact)
             elif plain == name:
                 raise ValueError(
                     f"{where}: {_inside(field, name)} is missing; expected {_said(part)}"
                 )
+        known = [name.removesuffix("?") for name in shape]
+        if exact and (unknown := [name for name in value if name not in known]):
+            raise ValueError(
+                f"{where}: unknown field {_inside(field, unknown[0])!r}; known are {known}"
+            )
     elif not _is(value, shape):
         _refuse(value, shape, where, field)
 

@@ -110,11 +110,7 @@ class Position:
             DamagedError: it holds none; the message names `where`, the file, field and value.
         """
         try:
-            check(value, _POSITION, where)
-            early_stop = value["early_stop"]
-            for entry, shape in ((value, _POSITION), (early_stop, _POSITION["early_stop"])):
-                if unknown := entry.keys() - {name.removesuffix("?") for name in shape}:
-                    raise ValueError(f"{where}: {min(unknown)!r} is no field of a position")
+            check(value, _POSITION, where, exact=True)
         except ValueError as error:
             raise files.DamagedError(str(error)) from error
         return cls(**value)

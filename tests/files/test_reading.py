@@ -120,6 +120,17 @@ def test_a_value_of_another_shape_is_refused_with_its_field(changed, message):
         check([RIGHT], SHAPE, "file.json")
 
 
+def test_fields_that_the_shape_does_not_name_are_refused_where_it_is_to_be_exact():
+    exact = RIGHT | {"rows": [{"count": 0}]}
+    check(exact | {"tuned": True}, SHAPE, "file.json", exact=True)
+    with pytest.raises(ValueError, match=r"unknown field 'rows\[0\]\.more'; known are \['count'\]"):
+        check(RIGHT, SHAPE, "file.json", exact=True)
+    with pytest.raises(ValueError, match=r"file\.json: unknown field 'sead'; known are .*'seed'"):
+        check(exact | {"sead": 1}, SHAPE, "file.json", exact=True)
+    with pytest.raises(ValueError, match=r"unknown field 'split\.id'"):
+        check(exact | {"split": {"name": "y", "id": 1}}, SHAPE, "file.json", exact=True)
+
+
 def test_a_digest_is_64_hexadecimal_digits():
     check("0a" * 32, SHA256, "x")
     for wrong in ("0a" * 31, "0A" * 32, "0g" * 32, 3, None, ["0"] * 64):
