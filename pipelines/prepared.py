@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import polars as pl
 from jaxtyping import Int
 
 from minirec import files
-from minirec.files.schema import check
+from minirec.files.schema import check, is_number
 from pipelines.prepare.splits import train_views
 from pipelines.prepared_files import (
     COLUMNS,
@@ -123,8 +122,7 @@ class Prepared:
                 "weights as types, and no type twice: prepare again"
             )
         for name, weight in zip(names, weights, strict=True):
-            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if not is_number or not math.isfinite(weight) or weight < 0:
+            if not is_number(weight) or weight < 0:
                 raise ValueError(
                     f"{where}: event_weights gives {name!r} the weight {weight!r}; it must be a "
                     "finite number, 0 or more: prepare again"

@@ -38,6 +38,12 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+def require_whole(field: str, value: Any, least: int = 1) -> None:
+    """Raises ValueError unless a field's value is a whole number of at least `least`."""
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{field}={value!r}: must be a whole number of at least {least}")
+
+
 NUMBER = Kind("a finite number", is_number)
 WHOLE = Kind("a whole number", is_whole)
 COUNT = Kind("a whole number from 0 on", lambda value: is_whole(value) and value >= 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+
+from minirec.files.schema import require_whole
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -59,7 +60,7 @@ class TrunkConfig:
             "mlp_width",
             "scan_unroll",
         ):
-            _require_positive_int("TrunkConfig", name, getattr(self, name))
+            require_whole(f"TrunkConfig.{name}", getattr(self, name))
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"TrunkConfig.num_kv_heads={self.num_kv_heads} must divide "
@@ -97,7 +98,7 @@ class SidDecoderConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self):
-        _require_positive_int("SidDecoderConfig", "vocab_size", self.vocab_size)
+        require_whole("SidDecoderConfig.vocab_size", self.vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +123,4 @@ class ItemDecoderConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "num_items", "num_levels", "level_width"):
-            _require_positive_int("ItemDecoderConfig", name, getattr(self, name))
-
-
-def _require_positive_int(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}.{name}={value!r} must be a positive int")
+            require_whole(f"ItemDecoderConfig.{name}", getattr(self, name))

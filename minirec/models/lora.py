@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from minirec.files.schema import require_whole
 from minirec.models.layers import AddedParam, named_param
 from minirec.models.products import project
 from minirec.models.sid_decoder import SidDecoder
@@ -43,8 +44,7 @@ class LoraConfig:
     targets: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
-            raise ValueError(f"LoraConfig.rank={self.rank!r}: must be a positive int")
+        require_whole("LoraConfig.rank", self.rank)
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"LoraConfig.alpha={self.alpha!r}: must be finite and above 0")
         unknown = [name for name in self.targets if name not in TARGETS]

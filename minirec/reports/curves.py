@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from minirec.files import read_json_lines
+from minirec.files.schema import is_number
 
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
@@ -72,6 +72,4 @@ def _sorted(curve: Mapping[float, float]) -> Curve:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if is_number(value) else None

@@ -92,6 +92,11 @@ def cells(*texts: object) -> list[Cell]:
     return [Cell(str(text)) for text in texts]
 
 
+def signed(value: float, digits: int = 4) -> str:
+    """Returns a number with its sign, in the signs of print."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def render(template: str, **data: Any) -> str:
     """Returns a page.
 

@@ -11,7 +11,7 @@ import numpy as np
 from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.strata import metrics_by_stratum
 from minirec.reports import plots
-from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render
+from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render, signed
 from minirec.reports.log_health import health_rows
 from minirec.reports.report import (
     BASELINES,
@@ -91,9 +91,9 @@ def _verdicts(report: Report, metric: str) -> list[dict[str, str]]:
         low, high = differences[rival]["item"][metric]
         judgement = "above" if low > 0 else "below" if high < 0 else "not clearly apart from"
         gap = report.evaluations[name].metrics["item"][metric] - rivals[rival]
-        interval = f"95% interval {_signed(low)} to {_signed(high)}"
+        interval = f"95% interval {signed(low)} to {signed(high)}"
         said = {"name": marked(name, report.chosen_on), "judgement": judgement, "rival": rival}
-        verdicts.append(said | {"gap": _signed(gap), "interval": interval})
+        verdicts.append(said | {"gap": signed(gap), "interval": interval})
     return verdicts
 
 
@@ -270,7 +270,3 @@ def _named(names: Iterable[str], report: Report) -> list[Cell]:
 
 def _short(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")

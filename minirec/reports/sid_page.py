@@ -11,7 +11,7 @@ from minirec import files
 from minirec.evaluation.sid_comparison import Comparison, QuantiserScores, comparison_json
 from minirec.evaluation.sid_information import Information
 from minirec.reports import sid_plots
-from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render
+from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render, signed
 
 
 def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> Path:
@@ -84,7 +84,7 @@ def _verdict(comparison: Comparison) -> dict[str, str]:
         "second": others[0],
         "judgement": "" if low > 0 else " not clearly apart from the next,",
         "gap": f"{gap:.3f}",
-        "interval": f"95% interval {_signed(low)} to {_signed(high)}",
+        "interval": f"95% interval {signed(low, 3)} to {signed(high, 3)}",
     }
 
 
@@ -213,13 +213,13 @@ def _level_rows(head: Cell, one: QuantiserScores) -> list[Row]:
             f"{row['items_sharing_prefix']:,}",
             f"{error:.4f}",
             f"{information.bits:.3f}",
-            _signed(information.bits - before),
+            signed(information.bits - before, 3),
         )
         rows.append(Row(Cell("") if rows else head, line, first=not rows))
         before = information.bits
     with_items = one.information[-1].bits
     prefixes, bits = f"{one.report['num_items']:,}", f"{with_items:.3f}"
-    line = cells("items", *"––––", prefixes, 0, "–", bits, _signed(with_items - before))
+    line = cells("items", *"––––", prefixes, 0, "–", bits, signed(with_items - before, 3))
     return [*rows, Row(Cell(""), line)]
 
 
@@ -236,7 +236,3 @@ def _named(comparison: Comparison) -> list[Cell]:
         Cell(name, swatch=sid_plots.series_name(number))
         for number, name in enumerate(comparison.quantisers)
     ]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from minirec.files.schema import require_whole
+
 ESTIMATORS = ("straight_through", "rotation")
 CODEBOOK_UPDATES = ("ema", "gradient")
 
@@ -55,13 +57,10 @@ class RQVAEConfig:
             ValueError: a field is out of its range; the message names it.
         """
         object.__setattr__(self, "hidden_widths", tuple(self.hidden_widths))
-        for width in self.hidden_widths:
-            if not _is_whole(width) or width < 1:
-                raise ValueError(f"hidden_widths: {width!r} among them; each must be at least 1")
+        for place, width in enumerate(self.hidden_widths):
+            require_whole(f"hidden_widths[{place}]", width)
         for name in ("latent_dim", "num_steps", "batch_size"):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
-                raise ValueError(f"{name}: {value!r}; must be a whole number from 1 on")
+            require_whole(name, getattr(self, name))
         for name, low, high, with_low in (
             ("learning_rate", 0.0, math.inf, False),
             ("weight_decay", 0.0, math.inf, True),
@@ -76,7 +75,3 @@ class RQVAEConfig:
         for name, known in (("estimator", ESTIMATORS), ("codebook_update", CODEBOOK_UPDATES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: {getattr(self, name)!r}; must be one of {list(known)}")
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

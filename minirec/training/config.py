@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
+from minirec.files.schema import require_whole
 from minirec.training.optimizer import OptimizerConfig
 
 
@@ -53,9 +54,9 @@ class TrainConfig:
             ("log_every", 1),
             ("keep_last", 1),
         ):
-            require_int(f"TrainConfig.{name}", getattr(self, name), least)
+            require_whole(f"TrainConfig.{name}", getattr(self, name), least)
         if self.patience is not None:
-            require_int("TrainConfig.patience", self.patience, 1)
+            require_whole("TrainConfig.patience", self.patience, 1)
             if not self.eval_every:
                 raise ValueError(
                     f"TrainConfig.patience={self.patience} counts evaluations, but eval_every=0 "
@@ -106,8 +107,8 @@ class Stage:
     trainable: Any = nnx.Param
 
     def __post_init__(self) -> None:
-        require_int(f"Stage({self.name!r}).num_steps", self.num_steps, 1)
-        require_int(f"Stage({self.name!r}).accumulate", self.accumulate, 1)
+        require_whole(f"Stage({self.name!r}).num_steps", self.num_steps, 1)
+        require_whole(f"Stage({self.name!r}).accumulate", self.accumulate, 1)
 
     def batches(self) -> BatchIterator:
         """Returns a new iterator over the stage's batches.
@@ -122,12 +123,6 @@ class Stage:
                 "save its place; an iterator with get_state() and set_state() is needed"
             )
         return batches
-
-
-def require_int(field: str, value: object, least: int) -> None:
-    """Raises ValueError unless `value` is an integer of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{field}={value!r}: must be an integer of at least {least}")
 
 
 def check_stages(stages: Iterable[Stage]) -> tuple[Stage, ...]:

@@ -47,7 +47,12 @@ class CodedLog:
 
     def sizes(self) -> dict[str, int]:
         """Returns how many users, items and interactions there are, for the manifest."""
-        return {"users": len(self.users), "items": len(self.items), "interactions": len(self.user)}
+        return sizes(len(self.users), len(self.items), len(self.user))
+
+
+def sizes(num_users: int, num_items: int, num_interactions: int) -> dict[str, int]:
+    """Returns the sizes of a log as the manifest names them."""
+    return {"users": num_users, "items": num_items, "interactions": num_interactions}
 
 
 def read_log(

@@ -14,7 +14,7 @@ from jaxtyping import Int32, Int64
 
 from pipelines.prepare.duplicates import exact_duplicates, kept_events
 from pipelines.prepare.event_order import event_order
-from pipelines.prepare.ingest import CodedLog, keep, names_of, place_of, read_log
+from pipelines.prepare.ingest import CodedLog, keep, names_of, place_of, read_log, sizes
 from pipelines.prepare.kcore import count, k_core
 from pipelines.prepare.log_options import LogOptions
 from pipelines.prepare.log_times import LogTimes, outside_window
@@ -174,11 +174,6 @@ def _without_duplicates(
         counts["after_duplicates"] = log.sizes()
     read = len(exact) if raw.has_times else None
     return log, {"read": read, "dropped": size - len(log.user)}
-
-
-def sizes(num_users: int, num_items: int, num_interactions: int) -> dict[str, int]:
-    """Returns the sizes of a log as the manifest names them."""
-    return {"users": num_users, "items": num_items, "interactions": num_interactions}
 
 
 def may_leave_single_interactions(raw: RawDataset, options: LogOptions) -> bool:

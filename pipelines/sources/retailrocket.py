@@ -106,13 +106,7 @@ def _items_of(parts: Iterable[Part]) -> pl.Series:
 
 def _latest_values(tables: Iterable[CsvTable], wanted: set[str], bad_rows: BadRows) -> pl.DataFrame:
     """The newest value of each wanted property of an item, and every item: null, null."""
-    columns = {
-        "itemid": pl.String,
-        "property": pl.String,
-        "timestamp": pl.Int64,
-        "value": pl.String,
-    }
-    latest = pl.DataFrame(schema=columns)
+    latest = pl.DataFrame(schema=_PROPERTY_SCHEMA)
     for table in tables:
         kinds: dict[str, Kind] = {
             "timestamp": "time",

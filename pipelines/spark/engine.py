@@ -18,10 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.prepare.ingest import catalogue_of, check_catalogue, check_not_empty, check_size
+from pipelines.prepare.ingest import (
+    catalogue_of,
+    check_catalogue,
+    check_not_empty,
+    check_size,
+    sizes,
+)
 from pipelines.prepare.log_options import LogOptions
 from pipelines.prepare.log_times import LogTimes, outside_window
-from pipelines.prepare.ordered_log import OrderedLog, Progress, may_leave_single_interactions, sizes
+from pipelines.prepare.ordered_log import OrderedLog, Progress, may_leave_single_interactions
 from pipelines.spark import read_task, user_tasks
 from pipelines.spark.columns import write_columns
 from pipelines.spark.filtering import (

@@ -344,8 +344,8 @@ def test_initial_hidden_states_and_residual_stream_have_unit_scale():
         ({"head_dim": 5}, "head_dim=5 must be even"),
         ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
         ({"dtype": "float16"}, "dtype='float16' must be one of"),
-        ({"num_layers": 0}, "num_layers=0 must be a positive int"),
-        ({"mlp_width": 2.5}, "mlp_width=2.5 must be a positive int"),
+        ({"num_layers": 0}, "num_layers=0: must be a whole number of at least 1"),
+        ({"mlp_width": 2.5}, r"mlp_width=2\.5: must be a whole number"),
     ],
 )
 def test_impossible_configs_are_errors_that_name_the_field(change, message):

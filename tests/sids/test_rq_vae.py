@@ -333,9 +333,9 @@ def test_codes_that_start_dead_come_to_life_in_training(clusters):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_widths": (4, 0)}, "hidden_widths: 0"),
-        ({"latent_dim": 0}, "latent_dim: 0"),
-        ({"num_steps": 1.5}, "num_steps: 1.5"),
+        ({"hidden_widths": (4, 0)}, r"hidden_widths\[1\]=0: must be a whole number of at least 1"),
+        ({"latent_dim": 0}, "latent_dim=0"),
+        ({"num_steps": 1.5}, r"num_steps=1\.5"),
         ({"learning_rate": 0.0}, r"learning_rate: 0.0; must lie in \(0, inf\)"),
         ({"ema_decay": 1.0}, r"ema_decay: 1.0; must lie in \[0, 1\)"),
         ({"commitment": float("nan")}, "commitment: nan"),

@@ -216,7 +216,7 @@ def test_accumulation_must_divide_the_batch(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"log_every": 0}, r"TrainConfig\.log_every=0: must be an integer of at least 1"),
+        ({"log_every": 0}, r"TrainConfig\.log_every=0: must be a whole number of at least 1"),
         ({"eval_every": 2.5}, r"TrainConfig\.eval_every=2\.5"),
         ({"patience": 3, "eval_every": 0}, "patience=3 counts evaluations"),
     ],
