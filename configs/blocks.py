@@ -88,7 +88,7 @@ def data() -> ConfigDict:
             "k_core": FieldReference(5, field_type=object),
             "on_bad_rows": "error",  # or "skip": left out, and counted in the manifest
             # Rows before the one date or date-time (UTC where it has no zone), and at the other or
-            # later, are no part of the log; "": no bound.
+            # later, are not part of the log; "": no bound.
             "time_from": "",
             "time_to": "",
             # Events of one user at one time: as the log has them, or "shuffled": drawn by lot.

@@ -20,7 +20,7 @@ def check_variant(variant: str, known: tuple[str, ...]) -> None:
     """Checks the part of `--config=NAME:VARIANT` behind the colon.
 
     Raises:
-        ValueError: it is none of `known`.
+        ValueError: it is not one of `known`.
     """
     if variant not in known:
         names = ", ".join(repr(name) for name in known)

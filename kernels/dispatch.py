@@ -139,7 +139,7 @@ def array(name: str, value: Any, axes: tuple[str, ...], dtypes: tuple[Any, ...])
 
 
 def integer(name: str, value: Any) -> int:
-    """Returns `value` as a Python integer; raises ValueError for what is none, such as a bool."""
+    """Returns `value` as a Python integer; raises ValueError for anything else, also a bool."""
     if isinstance(value, bool):
         raise ValueError(f"{name}: {value}; it must be a static integer")
     try:

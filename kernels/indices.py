@@ -23,7 +23,7 @@ def int32_indices(name: str, values: Any) -> Int32[Array, " ..."] | Int32[np.nda
         values: a JAX array, which stays one, or anything that NumPy makes an array of.
 
     Raises:
-        ValueError: what is given are no integers.
+        ValueError: what is given is not integers.
     """
     xp = jnp if isinstance(values, jax.Array) else np
     values = values if isinstance(values, jax.Array) else np.asarray(values)

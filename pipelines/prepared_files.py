@@ -58,7 +58,7 @@ ITEMS = {
 }
 USERS = {"user": pl.Int64, "raw_user_id": pl.String}
 _NEVER_NULL = ("item_id", "raw_item_id", "attributes", "train_count", "user", "raw_user_id")
-# What Polars raises on a file that is none; a panic of its own is no Exception.
+# What Polars raises on a file that is not Parquet; its panics do not derive from Exception.
 _POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
@@ -125,7 +125,7 @@ def read_views(
         with_target: whether the event at `stop` belongs to the user, too.
 
     Raises:
-        ValueError: as `read_array`, or a range is none of its user's.
+        ValueError: as `read_array`, or a range is not within its user's events.
     """
     views = read_array(path, "int64", None, 3)
     user, start, stop = views.T
@@ -136,8 +136,8 @@ def read_views(
     if not right.all():
         row = int(right.argmin())
         raise ValueError(
-            f"{path}: row {row}: (user, start, stop) is {views[row].tolist()}, which are no events "
-            f"of one of the {len(offsets) - 1} users; {REMEDY}"
+            f"{path}: row {row}: (user, start, stop) is {views[row].tolist()}, which are not "
+            f"events of one of the {len(offsets) - 1} users; {REMEDY}"
         )
     return views
 

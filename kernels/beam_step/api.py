@@ -59,7 +59,7 @@ def beam_step(
     NaN or `+inf` anywhere in a beam's row of logits, or a log normaliser that is not finite, kills
     that beam's continuations and touches no other beam; so does a beam's own score that is not
     finite. A candidate whose score is not finite, as after a logit of `-inf`, is dead. A token past
-    the row's end (`>= V`) has no logit and is no candidate.
+    the row's end (`>= V`) has no logit and is not a candidate.
 
     The scores are differentiable in the logits, `beams.score` and `log_normalizer`, whichever
     implementation runs, in reverse mode; dead beams have the gradient zero, and so have broken

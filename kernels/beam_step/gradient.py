@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Float32
 from kernels.beam_step.types import Beams, BeamStep
 from kernels.trie import DEAD_NODE, Live, Trie
 
-# Arguments that are no arrays. The others are pytrees; `None` is the cotangent of those of them
+# Arguments that are not arrays. The others are pytrees; `None` is the cotangent of those of them
 # that hold only integers.
 _STEP_STATIC = (0, 1, 2, 3)
 _SELECT_STATIC = (0, 1, 2)

@@ -39,7 +39,7 @@ def beam_step(
     node = jnp.full((batch, num_parents, vocab), DEAD_NODE, jnp.int32)
     node = node.at[b[..., None], m[..., None], column].set(child.node, mode="drop")
     is_child = node != DEAD_NODE
-    if live is not None:  # What is not live is no candidate, but still counts as a child.
+    if live is not None:  # What is not live is not a candidate, but still counts as a child.
         kept = jnp.where(trie.live_children(live, beams.node, level), child.node, DEAD_NODE)
         node = node.at[b[..., None], m[..., None], column].set(kept, mode="drop")
 

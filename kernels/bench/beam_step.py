@@ -156,8 +156,8 @@ def naive_step(
 ) -> BeamStep:
     """Returns the step as one writes it in plain XLA, for comparison.
 
-    Log-softmax of whole rows, the children's log-probabilities gathered from it, what is no child
-    masked, `top_k` over all of them. Faster than a mask as wide as the vocabulary. No NaN is
+    Log-softmax of whole rows, the children's log-probabilities gathered from it, columns without a
+    child masked, `top_k` over all of them. Faster than a mask as wide as the vocabulary. No NaN is
     caught.
     """
     batch, num_parents, _ = logits.shape

@@ -1,6 +1,6 @@
 """STATIC's JAX code, run beside ours: its index, one step of it, and its whole decode.
 
-STATIC (`youtube/static-constraint-decoding`, arXiv 2602.22647) is no part of this project: a
+STATIC (`youtube/static-constraint-decoding`, arXiv 2602.22647) is not part of this project: a
 checkout is read where the environment's `STATIC_PATH` names one.
 """
 
@@ -115,7 +115,7 @@ def load(name: str) -> ModuleType:
 
     Raises:
         ValueError: the environment does not name a checkout.
-        FileNotFoundError: what it names is none.
+        FileNotFoundError: what it names is not a checkout of STATIC.
     """
     if not is_named():
         raise ValueError(
@@ -138,7 +138,7 @@ def build_index(sids: Int[np.ndarray, "N L"], vocab_size: int) -> StaticIndex:
 
     Raises:
         ValueError: no checkout is named.
-        FileNotFoundError: what is named is no checkout.
+        FileNotFoundError: what is named is not a checkout of STATIC.
     """
     d_dense = 2 if vocab_size <= _MOST_DENSE_CODES and sids.shape[1] > 2 else 1
     packed_csr, csr_indptr, branches, start_mask, dense_mask, dense_states = load(

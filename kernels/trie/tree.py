@@ -117,7 +117,7 @@ class Trie:
             level: static, in `[0, L)`.
 
         Raises:
-            ValueError: the trie has no such level, or nodes that are no integers.
+            ValueError: the trie has no such level, or nodes that are not integers.
         """
         found = self.edges(node, level)
         node = jnp.where(found.valid, self.below(found.edge, level), DEAD_NODE)
@@ -160,12 +160,12 @@ class Trie:
         The items of one leaf come in the order of the rows that the trie was built from.
 
         Args:
-            leaf: int `[...]`; what is no leaf has no items.
+            leaf: int `[...]`; a number that is not a leaf's has no items.
             width: static: how many items of each leaf, the first ones; `max_items_per_leaf` by
                 default, and at most.
 
         Raises:
-            ValueError: a width below 1, or leaves that are no integers.
+            ValueError: a width below 1, or leaves that are not integers.
         """
         width = self.max_items_per_leaf if width is None else min(width, self.max_items_per_leaf)
         if width < 1:
@@ -182,7 +182,7 @@ class Trie:
         """Returns the leaf of each item, int32 `[...]`; `DEAD_NODE` for what is not in the trie.
 
         Raises:
-            ValueError: the item ids are no integers.
+            ValueError: the item ids are not integers.
         """
         item = jnp.asarray(int32_indices("item", item))
         known = (item >= 0) & (item < self.item_leaf.size)

@@ -66,8 +66,8 @@ def job_from(arguments: Sequence[str], spec: TpuSpec, worker: str) -> Job:
         names = program.split(".")
         if len(names) < 2 or names[0] != "launch" or not all(map(str.isidentifier, names)):
             raise UsageError(
-                f"run: {program!r} is no program of this project; after `--` comes what shall run, "
-                "such as: -- launch.train --config=amazon_beauty --workdir=beauty"
+                f"run: {program!r} is not a program of this project; after `--` comes what shall "
+                "run, such as: -- launch.train --config=amazon_beauty --workdir=beauty"
             )
         for place, argument in enumerate(step):
             name, equals, value = argument.partition("=")

@@ -39,7 +39,7 @@ def main() -> None:
         asked = name not in ("", "help", "--help", "-h", "-help")
         out = sys.stderr if asked else sys.stdout
         if asked:
-            print(f"error: {name!r} is no verb", file=out)
+            print(f"error: {name!r} is not a verb", file=out)
         print("minirec VERB --flag=value …; minirec VERB --help lists its flags\n", file=out)
         width = max(map(len, known))
         for verb, line in known.items():

@@ -146,7 +146,7 @@ def load_catalogue(
 
     Raises:
         ValueError: a step before this one has not run, the SIDs do not fit the records, a
-            template or a tokenizer that is none, or a token beyond the checkpoint's rows.
+            template or a tokenizer is not valid, or a token is beyond the checkpoint's rows.
     """
     config = job.config
     items = load_items(prepared, sids_folder, appended_path)
@@ -299,7 +299,7 @@ def starts(job: Job) -> tuple[str, ...]:
 def _level_and_code(name: str) -> tuple[int, int]:
     parsed = parse_token(name)
     if parsed is None:
-        raise ValueError(f"{name!r} is no SID token")
+        raise ValueError(f"{name!r} is not a SID token")
     return parsed
 
 

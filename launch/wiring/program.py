@@ -112,7 +112,7 @@ def load_module(path: Path) -> ModuleType:
     """Returns the module that a Python file holds, wherever that lies.
 
     Raises:
-        UsageError: it is no Python file.
+        UsageError: it is not a Python file.
     """
     # The file may be called as a module of ours, or of anybody's.
     spec = importlib.util.spec_from_file_location(f"{path.stem} ({path})", path)

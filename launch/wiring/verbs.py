@@ -26,7 +26,7 @@ def start(verbs: Mapping[str, Callable[[], None]], argv: Sequence[str]) -> None:
     verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
 
     def unknown() -> None:
-        what = f"{verb!r} is no verb" if verb else "the verb is missing"
+        what = f"{verb!r} is not a verb" if verb else "the verb is missing"
         raise program.UsageError(f"{what}; known are {', '.join(verbs)}")
 
     program.start(verbs.get(verb, unknown), [name, *underscored(arguments)])

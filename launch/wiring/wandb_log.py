@@ -128,8 +128,8 @@ def read_dotenv(path: Path) -> dict[str, str]:
     allowed; nothing is expanded.
 
     Raises:
-        ValueError: no text, or a line that is none; the message names file and line and shows no
-            value.
+        ValueError: the file is not text in UTF-8, or a line is not NAME=VALUE; the message names
+            file and line and shows no value.
     """
     variables: dict[str, str] = {}
     if not path.is_file():

@@ -27,7 +27,7 @@ class Evaluation:
         intervals: the same keys, `[low, high]` by bootstrap over users.
         coverage: share of the catalogue that stands in anyone's first ten items.
         recommended: `[N]`, in how many users' first ten each item stands.
-        invalid: SIDs shown that are no item's; 0 for a constrained search.
+        invalid: SIDs shown that no item has; 0 for a constrained search.
         dead_beams: beams that ended without a valid SID.
     """
 

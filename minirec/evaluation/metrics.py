@@ -38,7 +38,7 @@ def metrics_at(ranks: Int[np.ndarray, " n"], ks: Sequence[int] = KS) -> dict[str
     metrics = {}
     for k in ks:
         if k < 1:
-            raise ValueError(f"ks: {k} is no list length; must be at least 1")
+            raise ValueError(f"ks: {k}; the length of a list must be at least 1")
         metrics[f"hr@{k}"] = hit_rate(ranks, k)
         metrics[f"ndcg@{k}"] = ndcg(ranks, k)
     return metrics
@@ -59,4 +59,4 @@ def check_ranks(ranks: Int[np.ndarray, " n"]) -> None:
     if ranks.ndim != 1 or len(ranks) == 0:
         raise ValueError(f"ranks: shape {list(ranks.shape)}; must be [n] with at least one user")
     if int(ranks.min()) < -1:
-        raise ValueError(f"ranks: {int(ranks.min())} is no rank; must be -1 (not found) or more")
+        raise ValueError(f"ranks: {int(ranks.min())} is not a rank; must be -1 (not found) or more")

@@ -10,7 +10,7 @@ Three rules are MiniOneRec's and differ from what one might expect:
 - A repeated prediction keeps its place: nothing moves up. (`minirec.evaluation.sid_ranks` lets a
   repeated SID count once. A constrained search repeats none, so that the two agree on its files.)
 - `calc.py` stops looking at a list where the target stands. `invalid` counts all predictions that
-  are no item's; `invalid_before_target` is the count that `calc.py` prints.
+  no item has; `invalid_before_target` is the count that `calc.py` prints.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class OfflineMetrics:
         metrics: `{"hr@1": …, "ndcg@1": …, …}` at SID level, for each of `KS` up to `candidates`.
         users: rows of the file.
         candidates: predictions of the first row, or of the longest where rows may differ.
-        invalid: predictions that are no SID of the catalogue, over all rows.
+        invalid: predictions that are not in the catalogue, over all rows.
         invalid_before_target: those of them that stand before the target, or in a list without it.
-        unknown_targets: rows whose target is no SID of the catalogue, which no search can find.
+        unknown_targets: rows whose target is not in the catalogue, which no search can find.
     """
 
     metrics: dict[str, float]
@@ -154,7 +154,7 @@ def read_info_sids(path: str | os.PathLike[str]) -> list[str]:
     """Returns the SIDs of MiniOneRec's info file, an item each, in its order.
 
     Raises:
-        ValueError: the file is no text, or a line is not `SID<TAB>title<TAB>item id`; the message
+        ValueError: the file is not text, or a line is not `SID<TAB>title<TAB>item id`; the message
             names it.
         FileNotFoundError: there is no such file.
     """
@@ -252,7 +252,7 @@ EXAMPLE_ROWS: Sequence[dict[str, Any]] = (
         "output": ["<a_11>", "<b_1>", "<c_0>"],
     },
 )
-"""Three users: the target first, second, and not found; one prediction is no item's."""
+"""Three users: the target first, second, and not found; one prediction is not in the catalogue."""
 
 EXAMPLE_CATALOGUE = frozenset(f"<a_{code}><b_1><c_0>" for code in range(12))
 """The catalogue that `EXAMPLE_ROWS` are of."""

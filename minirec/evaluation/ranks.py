@@ -102,7 +102,7 @@ def first_occurrences(ranked_sids: Int[np.ndarray, "n M L"]) -> Bool[np.ndarray,
 
 
 def count_invalid(ranked_sids: Int[np.ndarray, "n M L"], item_codes: Int[np.ndarray, "N L"]) -> int:
-    """Returns how many of the SIDs shown are no item's; dead beams (negative codes) are not shown.
+    """Returns how many of the SIDs shown no item has; dead beams (negative codes) are not shown.
 
     A search constrained by the catalogue's trie gives 0; anything else is a bug.
     """

@@ -63,7 +63,7 @@ def read_npy(
         mapped: leave it on the disk, read-only, and read what is looked at.
 
     Raises:
-        ValueError: the file is no such array, or longer or shorter than its header says; the
+        ValueError: the file is not such an array, or longer or shorter than its header says; the
             message names it.
         OSError: the file cannot be read.
     """
@@ -92,8 +92,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Returns the arrays in a `.npz` file, by name.
 
     Raises:
-        ValueError: the file is no archive of arrays, is damaged, or unpacks to far more than such a
-            file holds; the message names it, and the array.
+        ValueError: the file is not an archive of arrays, is damaged, or unpacks to far more than
+            such a file holds; the message names it, and the array.
         OSError: the file cannot be read.
     """
     path = Path(path)

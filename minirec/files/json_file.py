@@ -75,7 +75,7 @@ def parse_json(text: str | bytes, complaint: str, *, foreign: bool = False) -> A
 
     Raises:
         ValueError: the text is not JSON, names a field twice, is nested too deep, or holds half a
-            character or a number that is none or beyond what floats hold.
+            character, NaN, or a number beyond what floats hold.
     """
     try:
         if isinstance(text, bytes):

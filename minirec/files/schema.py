@@ -29,12 +29,12 @@ class Kind:
 
 
 def is_whole(value: Any) -> bool:
-    """Returns whether a JSON value is a whole number that int64 holds; true and false are none."""
+    """Returns whether a JSON value is a whole number that int64 holds; true and false are not."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a JSON value is a finite number; true and false are none."""
+    """Returns whether a JSON value is a finite number; true and false are not."""
     return type(value) in (int, float) and math.isfinite(value)
 
 

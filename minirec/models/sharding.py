@@ -30,7 +30,8 @@ def make_mesh(data: int, fsdp: int) -> Mesh | None:
         fsdp: devices along `fsdp`; -1 takes what `data` leaves.
 
     Raises:
-        ValueError: sizes that are none, or that do not give the number of devices.
+        ValueError: a size below 1 (or two of -1), or sizes whose product is not the number of
+            devices.
     """
     given = f"data={data}, fsdp={fsdp}"
     if min(data, fsdp) < -1 or 0 in (data, fsdp) or data == fsdp == -1:

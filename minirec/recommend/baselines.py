@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from minirec.recommend.ranked_lists import RankedLists
 
 Histories = Sequence[Sequence[int] | Int[np.ndarray, " H"]] | Int[np.ndarray, "n H"]
-"""Item ids a user, oldest first; in a padded array -1 is no item."""
+"""Item ids a user, oldest first; in a padded array -1 is padding."""
 
 _MAX_DISTANCE = 3
 _MAX_HISTORY = 10

@@ -137,7 +137,7 @@ def _check_source(
         )
     for wrong, right in (
         (item < -1, "expected an item id, or -1 for none"),
-        # A NaN is no number to compare with, so the question is what is right.
+        # NaN compares false with all, so the question is what is right.
         (~((probability >= 0) & (probability <= _MAX_SUM)), "expected a probability in [0, 1]"),
         ((item < 0) & (probability != 0), "there is no item, so that it must be 0"),
     ):

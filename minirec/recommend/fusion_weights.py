@@ -88,7 +88,7 @@ def check_weights(
             raise ValueError(f"{where}: none for source {name!r}; expected one of each: {sources}")
     for name, weight in weights.items():
         if name not in sources:
-            raise ValueError(f"{where}: {name!r} is no source; the sources are {sources}")
+            raise ValueError(f"{where}: {name!r} is not a source; the sources are {sources}")
         is_real = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
         if not is_real or not math.isfinite(weight) or weight < 0:
             raise ValueError(f"{where}: {name} has {weight!r}; expected a finite number >= 0")

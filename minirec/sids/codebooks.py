@@ -165,7 +165,7 @@ def encode_level(
 
 
 def check_vectors(vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
-    """Returns item vectors as float32, or raises ValueError if they are none."""
+    """Returns item vectors as float32; raises ValueError unless they are real and finite."""
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or 0 in vectors.shape or vectors.dtype.kind not in "fiu":
         raise ValueError(

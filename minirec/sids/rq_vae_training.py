@@ -151,7 +151,7 @@ def _optimizer(config: RQVAEConfig) -> optax.GradientTransformation:
     )
 
     def decayed(params: nnx.State) -> nnx.State:
-        # Codes are no weights: decay would pull them off the residuals that they stand for.
+        # Codes are not weights: decay would pull them off the residuals that they stand for.
         return jax.tree_util.tree_map_with_path(
             lambda path, _: any(getattr(part, "key", None) == "kernel" for part in path), params
         )

@@ -72,7 +72,7 @@ def read_log(
         raw: what a source found.
         bad_rows: is told of rows that are wrong.
         progress: is told after each chunk how many rows there are so far.
-        options: have the window of time outside of which rows are no part of the log.
+        options: have the window of time outside of which rows are not part of the log.
         times: is told the times of the rows.
 
     Raises:
@@ -248,7 +248,7 @@ def check_catalogue(raw: RawDataset, bad_rows: BadRows) -> pl.DataFrame | None:
 
 
 def check_events(name: str, chunk: pl.DataFrame, event_types: Sequence[str]) -> None:
-    """Raises ValueError if an event's type is none of the source's, naming its line."""
+    """Raises ValueError, naming the line, if the source does not know an event's type."""
     event = chunk["event"].to_numpy()
     if len(event) and (event.min() < 0 or event.max() >= len(event_types)):
         wrong = int(np.argmax((event < 0) | (event >= len(event_types))))

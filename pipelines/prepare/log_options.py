@@ -31,7 +31,7 @@ class LogOptions:
     """What is done to a log, in this order.
 
     Attributes:
-        time_from: rows before this time are no part of the log; nanoseconds since 1970 UTC, None:
+        time_from: rows before this time are not part of the log; nanoseconds since 1970 UTC, None:
             no bound.
         time_to: nor are rows at this time or after it.
         ties: how a user's events of equal time stand, see `pipelines.prepare.ties`.

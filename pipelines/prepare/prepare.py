@@ -64,7 +64,7 @@ def prepare(
             the split's own fields, or just the name), `on_bad_rows` ("error", the default, or
             "skip": rows that are wrong are left out and counted), `time_from` and `time_to` (ISO
             dates or date-times, UTC where they have no zone: rows before the one, and at the other
-            or later, are no part of the log; "", the default, is off), `ties` ("log", the default,
+            or later, are not part of the log; "", the default, is off), `ties` ("log", the default,
             or "shuffled", see `pipelines.prepare.ties`) and `duplicates` ("keep", the default,
             "drop_exact", "drop_consecutive" or "first", see `pipelines.prepare.duplicates`).
         folder: where the prepared data set shall lie.
@@ -195,7 +195,7 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the config as the manifest has it: plain values, the defaults filled in.
 
     Raises:
-        ValueError: an unknown field, or a part that is no mapping.
+        ValueError: an unknown field, or a part that is not a mapping.
     """
     plain = _plain(config)
     for field in plain:

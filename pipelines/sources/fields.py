@@ -190,7 +190,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 
 def text_list(text: str) -> list[Any] | None:
-    """Returns the list that a Python literal spells, or None where the text is no such literal.
+    """Returns the list that a Python literal spells, or None where the text is not such a literal.
 
     None as well for text of more than a million characters and for a number that Python cannot
     write: either would end the program where it is used.

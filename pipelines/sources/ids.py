@@ -15,7 +15,7 @@ _INT64 = 1 << 63
 
 
 def id_fault(raw: str) -> tuple[str, str] | None:
-    """Returns why a text is no id, as a reason of `BadRows` and in words; None for an id."""
+    """Returns why a text cannot be an id, as a reason of `BadRows` and in words; None for an id."""
     if not raw:
         return "empty_id", "is empty"
     if _CONTROL.search(raw):

@@ -45,7 +45,7 @@ class Config:
         items: JSON file, item id -> title, description, brand, categories.
         index: JSON file, item id -> SID. Where rows have SIDs, they must agree with it.
         train_on_context: whether a user without training rows trains on what the first of their
-            validation or test rows has as its history. These events are no row's target, but
+            validation or test rows has as its history. These events are not a row's target, but
             nothing says that they are older than other users' validation rows, so the default is
             to leave them out.
     """

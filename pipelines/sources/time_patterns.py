@@ -88,7 +88,7 @@ def _expression(pattern: str) -> tuple[str, frozenset[str]]:
             continue
         if letter not in _DIGITS and letter not in _OTHERS:
             known = " ".join(f"%{name}" for name in sorted({*_DIGITS, *_OTHERS, *_SAME, *_SHORT}))
-            raise wrong(f"{piece!r} is no directive that is known; these are: {known} %%")
+            raise wrong(f"{piece!r} is not a known directive; these are: {known} %%")
         if letter in there:
             raise wrong(f"{piece!r} says what stands there already")
         there.add(letter)

@@ -37,7 +37,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def read_iso(values: pl.Series) -> Read:
-    """Reads ISO 8601 texts; null for what is none."""
+    """Reads ISO 8601 texts; null for any other text."""
     return fill(values, _date_times(values, "T"), lambda rest: _date_times(rest, " "), iso_time)
 
 
@@ -60,7 +60,7 @@ def _date_times(values: pl.Series, separator: str) -> Read:
 
 
 def zone_seconds(text: str) -> int | None:
-    """By how many seconds clocks there are ahead of UTC; None for what is no time zone."""
+    """By how many seconds clocks there are ahead of UTC; None for any other text."""
     found = _ZONE.fullmatch(text[:_LONGEST])
     if found is None or len(text) > _LONGEST:
         return None

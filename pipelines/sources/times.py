@@ -47,7 +47,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def check_unit(unit: str) -> None:
-    """Raises ValueError for what is no unit, nor "iso", nor a pattern that tells a day."""
+    """Raises ValueError unless it is a unit, "iso" or a pattern that tells a day."""
     if "%" in unit:
         check_pattern(unit)
     elif unit not in UNITS and unit != ISO:
@@ -120,7 +120,7 @@ def to_ticks(checked: Checked, column: str, unit: str) -> None:
         checked.frame[_WHOLE].is_null(),
         "not_a_time",
         lambda place: (
-            f"{shown(place)}, which is no time{_hint(checked.frame[column], place, unit)}"
+            f"{shown(place)}, which is not a time{_hint(checked.frame[column], place, unit)}"
         ),
     )
     checked.leave_out(
@@ -196,7 +196,7 @@ def _of_numbers(values: pl.Series, digits: int) -> Read:
 
 
 def _of_texts(values: pl.Series, digits: int) -> Read:
-    """Reads numbers in text; null for what is none."""
+    """Reads numbers in text; null for any other text."""
     whole = values.cast(pl.Int64, strict=False)
     return fill(
         values,

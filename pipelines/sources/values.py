@@ -28,7 +28,7 @@ def keep_from(checked: Checked, column: str, least: float, bad_rows: BadRows) ->
     def shown(place: int) -> str:
         value = values[place]
         return f"{column!r} is " + (
-            "missing" if value is None else f"{value!r:.60}, which is no number"
+            "missing" if value is None else f"{value!r:.60}, which is not a number"
         )
 
     checked.leave_out(numbers.is_null(), "not_a_number", shown)
@@ -40,7 +40,7 @@ def keep_from(checked: Checked, column: str, least: float, bad_rows: BadRows) ->
 
 
 def _numbers(values: pl.Series) -> pl.Series:
-    """Float64, null for what is no finite number."""
+    """Float64, null for what is not a finite number."""
     if not values.dtype.is_numeric():
         texts = values.cast(pl.String).str.strip_chars(" ")
         spelled = texts.str.contains(_NUMBER)

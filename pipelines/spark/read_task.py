@@ -89,7 +89,7 @@ class Log:
         event_types: names of its event types.
         action: what becomes of rows that are wrong.
         may_lack_items: whether rows whose items the catalogue lacks can be left out at all.
-        options: have the window of time outside of which rows are no part of the log.
+        options: have the window of time outside of which rows are not part of the log.
     """
 
     parts: Sequence[Part]

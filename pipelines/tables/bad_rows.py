@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 Action = Literal["error", "skip"]
-# Reasons that are no row of the log.
+# Reasons that do not speak of a row of the log.
 _NOT_ROWS = ("no_rows", "empty_file", "truncated_file", "duplicate_item", "duplicate_category")
 
 

@@ -21,7 +21,7 @@ from pipelines.tables import table as sizes
 from pipelines.tables.csv_layout import CsvLayout, short
 from pipelines.tables.table import Problem, Rows
 
-_STANDS_IN = "\ufdd0"  # Unicode keeps it free for a program's own use: it is no character
+_STANDS_IN = "\ufdd0"  # Unicode keeps it free for a program's own use: no text holds it
 
 
 class ExactCsv:
@@ -30,7 +30,7 @@ class ExactCsv:
     def __init__(self, layout: CsvLayout) -> None:
         self._layout = layout
         self._written = _Written(layout.delimiter, layout.quote)
-        self._distrusted = 0  # lines up to this one were part of a row that is none
+        self._distrusted = 0  # lines up to this one were part of a row that is broken
 
     def is_needed(self, line: int) -> bool:
         """Returns whether the row that begins at `line` must be read here."""

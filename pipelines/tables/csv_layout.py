@@ -37,7 +37,7 @@ class CsvLayout:
         )
 
     def not_utf8(self, line: int, data: bytes) -> Problem:
-        """Returns what is said of a line with bytes that are no text."""
+        """Returns what is said of a line with bytes that are not UTF-8."""
         try:
             data.decode()
             place, byte = 0, 0
@@ -47,7 +47,7 @@ class CsvLayout:
 
 
 def not_utf8_message(name: str, line: int, place: int, byte: int) -> str:
-    """Returns what is said of a line whose byte number `place`, from 1, is no text."""
+    """Returns what is said of a line whose byte number `place`, from 1, is not UTF-8."""
     return (
         f"{name}, line {line}: byte {place} of the line, 0x{byte:02x}, is not UTF-8; if the file "
         "is written in Latin-1, say, set encoding='latin-1'"

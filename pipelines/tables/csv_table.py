@@ -60,7 +60,7 @@ class CsvTable:
         """Returns the header's names; [] for an empty file.
 
         Raises:
-            ValueError: the first line is no header.
+            ValueError: the first line is not a header.
         """
         return self._open(_HEADER_BYTES)[0]
 

@@ -52,7 +52,7 @@ class JsonlTable(ObjectLines):
     what = "a JSON object"
 
     def parse(self, text: str) -> dict[str, Any] | str:
-        """Returns the object in a line, or why there is none."""
+        """Returns the object in a line, or why the line holds none."""
         try:
             value = _decode(text)
         except (ValueError, RecursionError) as error:
@@ -84,7 +84,7 @@ class JsonlTable(ObjectLines):
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _whole(text: str) -> int | FloatText:

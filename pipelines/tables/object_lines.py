@@ -32,14 +32,14 @@ class ObjectLines:
     encoding: str = "utf-8"
 
     place = "line"
-    reason: ClassVar[str]  # of a line that is none, as in `BadRows.add`
-    what: ClassVar[str]  # such a line must hold
+    reason: ClassVar[str]  # why a line is left out, as in `BadRows.add`
+    what: ClassVar[str]  # a line must hold
 
     def __post_init__(self):
         check_encoding(self.encoding)
 
     def parse(self, text: str) -> dict[str, Any] | str:
-        """Returns the object in a line, or why there is none."""
+        """Returns the object in a line, or why the line holds none."""
         raise NotImplementedError
 
     def columns(self) -> list[str]:

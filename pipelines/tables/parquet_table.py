@@ -11,7 +11,7 @@ import polars as pl
 from pipelines.tables import table as sizes
 from pipelines.tables.table import Kind, Problem, Rows, no_rows, without_rows
 
-# A panic of Polars, which damage can bring about, is no `Exception`.
+# A panic of Polars, which damage can bring about, does not derive from `Exception`.
 _DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
@@ -152,7 +152,7 @@ def _pieces(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 
 def _decoded(values: pl.Series) -> pl.Series:
-    """Bytes as text, null for what is none."""
+    """Bytes as text, null for what is not UTF-8."""
 
     def text(value: bytes | None) -> str | None:
         try:

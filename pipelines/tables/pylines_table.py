@@ -1,6 +1,6 @@
 """Lines of Python dictionaries, `{'user_id': u'7', …}`, as Steam's and Amazon's logs of 2014 are.
 
-They look like JSON and are none. A line is parsed and never run: only literals are values.
+They look like JSON and are not. A line is parsed and never run: only literals are values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PyLinesTable(ObjectLines):
     what = "a Python dictionary"
 
     def parse(self, text: str) -> dict[str, Any] | str:
-        """Returns the dictionary in a line, or why there is none."""
+        """Returns the dictionary in a line, or why the line holds none."""
         if len(text) > _MAX_CHARS:
             return f"it has {len(text)} characters, and may have {_MAX_CHARS}"
         try:
@@ -38,7 +38,7 @@ class PyLinesTable(ObjectLines):
             for key, value in zip(parsed.keys, parsed.values, strict=True):
                 name = None if key is None else ast.literal_eval(key)
                 if not isinstance(name, str):
-                    return "a key is no text"
+                    return "a key is not text"
                 pairs.append((name, ast.literal_eval(value)))
             return from_pairs(pairs)
         except _CANNOT as error:

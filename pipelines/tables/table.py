@@ -20,9 +20,9 @@ Kind = Literal["id", "time", "event", "number", "text", "list"]
 
 BLOCK_BYTES = 16 << 20
 BLOCK_ROWS = 1_000_000
-# Longer than this a line is no line: a small compressed file may become one of any length, and
-# what is read from a line takes up to forty times its bytes. A quote that is open for so many
-# characters was never closed.
+# Nothing longer than this is taken for a line: a small compressed file may become one of any
+# length, and what is read from a line takes up to forty times its bytes. A quote that is open for
+# so many characters was never closed.
 MAX_LINE_BYTES = 16 << 20
 MAX_FIELD_CHARS = 1 << 16
 

@@ -50,7 +50,7 @@ class TextBlock:
     """Whole lines of a file.
 
     Attributes:
-        data: UTF-8 (with the bytes of the file where it is none), every line ends in "\\n".
+        data: UTF-8, but for bytes of the file that are not; every line ends in "\\n".
         first_line: number of the first line, from 1.
         num_lines: how many there are.
         truncated: the compressed file ends here, in the middle; the rest of a line is left out.
@@ -78,8 +78,8 @@ def text_blocks(
 ) -> Iterator[TextBlock]:
     """Yields a file's lines; what begins as gzip or Zstandard does is decompressed.
 
-    A byte order mark is taken off and CRLF becomes LF. What is no valid text in `encoding` comes
-    through as the bytes it was, which are no valid UTF-8 then.
+    A byte order mark is taken off and CRLF becomes LF. What is not valid text in `encoding` comes
+    through as the bytes it was, which are not valid UTF-8 then.
 
     Args:
         path: the file.

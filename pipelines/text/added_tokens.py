@@ -51,8 +51,8 @@ def stated_tokens(folder: Path, values: Mapping[str, Mapping[str, Any]]) -> list
         values: by name of the file, the object that it holds; empty where there is no such file.
 
     Raises:
-        ValueError: an entry that is none, or two that contradict each other: one token with two
-            ids, or one id of two tokens.
+        ValueError: an entry without a spelling or an id, or two that contradict each other: one
+            token with two ids, or one id of two tokens.
     """
     stated = [
         *_list_entries(folder / TOKENIZER, values[TOKENIZER].get("added_tokens")),
@@ -128,7 +128,7 @@ def add_special(
         make_token: as for `add_stated`.
 
     Raises:
-        ValueError: a special token's name that is none.
+        ValueError: a special token's name is not text.
     """
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens(
@@ -144,7 +144,7 @@ def special_tokens(folder: Path, values: Mapping[str, Mapping[str, Any]]) -> lis
     """Returns the special tokens' spellings, in the order in which transformers adds them.
 
     Raises:
-        ValueError: a name that is none.
+        ValueError: a name is not text.
     """
     found: dict[str, None] = {}
     for role in ROLES:

@@ -82,9 +82,9 @@ class Template:
                 does not belong there or is missing; the message names template, entry and field.
         """
         if name not in TASKS:
-            raise ValueError(f"prompts: {name!r} is no task; there are {', '.join(TASKS)}")
+            raise ValueError(f"prompts: {name!r} is not a task; there are {', '.join(TASKS)}")
         task, where = TASKS[name], f"prompts.{name}"
-        if not hasattr(config, "items"):  # ml_collections' dicts are no Mappings
+        if not hasattr(config, "items"):  # ml_collections' dicts are not Mappings
             raise ValueError(f"{where} is {config!r}; it must be a dict of strings")
         needed = ["input", "response", *(("item", "separator") if task.history else ())]
         known = ["system", "instruction", *needed]

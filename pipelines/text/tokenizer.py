@@ -145,13 +145,13 @@ class TextTokenizer:
         """Returns the ids of tokens by their spelling.
 
         Raises:
-            ValueError: a spelling that is no token.
+            ValueError: a spelling that the tokenizer does not have.
         """
         names = list(names)
         found = [self._tokenizer.token_to_id(name) for name in names]
         for name, token in zip(names, found, strict=True):
             if token is None:
-                raise ValueError(f"{name!r} is no token of the tokenizer ({self.size} tokens)")
+                raise ValueError(f"{name!r} is not a token of the tokenizer ({self.size} tokens)")
         return np.array(found, np.int32)
 
     def spelling(self, token: int) -> str | None:

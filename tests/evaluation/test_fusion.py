@@ -188,7 +188,7 @@ def test_lists_that_are_none_are_named(source, message):
     ("weights", "message"),
     [
         ({"model": 1.0}, "none for source 'count'"),
-        ({"model": 0.5, "count": 0.5, "beam": 0.0}, "'beam' is no source"),
+        ({"model": 0.5, "count": 0.5, "beam": 0.0}, "'beam' is not a source"),
         ({"model": 1.5, "count": -0.5}, "count has -0.5; expected a finite number >= 0"),
         ({"model": float("nan"), "count": 1.0}, "model has nan"),
         ({"model": "1", "count": 0.0}, "model has '1'"),

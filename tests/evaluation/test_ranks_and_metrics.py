@@ -112,9 +112,9 @@ def test_rank_zero_gains_one_and_rank_one_gains_what_minionerec_gives():
 def test_metrics_of_nobody_are_an_error():
     with pytest.raises(ValueError, match="at least one user"):
         metrics_at(np.zeros(0, int))
-    with pytest.raises(ValueError, match="-2 is no rank"):
+    with pytest.raises(ValueError, match="-2 is not a rank"):
         metrics_at(np.array([-2]))
-    with pytest.raises(ValueError, match="0 is no list length"):
+    with pytest.raises(ValueError, match="ks: 0; the length of a list must be at least 1"):
         metrics_at(np.array([1]), [0])
 
 

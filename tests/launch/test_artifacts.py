@@ -338,4 +338,4 @@ def test_the_command_line_has_verbs_and_takes_dashes(tmp_path):
     assert "Industrial_ckpt" in command("init", "--dry-run").stdout
     done = command("verfy")
     assert done.returncode == 2
-    assert "'verfy' is no verb; known are init, download, verify, probe" in done.stderr
+    assert "'verfy' is not a verb; known are init, download, verify, probe" in done.stderr

@@ -219,9 +219,9 @@ def test_what_a_verb_needs_besides_is_an_error_that_names_the_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "'' is no program of this project"),
-        (["rm", "-rf"], "'rm' is no program"),
-        (["launch.train", "--", "launch.x;y"], "'launch.x;y' is no program"),
+        ([], "'' is not a program of this project"),
+        (["rm", "-rf"], "'rm' is not a program"),
+        (["launch.train", "--", "launch.x;y"], "'launch.x;y' is not a program"),
         (["launch.train", "--workdir=/tmp/w"], "--workdir=/tmp/w: must be a folder below /mnt"),
         (["launch.train", "--workdir", "../w"], r"--workdir=\.\./w: must be a folder below"),
         (["launch.train", "--workdir="], "--workdir=: must be a folder below"),

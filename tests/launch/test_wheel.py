@@ -64,4 +64,4 @@ def test_the_command_runs_from_a_folder_with_packages_of_our_names(environment, 
     assert "name: quickstart_smoke" in printed
     wrong = subprocess.run([minirec, "trian"], cwd=tmp_path, capture_output=True, text=True)
     assert wrong.returncode == 2
-    assert "'trian' is no verb" in wrong.stderr
+    assert "'trian' is not a verb" in wrong.stderr

@@ -106,13 +106,13 @@ OTHER_ARRAYS = [
     ("offsets.npy", lambda a: rows(a, 5, a[-1]), "must rise from 0"),
     ("offsets.npy", lambda a: rows(a, -1, a[-1] + 1), "must rise from 0"),
     ("splits/train_sequences.npy", lambda a: a[:, :2], r"expected int64 \[any, 3\]"),
-    ("splits/train_sequences.npy", lambda a: rows(a, 2, (20, 0, 0)), "row 2.* no events"),
-    ("splits/train_sequences.npy", lambda a: rows(a, 2, (-1, 0, 0)), "row 2.* no events"),
-    ("splits/train_sequences.npy", lambda a: rows(a, 2, a[2] + (1, 0, 0)), "row 2.* no events"),
-    ("splits/valid.npy", lambda a: rows(a, 0, (0, 3, 2)), "row 0.* no events"),
+    ("splits/train_sequences.npy", lambda a: rows(a, 2, (20, 0, 0)), "row 2.* not events"),
+    ("splits/train_sequences.npy", lambda a: rows(a, 2, (-1, 0, 0)), "row 2.* not events"),
+    ("splits/train_sequences.npy", lambda a: rows(a, 2, a[2] + (1, 0, 0)), "row 2.* not events"),
+    ("splits/valid.npy", lambda a: rows(a, 0, (0, 3, 2)), "row 0.* not events"),
     ("splits/valid.npy", lambda a: a.astype(np.float64), "holds float64"),
-    ("splits/test.npy", lambda a: rows(a, 0, a[0] + (0, 0, 1)), "row 0.* no events"),
-    ("splits/test.npy", lambda a: rows(a, 1, (1, 2**40, 2**40)), "row 1.* no events"),
+    ("splits/test.npy", lambda a: rows(a, 0, a[0] + (0, 0, 1)), "row 0.* not events"),
+    ("splits/test.npy", lambda a: rows(a, 1, (1, 2**40, 2**40)), "row 1.* not events"),
 ]
 
 

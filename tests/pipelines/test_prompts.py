@@ -44,7 +44,7 @@ def change(**entries):
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("sids_to_sids", GOOD, r"prompts: 'sids_to_sids' is no task; there are sids_to_sid, "),
+        ("sids_to_sids", GOOD, r"prompts: 'sids_to_sids' is not a task; there are sids_to_sid, "),
         ("sids_to_sid", change(inputs=""), r"prompts\.sids_to_sid\.inputs: unknown entry"),
         ("sids_to_sid", change(input=None), r"prompts\.sids_to_sid\.input is missing"),
         ("sids_to_sid", change(response=None), r"prompts\.sids_to_sid\.response is missing"),

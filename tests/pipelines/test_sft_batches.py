@@ -294,5 +294,5 @@ def test_a_task_without_a_template_or_a_tokenizer_without_sid_tokens_is_an_error
     wording = {name: template for name, template in templates().items() if name != "sids_to_sid"}
     with pytest.raises(ValueError, match=r"prompts\.sids_to_sid is missing: the task has the weig"):
         make(change(weights={"sids_to_sid": 1}), wording=wording)
-    with pytest.raises(ValueError, match="'<a_0>' is no token of the tokenizer"):
+    with pytest.raises(ValueError, match="'<a_0>' is not a token of the tokenizer"):
         make(made=plain_tokenizer())

@@ -218,9 +218,9 @@ def test_a_missing_column_is_an_error_that_lists_those_there_are(layout, tmp_pat
 @pytest.mark.parametrize(
     ("field", "value", "reason", "message"),
     [
-        (2, "soon", "not_a_time", "'soon', which is no time"),
-        (2, "", "not_a_time", "which is no time"),
-        (2, "nan", "not_a_time", "'nan', which is no time"),
+        (2, "soon", "not_a_time", "'soon', which is not a time"),
+        (2, "", "not_a_time", "which is not a time"),
+        (2, "nan", "not_a_time", "'nan', which is not a time"),
         (2, "-5", "negative_time", "'-5', which lies before 1970"),
         (2, "1e20", "time_after_2100", "after the year 2100"),
         (0, "", "empty_id", "is empty"),

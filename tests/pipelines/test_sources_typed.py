@@ -347,7 +347,7 @@ def test_a_log_is_described_on_the_command_line(own_log, tmp_path):
     assert manifest["counts"]["read"]["interactions"] == 4
     assert manifest["skipped"]["not_a_time"] == {
         "rows": 2,
-        "first": "events-1.csv, line 4: 'when' is '', which is no time (time_unit is 'iso')",
+        "first": "events-1.csv, line 4: 'when' is '', which is not a time (time_unit is 'iso')",
     }
     assert sorted(manifest["inputs"]) == ["events-1.csv", "events-2.csv", "items.jsonl"]
     assert manifest["event_weights"] == [1.0, 2.5]

@@ -336,7 +336,7 @@ def test_answers_are_the_sids_a_newline_and_the_end():
     assert answers[7, :3].tolist() == tokenizer().ids(["<a_3>", "<b_1>", "<c_7>"]).tolist()
     with pytest.raises(ValueError, match=r"row 1.*has 4 tokens as an answer.*has 5"):
         answer_tokens(tokenizer(), [("<a_0>", "<b_0>", "<c_0>"), ("<a_0>", "<b_0>")])
-    with pytest.raises(ValueError, match="'<c_63>' is no token"):
+    with pytest.raises(ValueError, match="'<c_63>' is not a token"):
         answer_tokens(tokenizer(), [("<a_0>", "<b_0>", "<c_63>")])
     with pytest.raises(ValueError, match="there are none"):
         answer_tokens(tokenizer(), [])

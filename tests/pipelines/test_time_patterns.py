@@ -127,11 +127,11 @@ def test_what_does_not_fit_a_pattern_is_no_time(pattern, texts):
         ("%F %I:%M", "'%I', the hour from 1 to 12, says nothing without '%p'"),
         ("%F %H:%M %p", "'%p', AM or PM, says nothing without '%I'"),
         ("%F %H:%M.%f", "'%f', the fraction of a second, says nothing without '%S'"),
-        ("%F %Q", "'%Q' is no directive that is known; these are: .*%Y"),
-        ("%F %", "'%' is no directive that is known"),
-        ("%F %c", "'%c' is no directive"),
-        ("%s", "'%s' is no directive"),
-        ("100%", "'%' is no directive"),
+        ("%F %Q", "'%Q' is not a known directive; these are: .*%Y"),
+        ("%F %", "'%' is not a known directive"),
+        ("%F %c", "'%c' is not a known directive"),
+        ("%s", "'%s' is not a known directive"),
+        ("100%", "'%' is not a known directive"),
     ],
 )
 def test_a_wrong_pattern_is_an_error_before_anything_is_read(pattern, message):
@@ -206,7 +206,7 @@ def test_every_format_takes_a_pattern(tmp_path, write):
         (["07/23/2017"], "%d/%m/%Y", "after '%d/%m/%Y'; set time_unit='%m/%d/%Y'"),
         (["yesterday"], "s", "(time_unit is 's'; it may be a strptime pattern, such as '%d/%m/%Y"),
         ([" " * 60_000 + "x" + " " * 60_000 + "y"], "iso", "it may be a strptime pattern"),
-        ([""], "iso", "which is no time (time_unit is 'iso')"),
+        ([""], "iso", "which is not a time (time_unit is 'iso')"),
     ],
 )
 def test_what_is_no_time_says_which_pattern_it_has(tmp_path, texts, unit, message):

@@ -87,7 +87,7 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
     lines = [_line_rows(plan, user, tile, line) for line in range(plan.lines)]
 
     def known_lane(node: jax.Array) -> jax.Array:
-        """Returns a node's lane; -1 for what is no node."""
+        """Returns a node's lane; -1 for any other number."""
         known = (node >= 0) & (node < plan.edges)
         return jnp.where(known, node & (LINE - 1), -1).astype(jnp.float32)
 

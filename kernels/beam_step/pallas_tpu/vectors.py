@@ -19,7 +19,7 @@ DEAD_KEY = INT32_MIN + 0x007FFFFF
 
 
 def keys_of(score: jax.Array) -> jax.Array:
-    """Returns int32 keys in the order of float32 scores, which are no NaN; -0.0 is less than 0."""
+    """Returns int32 keys in the order of float32 scores without NaN; -0.0 is less than 0."""
     bits = pltpu.bitcast(score, jnp.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 

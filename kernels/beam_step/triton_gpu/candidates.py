@@ -384,7 +384,7 @@ def _keys(
     SPAN: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """Returns the keys of a tile of the rows' children; `NO_KEY` for what is no candidate.
+    """Returns the keys of a tile of the rows' children; `NO_KEY` for what is not a candidate.
 
     Args:
         row: int32 `[HEIGHT]`.
