@@ -118,6 +118,8 @@ def run[Result](
 
 def interpreted_on_cpu(step: Callable[..., Any], *arrays: Array | None) -> Any:
     """Runs a Pallas kernel interpreted on a CPU, compiled elsewhere, whatever the host is."""
+    # Decided when it is lowered, not when it is traced: a step that is exported for a TPU on a
+    # machine that has none is the compiled one.
     return jax.lax.platform_dependent(
         *arrays,
         cpu=functools.partial(step, interpret=True),

@@ -25,6 +25,7 @@ def int32_indices(name: str, values: Any) -> Int32[Array, " ..."] | Int32[np.nda
     Raises:
         ValueError: what is given is not integers.
     """
+    # NumPy's arrays stay NumPy's, so that int64 ids are checked before JAX makes int32 of them.
     xp = jnp if isinstance(values, jax.Array) else np
     values = values if isinstance(values, jax.Array) else np.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.integer):

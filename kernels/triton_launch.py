@@ -87,6 +87,7 @@ def _interpret(
         inputs = [HostArray(np.asarray(next(values))) if there else None for there in given]
         outputs = [np.empty(shape.shape, shape.dtype) for shape in out]
         for output in outputs:
+            # Bytes, whatever the dtype: as int32 0x5A5A5A5A, as float32 1.5e16.
             output.view(np.uint8).fill(_POISON)
         # NaN and infinities are ordinary values to a kernel.
         with _LOCK, _patched_once(), np.errstate(all="ignore"), warnings.catch_warnings():
@@ -94,6 +95,7 @@ def _interpret(
             kernel[grid](*inputs, *map(HostArray, outputs), **constants)
         return outputs
 
+    # Nothing for what is None, which a callback cannot take; `run` puts it back.
     return jax.pure_callback(run, list(out), *(array for array in arrays if array is not None))
 
 

@@ -138,6 +138,8 @@ def _step_backward(
         by_logit = jnp.zeros_like(rows)
         by_logit = by_logit.at[b[..., None], m[..., None], column].add(by_child, mode="drop")
         by_normalizer = None
+    # A score is `parent + logit - normaliser`: the chosen logit has the score's own gradient, and
+    # the row, by its normaliser, the softmax times minus the sum over the beams that grew from it.
     by_logit = by_logit.at[b, step.parent, step.token].add(by_beam)
     return by_logit.astype(logits.dtype), by_parent, by_normalizer, None, None, None
 

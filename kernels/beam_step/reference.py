@@ -49,6 +49,7 @@ def beam_step(
     log_probs = logits - log_normalizer[..., None]
 
     broken = jnp.any(jnp.isnan(logits) | (logits == jnp.inf), axis=-1)
+    # -inf of a row that holds nothing else; NaN and infinities of a normaliser that was given.
     broken |= ~jnp.isfinite(log_normalizer)
     return _select(log_probs, beams.score, broken, node, num_beams)
 
@@ -94,6 +95,7 @@ def _select(
     parent, then token.
     """
     dead_parent = broken | ~jnp.isfinite(parent_score)
+    # In this order, which all implementations keep: float32 sums depend on it.
     score = parent_score[..., None] + log_probs
     candidate = (node != DEAD_NODE) & ~dead_parent[..., None] & jnp.isfinite(score)
     score = jnp.where(candidate, score, -jnp.inf)

@@ -36,6 +36,7 @@ def beam_step(
 ) -> BeamStep:
     """Returns the best beams; see `kernels.beam_step.beam_step`."""
     token, valid = _candidates(beams, trie, level)
+    # A token past the row's end has no logit, so it is no candidate and counts in no sum.
     valid &= token < logits.shape[-1]
     child_logits = _child_logits(logits, token, valid, trie, level).astype(jnp.float32)
 
@@ -101,6 +102,7 @@ def _child_logits(
 
 def _padded_to(values: Array, shape: tuple[int, ...]) -> Array:
     """Returns columns `[B, M, C]` in a mask's shape, which may have room for some more."""
+    # A mask's last line may have bits past the span, all 0: whatever is put there is not read.
     missing = math.prod(shape[2:]) - values.shape[-1]
     return jnp.pad(values, [(0, 0), (0, 0), (0, missing)]).reshape(shape)
 
@@ -130,6 +132,7 @@ def _log_sum_exp(values: Array) -> Array:
     of the values as they are: bfloat16 ones would be stored in float32 for it.
     """
     maximum = jnp.max(values, axis=-1).astype(jnp.float32)
+    # -inf - -inf would be NaN of a row that is -inf throughout.
     shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
     return shift + jnp.log(jnp.sum(jnp.exp(values.astype(jnp.float32) - shift[..., None]), axis=-1))
 
@@ -161,6 +164,7 @@ def _select(
     batch, num_parents = beams.node.shape
     score = score.reshape(batch, -1)
     columns = score.shape[-1] // num_parents
+    # `top_k` cannot give more than there are; the rest is padded with dead beams.
     kept = min(num_beams, score.shape[-1])
     score, best = _top_k(score, kept)
     dead = score == -jnp.inf
@@ -197,6 +201,7 @@ def _top_k(values: Array, k: int) -> tuple[Array, Array]:
     where equal, at a lower place. So a second, short `top_k` over those groups is exact.
     """
     batch, size = values.shape
+    # Then the two stages' own work outweighs what they leave out.
     if size < _GAIN * _GROUP * k:
         return jax.lax.top_k(values, k)
     padding = [(0, 0), (0, -size % _GROUP)]

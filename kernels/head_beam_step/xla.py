@@ -98,6 +98,7 @@ def log_probs_of(
 def log_sum_exp(values: Float32[Array, "R X"]) -> Float32[Array, " R"]:
     """Returns the log-sum-exp of rows; NaN and `+inf` go through it, `-inf` for nothing else."""
     maximum = jnp.max(values, axis=-1, initial=-jnp.inf)
+    # -inf - -inf would be NaN of a row that is -inf throughout; NaN and +inf end in the sum.
     shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
     return shift + jnp.log(jnp.sum(jnp.exp(values - shift[:, None]), axis=-1))
 
@@ -134,6 +135,7 @@ def _stream(
     def block(picked: Array, first: Array | int, size: int) -> tuple[Array, Array]:
         logits = logits_of(rows, jax.lax.dynamic_slice_in_dim(head, first, size))
         column = token - first
+        # Tokens of other blocks read anything, and keep what they had.
         here = jnp.take_along_axis(logits, jnp.clip(column, 0, size - 1), axis=1)
         picked = jnp.where((column >= 0) & (column < size), here, picked)
         return picked, log_sum_exp(logits)
@@ -145,10 +147,12 @@ def _stream(
 
     picked = jnp.zeros(token.shape, jnp.float32)
     whole, rest = divmod(stop - start, size)
+    # The log-sum-exp of nothing, where no block is whole.
     parts = jnp.full((1, rows.shape[0]), -jnp.inf, jnp.float32)
     if whole:
         picked, parts = jax.lax.scan(step, picked, jnp.arange(whole, dtype=jnp.int32))
     if rest:
+        # The rest has a shape of its own, so it stands outside the loop.
         picked, last = block(picked, stop - rest, rest)
         parts = jnp.concatenate([parts, last[None]])
     return picked, log_sum_exp(parts.T)

@@ -91,6 +91,7 @@ def build_arrays(
         _check_room(field, getattr(needed, field), getattr(capacities, field))
     # Edges between two leaves hold no items: both their ends are the next leaf's start.
     starts = np.zeros(tables[-1].edges + 1, np.int32)
+    # Each leaf's count, one place on: summed up, where the next one starts.
     starts[leaf + 1] = counts
     item_leaf = _padded(item_leaf, capacities.items, DEAD_NODE)
     words = [array for table in filled for array in (*table.words, table.below)]
@@ -205,11 +206,14 @@ def _sorted(sids: np.ndarray, items: np.ndarray) -> tuple[Catalogue, np.ndarray,
     """Returns the distinct SIDs in order, the items in that order, and each leaf's first item."""
     order = _lexicographic_order(sids)
     num_rows, num_levels = sids.shape
+    # The last level is written first, so that the smallest level at which two rows differ stays.
+    # int8 holds 16 levels.
     difference = np.full(num_rows, num_levels, np.int8)
     codes = [np.ascontiguousarray(sids[:, level])[order] for level in range(num_levels)]
     for level in reversed(range(num_levels)):
         difference[1:][codes[level][1:] != codes[level][:-1]] = level
     difference[0] = -1
+    # Rows that differ nowhere from the one before share its SID.
     item_start = np.flatnonzero(difference < num_levels)
     if item_start.size < num_rows:
         codes = [of_level[item_start] for of_level in codes]
@@ -237,6 +241,7 @@ def _lexicographic_order(sids: np.ndarray) -> np.ndarray:
             free_bits -= bits
     order = np.argsort(words[0])
     first = words[0][order]
+    # A row is tied with the one before it or with the one behind it.
     tied = np.zeros(first.size, bool)
     np.equal(first[1:], first[:-1], out=tied[1:])
     tied[:-1] |= tied[1:]
@@ -290,11 +295,14 @@ def _fill_mask(
     first_edge = np.searchsorted(below, starts)
     node = np.repeat(np.arange(starts.size), np.diff(first_edge, append=below.size))
     line = node * sizes.blocks + codes // BLOCK
+    # Token first + 2048 b + 128 c + lane: bit c of word `lane` of line b.
     bit = np.left_shift(1, codes % BLOCK // LINE).astype(np.uint32)
     mask = np.zeros((sizes.nodes * sizes.blocks, LINE), np.uint32)
     # No two edges share a bit, so what is summed up by word is what is set.
     word = line * LINE + codes % LINE
     np.bitwise_or.at(mask.reshape(-1), word, bit)
+    # Edges before each line. Bits 16 to 31 of its first two words hold the number, because the bits
+    # of 16 chunks leave these free.
     base = np.searchsorted(line, np.arange(len(mask))).astype(np.uint32)
     mask[:, 0] |= (base & 0xFFFF) << 16
     mask[:, 1] |= base >> 16 << 16
@@ -327,6 +335,7 @@ def _fill_rows(
                 f"capacities.{name}.bits[{index}]: {field.bits} is too small for code "
                 f"{codes.max()} of level {level}"
             )
+        # A word's first level brings the word, and says how its rows differ for all its levels.
         if field.place == 0:
             levels = sum(other.word == field.word for other in sizes.fields)
             word = np.zeros(sizes.edges, np.int32)

@@ -27,6 +27,7 @@ def digest_of(
     # Equal capacities give the same text, be their integers Python's or NumPy's.
     sizes = json.dumps(dataclasses.asdict(capacities), default=int)
     found = hashlib.blake2b(sizes.encode(), digest_size=4 * DIGEST_WORDS)
+    # Bytes, without their types and shapes: the capacities above say these.
     for array in arrays:
         found.update(np.ascontiguousarray(array))
     return np.frombuffer(found.digest(), np.int32).copy()

@@ -24,6 +24,7 @@ DIGEST_WORDS = 4
 """int32 values that tell catalogues apart: 128 bits of a hash."""
 
 _WORD_BITS = 31  # The sign stays 0.
+# A word holds at least one level: two bits say how a row differs (before it, at it, later).
 MAX_CODE_BITS = _WORD_BITS - 2
 
 
@@ -133,6 +134,8 @@ class RowCapacities:
         fields: list[Field] = []
         first = word = 0
         while first < self.num_levels:
+            # As many levels as leave room for a difference of `count + 2` values: before the word's
+            # first level, at one of its levels, or later.
             count = 1
             while first + count < self.num_levels and (
                 (count + 2).bit_length() + sum(self.bits[first : first + count + 1]) <= _WORD_BITS
@@ -201,6 +204,7 @@ class TrieCapacities:
 
 def round_up(size: int) -> int:
     """Returns the next of 1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, …: a quarter octave."""
+    # The power of two at or above; from the one before, four equal steps lead to it.
     octave = 1 << (size - 1).bit_length() if size > 1 else 1
     if octave <= 8:
         return octave

@@ -153,6 +153,7 @@ def _live_excluding(trie: _Tree, excluded: Array, allowed: Array | None) -> Live
     live_tables, before = (None, None) if allowed is None else _allowed(trie, allowed)
 
     # Excluded items that are in the trie, allowed, and counted once.
+    # Sorted, equal items are neighbours: the first of each run counts.
     item = jnp.sort(excluded, axis=1)
     first, _ = _runs(item)
     leaf = trie.leaf_of(item)
@@ -199,6 +200,7 @@ def _empty_mask(table: MaskTable, edge: Array, live: Array | None) -> tuple[list
     """Returns the children that are gone, and the nodes that have none left."""
     sizes = table.capacities
     firsts = table.first_edges()
+    # The last node whose first edge is not behind this one: its parent.
     node = jnp.searchsorted(firsts, edge, side="right").astype(jnp.int32) - 1
     # A table of all edges' tokens, where it is small; else each is searched for.
     if sizes.nodes * sizes.span <= edge.size * LINE:
@@ -251,6 +253,8 @@ def _allowed(trie: _Tree, allowed: Array) -> tuple[tuple[Array, ...], Array]:
     missing = num_items - allowed.shape[-1]
     allowed = jnp.pad(allowed, [(0, 0)] * (allowed.ndim - 1) + [(0, missing)])
     by_row = allowed.at[..., trie.item].get(mode="clip") & (trie.item >= 0)
+    # How many allowed items stand before each row: a leaf, whose items are neighbours, is live
+    # where its two ends differ.
     counts = jnp.cumsum(by_row, axis=-1, dtype=jnp.int32)
     before = jnp.pad(counts, [(0, 0)] * (allowed.ndim - 1) + [(1, 0)])
     at_start = before.at[..., trie.item_start].get(mode="clip")
@@ -263,6 +267,7 @@ def _allowed(trie: _Tree, allowed: Array) -> tuple[tuple[Array, ...], Array]:
             mask = _live_mask(table, live_edge)
             found.append(mask)
             lines = mask.reshape(*mask.shape[:-2], table.capacities.nodes, -1)
+            # The lower halves alone are bits of children.
             live_node = jnp.any((lines & (1 << CHUNKS) - 1) != 0, axis=-1)
         else:
             depth = _live_depth(table, live_edge)
@@ -303,6 +308,7 @@ def _live_depth(table: RowTable, live_row: Array) -> Array:
     nowhere = jnp.int8(-1)
     depth = jnp.where(live_row, jnp.int8(sizes.level + sizes.num_levels), nowhere)
     # What the next rows share with this one: the next one's difference from it.
+    # A row that differs at level l shares l levels with the one before.
     shared = jnp.append(table.differences()[1:], sizes.level - 1).astype(jnp.int8)
 
     def later(values: Array, by: int) -> Array:

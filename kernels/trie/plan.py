@@ -39,6 +39,7 @@ class Catalogue(NamedTuple):
         """Returns the first row of each node of `depth`."""
         if depth == 0:
             return np.zeros(1, np.int64)
+        # Every row is a distinct SID, so each is a leaf.
         if depth == self.num_levels:
             return np.arange(self.difference.size)
         return np.flatnonzero(self.difference < depth)
@@ -90,6 +91,8 @@ def _kind(catalogue: Catalogue, level: int, codebook_sizes: tuple[int, ...] | No
     starts, below = catalogue.starts(level), catalogue.starts(level + 1)
     most = int(np.diff(np.searchsorted(below, starts), append=below.size).max())
     mask = _mask_capacities(catalogue, level, codebook_sizes)
+    # A row table reads as many rows as the fullest node has, and a mask as many bits as the span:
+    # few children in a wide span are faster listed.
     if most <= LINE or mask.span > _MOST_BITS_A_CHILD * most:
         return "rows"
     mask_bytes = 4 * LINE * mask.nodes * mask.blocks
@@ -111,6 +114,7 @@ def _mask_capacities(
         level=level,
         nodes=1 if level == 0 else round_up(catalogue.starts(level).size),
         first_token=first,
+        # Whole chunks of 128 tokens, each a bit of a line.
         span=-(-(end - first) // LINE) * LINE,
         edges=-(-round_up(catalogue.starts(level + 1).size) // LINE) * LINE,
     )
@@ -140,10 +144,12 @@ def packed(sizes: np.ndarray) -> tuple[np.ndarray, int]:
     Nodes follow each other in order; one that does not fit what is left of a line starts the next,
     and one that is longer than a line starts a line and ends in another, which goes on.
     """
+    # Where each node's rows would start if there were no gaps.
     ends = np.concatenate([[0], np.cumsum(sizes)])
     room = np.maximum(-(-sizes // LINE) * LINE, LINE)
     # For each node: the node after the last that fits if it starts a line.
     following = np.searchsorted(ends, ends[:-1] + room, side="right") - 1
+    # The nodes that start a line, each found from the one before.
     firsts = [0]
     chain = following.tolist()
     while chain[firsts[-1]] < len(chain):

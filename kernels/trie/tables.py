@@ -63,6 +63,7 @@ class MaskTable:
         sizes = self.capacities
         lines = self.lines_of(node)
         valid = columns_of(lines, sizes.span)
+        # Children before each: edges are numbered in the order of the tokens, without gaps.
         before = jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - valid
         token = sizes.first_token + jnp.arange(sizes.span, dtype=jnp.int32)
         edge = base_of(lines)[..., :1] + before
@@ -77,6 +78,8 @@ class MaskTable:
         line = take(self.mask, node * sizes.blocks + column // BLOCK)
         chunk = (column % BLOCK // LINE)[..., None]
         lane = jnp.arange(LINE, dtype=jnp.int32)
+        # Tokens are ordered by chunk, then by lane. So the children before one are all bits of
+        # earlier chunks, in every lane, and its own chunk's bit in the lanes before.
         earlier_chunks = jax.lax.population_count(line & ((1 << chunk) - 1))
         earlier_lanes = ((line >> chunk) & 1) * (lane < (column % LINE)[..., None])
         return base_of(line) + jnp.sum(earlier_chunks + earlier_lanes, axis=-1, dtype=jnp.int32)
@@ -96,6 +99,7 @@ class MaskTable:
         """Returns the tokens of children, given their nodes and edges, by bisection."""
         sizes = self.capacities
         low = jnp.zeros_like(edge)  # The last column before which no more edges stand than wanted.
+        # Halved before its first use: it starts as half of the power of two that holds the span.
         step = 1 << (sizes.span - 1).bit_length()
         while step > 1:
             step //= 2
@@ -143,6 +147,8 @@ class RowTable:
         field = self.field(level)
         rows = self.rows_of(node, level)
         word = take(self.words[field.word].reshape(-1), rows.edge)
+        # A row starts a child where it first differs at this very level; the node's first row
+        # differs at an earlier one, and starts its first child all the same.
         starts = (word & ((1 << field.difference_bits) - 1)) == field.place + 1
         valid = rows.valid & (starts | (rows.edge == node[..., None]))
         return rows._replace(token=jnp.where(valid, rows.token, 0), valid=valid)
@@ -158,6 +164,7 @@ class RowTable:
         if columns > 1:
             difference = word & ((1 << field.difference_bits) - 1)
             # Behind the last row of a full table the last one would be read again.
+            # The run ends before the first row that differs at a level before this one.
             ends = (place > 0) & ((difference <= field.place) | (edge >= sizes.edges))
             end = jnp.min(jnp.where(ends, place, columns), axis=-1, keepdims=True)
             valid = valid & (place < end)
@@ -185,6 +192,8 @@ class RowTable:
             return edge
         back = jnp.arange(columns, dtype=jnp.int32)
         word = take(self.words[field.word].reshape(-1), edge[..., None] - back)
+        # Backwards to the nearest row that differs before this level: there its node begins.
+        # `argmax` takes the first.
         starts = (word & ((1 << field.difference_bits) - 1)) <= field.place
         return edge - jax.lax.argmax(starts, starts.ndim - 1, jnp.int32)
 
@@ -221,6 +230,7 @@ def columns_of(lines: Int32[Array, "... blocks 128"], span: int) -> Bool[Array, 
 
 def base_of(lines: Int32[Array, "... 128"]) -> Int32[Array, " ..."]:
     """Returns the edge of the first child of each line of a mask."""
+    # Logical, as the highest bit is part of the number and not a sign.
     upper = jax.lax.shift_right_logical(lines[..., :2], jnp.int32(16))
     return upper[..., 0] | (upper[..., 1] << 16)
 

@@ -148,6 +148,7 @@ class Trie:
                 child = table.edges(node, level)
                 same = child.valid & (child.token == token[..., None])
                 found = jnp.any(same, axis=-1)
+                # At most one child has the token, so the maximum is its edge.
                 edge = jnp.max(jnp.where(same, child.edge, 0), axis=-1)
             node = jnp.where(found, self.below(edge, level), DEAD_NODE)
         return node
@@ -171,6 +172,7 @@ class Trie:
         if width < 1:
             raise ValueError(f"width: {width}; it must be at least 1")
         leaf = jnp.asarray(int32_indices("leaf", leaf))
+        # What lies outside would be clipped to the first or the last leaf, and have its items.
         known = (leaf >= 0) & (leaf < self.item_start.size - 1)
         first = take(self.item_start, leaf)
         count = jnp.where(known, take(self.item_start, leaf + 1) - first, 0)

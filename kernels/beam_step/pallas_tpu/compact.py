@@ -22,6 +22,7 @@ from kernels.beam_step.pallas_tpu.vectors import (
 )
 
 _BYTE = 0xFF
+# From 2^23 on, the last bit of a float32 is worth 1.
 _MAGIC = 2.0**23
 
 
@@ -72,10 +73,14 @@ def compact(
     threshold = threshold_ref[pl.ds(user, 1), :]
     cut = cut_ref[pl.ds(user, 1), :]
     ones = jnp.ones((LANES, LANES), jnp.bfloat16)
+    # Times this, a line becomes its running sum: lane j gets the lanes up to j.
     up_to = ones_where(iota((LANES, LANES), 0) <= iota((LANES, LANES), 1))
 
     # Two parts of one number fit under each other where lines are few: one product, not two.
     paired = lines <= LANES // 2
+    # A number holds 23 bits: 16 in two parts, and above them the line's seven. One of a single part
+    # (the block's, or a small payload's) takes the line as its second; else the key's upper half
+    # takes it as its third.
     carrier = 3 if payloads and payloads[0].bits <= 8 else 1  # The number that brings the line.
     fetched: list[jax.Array] = []
     column_carry = jnp.zeros((1, LANES), jnp.float32)
@@ -83,6 +88,7 @@ def compact(
     for start in range(0, lines, LANES):
         size = min(LANES, lines - start)
         shape = (size, LANES)
+        # Blocks of 128 lines: their counts are laid along the 128 lanes of a row.
         keys = key_ref[pl.ds(user * lines + start, size), :]
         flat = (start + iota(shape, 0)) * LANES + iota(shape, 1)
         survives = (keys > threshold) | ((keys == threshold) & (flat <= cut))
@@ -99,17 +105,23 @@ def compact(
             preferred_element_type=jnp.float32,
         )
         yield
+        # Strictly below the diagonal: the lines before each. A count of at most 128 is exact in
+        # bfloat16, which holds whole numbers up to 256.
         before = ones_where(iota((size, size), 1) < iota((size, size), 0))
         lines_before = dot(before, total.astype(jnp.bfloat16)) + column_carry
         width = LANES if paired else size
         row, column = iota((width, width), 0), iota((width, width), 1)
         same = (row // (LANES // 2) == column // (LANES // 2)) if paired else row == row
         up_to_line = ones_where((row <= column) & same)
+        # Where each line's slots end and, less its count, start.
         end_row = dot(total_row.astype(jnp.bfloat16), up_to_line) + row_carry[:, :width]
         yield
         position = jnp.where(survives, in_line + lines_before, 0.0)
         start_row = end_row - total_row
         slot = iota((slots, width), 0).astype(jnp.float32)
+        # One-hot: a slot belongs to the one line whose range of slots holds it, so the product
+        # below fetches that line. Where two parts lie under each other, it has a one for each and
+        # adds them.
         of_slot = ones_where(
             (jnp.broadcast_to(start_row[:1], (slots, width)) <= slot)
             & (slot < jnp.broadcast_to(end_row[:1], (slots, width))),
@@ -117,6 +129,9 @@ def compact(
         yield
         ordered = keys ^ INT32_MIN  # Unsigned order, so that bytes are not negative.
         line = iota(shape, 0)
+        # Whole numbers below 2^23, each a sum of parts that have 8 significant bits, as many as
+        # bfloat16 holds. The parts are multiplied apart and added in float32, exactly. The key is
+        # two numbers of 16 bits.
         numbers = [
             [position],
             [_bits(ordered, 24, 8, 8), _bits(ordered, 16, 8, 0)],
@@ -140,6 +155,7 @@ def compact(
             else:
                 fetched[i] += product
         if start + size < lines:
+            # The survivors of all blocks before, for the next one's slots.
             column_carry += dot(ones[:SUBLANES, :size], total.astype(jnp.bfloat16))[:1]
             row_carry += dot(total_row.astype(jnp.bfloat16), ones[:size])
 
@@ -148,8 +164,10 @@ def compact(
     square = (slots, LANES)
     slot = iota(square, 0)
     other = iota(square, 1)
+    # Positions count from 1, so a lane without a survivor, whose position is 0, has no slot.
     hit = fetched[0] == (slot + 1).astype(jnp.float32)
     lane = (other << 16).astype(jnp.float32)
+    # The key's lower half has 7 bits left above its 16: the lane goes there.
     fetched[2] += lane
 
     def column(value: jax.Array) -> jax.Array:
@@ -162,19 +180,25 @@ def compact(
     # Adding 2^23 puts an integer into a float's low bits, which is cheaper than converting it.
     high, low = (pltpu.bitcast(value + _MAGIC, jnp.int32) for value in columns[:2])
     key_column = ((high << 16) | (low & 0xFFFF)) ^ INT32_MIN
+    # The diagonal, summed over the sublanes: the column as a row, in int32 and thus exactly.
     key_row = sum_sublanes(jnp.where(slot == other, key_column, 0))
     yield
     if slots < LANES:
+        # Lanes past the last slot count as worse than any key.
         key_row = jnp.where(iota((1, LANES), 1) < slots, key_row, INT32_MIN)
     # Not worse: as large and no later, or larger; itself included.
     not_worse = jnp.broadcast_to(key_row, square) >= key_column + jnp.where(other > slot, 1, 0)
+    # Summed over the lanes by the matrix unit, which leaves the sum in every lane.
     rank = dot(ones_where(not_worse), ones)
     yield
+    # Ranks differ, because equal keys are ordered by their slot: each lane gets one slot's values.
     leaves = rank == (other + 1).astype(jnp.float32)
     rows = [sum_sublanes(jnp.where(leaves, value, 0.0)).astype(jnp.int32) for value in columns]
+    # The number that brought the line: its upper bits, then its own lower ones.
     line_row = rows[carrier - 1] >> 16
     rows[carrier - 1] &= 0xFFFF
     if lines > LANES:
+        # Which block of 128 lines.
         line_row += rows[2] << 7
     taken = iter(rows[3:] if lines > LANES else rows[2:])
     return Best(

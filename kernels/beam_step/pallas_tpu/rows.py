@@ -98,6 +98,8 @@ def row_step(
 
     # Nodes twice: scalars address the DMAs, vectors do the rest.
     operands: list[Array] = [node, node, score]
+    # A block's last axis is whole registers of 128 lanes. What lies past the beams is not defined,
+    # and `write_keys` marks it dead.
     beam_lanes = -(-beams // LINE) * LINE
     by_lane = pl.BlockSpec((users, beam_lanes), lambda i, j: (i, 0))
     specs = [
@@ -137,7 +139,10 @@ def row_step(
         ],
         scratch_shapes=scratch_shapes(plan),
         compiler_params=pltpu.CompilerParams(
+            # Groups of users know nothing of each other; the blocks of a vocabulary add to the same
+            # sums, one after the other.
             dimension_semantics=("parallel", "arbitrary"),
+            # Every line that is fetched is cut to the table in `_fetch`.
             disable_bounds_checks=True,
             disable_semaphore_checks=True,
             vmem_limit_bytes=2 * VMEM_BYTES,
@@ -163,6 +168,8 @@ def _kernel(*refs: Any, plan: Plan) -> None:
             yield from sum_block(r, plan, user, tile, 0)
 
     if not plan.streams:
+        # All in one block. Up to 128 beams lie along one row of lanes: users go in turn, so that
+        # one's copies run while another's keys are written; more beams go stage by stage.
         if plan.beams <= LINE and not plan.short:
             _in_turn(r, plan)
         else:
@@ -196,6 +203,7 @@ def _in_turn(r: Refs, plan: Plan) -> None:
     What starts a DMA are scalar instructions, which go beside the vector instructions.
     """
     together = max(1, _TILES_TOGETHER // (plan.tiles * plan.lines))
+    # Every turn is the same program, so the users must come out even.
     while plan.users % together:
         together -= 1
     turns = plan.users // together
@@ -216,6 +224,9 @@ def _in_turn(r: Refs, plan: Plan) -> None:
         yield from side_by_side([write_keys(r, plan, *tile) for tile in tiles_of(turn)])
 
     def wait(turn: Any) -> None:
+        # A wait knows no copies, only bytes: it waits for as many as these lines have, wherever
+        # they went. So that one turn's bytes do not end the wait for another's, turns use two
+        # semaphores by turns.
         lines = pl.ds(0, together * plan.beams * plan.lines)
         for ref in (r.words, r.below) if plan.below else (r.words,):
             copy = pltpu.make_async_copy(
@@ -278,12 +289,15 @@ def _unroll(plan: Plan) -> int:
 
 def _fetch(r: Refs, plan: Plan, user: Any, tile: Any, beams: int, semaphore: Any = 0) -> None:
     """Starts the DMAs of a tile's first `beams` beams."""
+    # A dead beam's line is fetched as well: without a branch all copies are alike, and what comes
+    # of it is masked.
     last_line = plan.edges // LINE - 1
     arrived = r.semaphore.at[semaphore]
     for i in range(beams):
         node = r.node_scalar[user, tile * plan.tile + i]
         # Negative nodes become large ones, and those are cut.
         line = jnp.minimum(jax.lax.shift_right_logical(node, 7), last_line)
+        # The lines of one beam lie one under the other; see `_line_rows`.
         row = ((user * plan.tiles + tile) * plan.tile + i) * plan.lines
         for k in range(plan.lines):
             at = line if k == 0 else jnp.minimum(line + k, last_line)
@@ -309,11 +323,15 @@ def _select(r: Refs, plan: Plan) -> None:
 
     payloads = [select.Payload(read_token, plan.field.bits)]
     if plan.below:
+        # An edge is an int32 and not negative: 31 bits.
         payloads.append(select.Payload(lambda start, size: r.below[pl.ds(start, size), :], 31))
 
     def write(user: Any, best: select.Best) -> None:
         parent, line = best.line, 0
         if plan.lines > 1:
+            # A division of whole numbers by way of float32. Half a line is added, so that the
+            # rounding of an exact quotient cannot lead below it; lines are fewer than 512 · 32 =
+            # 2^14.
             parent = ((best.line.astype(jnp.float32) + 0.5) / plan.lines).astype(jnp.int32)
             line = best.line - parent * plan.lines
         if plan.below:
@@ -325,6 +343,8 @@ def _select(r: Refs, plan: Plan) -> None:
                 row = beam_row(r.node, plan, user, start // LINE)
                 chunk = at_lane(jnp.broadcast_to(row, (8, LINE)), at & (LINE - 1))
                 node = jnp.where(at >> 7 == start // LINE, chunk, node)
+            # Without a table below, an edge is its place in this one: the line where the parent's
+            # rows start, the lines after it, the lane.
             node = (((node[:1] >> 7) + line) << 7) + best.lane
         dead = best.key <= DEAD_KEY
         fields = (
@@ -342,6 +362,8 @@ def _select(r: Refs, plan: Plan) -> None:
         for ref, value in zip(r.staged, fields, strict=True):
             if value.dtype != jnp.int32:
                 value = pltpu.bitcast(value, jnp.int32)
+            # The pass's best come in the lanes from 0 on; they belong behind those of the passes
+            # before.
             value = pltpu.roll(value, jax.lax.rem(best.first, LINE), 1)
             for lanes in range(-(-plan.num_beams // LINE)):
                 at = pl.ds(lanes * plan.padded_users + user, 1)

@@ -117,17 +117,21 @@ def make_plan(
             f"{lines_per_node * LINE} children a node; this kernel takes "
             f"{MAX_LINES_PER_NODE * LINE}"
         )
+    # As many beams as a register has rows: 8 of 32 bits, 16 of 16 bits.
     tile = 16 if values.dtype == jnp.bfloat16 else 8
     rows = -(-beams // tile) * tile
     # Scratch of a user, some ten arrays; then as much of the vocabulary as fits beside it, twice.
     scratch = 10 * rows * lines_per_node * LINE * 4
     users = batch
     while users > _GROUP or (users > 8 and users * scratch > VMEM_BYTES // 2):
+        # All users, or a multiple of 8: a block's second last axis is whole registers unless it is
+        # the array's own.
         users = _GROUP if users > _GROUP else 8
     if users * scratch > VMEM_BYTES:
         raise UnsupportedError(f"{beams} beams of {lines_per_node} lines do not fit into VMEM")
     block = -(-vocab // LINE) * LINE
     while users * rows * block * values.dtype.itemsize > _BLOCK_BYTES and block > LINE * CHUNKS:
+        # Halved, in whole groups of `CHUNKS` chunks: a loop over groups has no rest then.
         block = -(-block // (2 * LINE * CHUNKS)) * LINE * CHUNKS
     return Plan(
         mode=mode,
@@ -163,6 +167,7 @@ def scratch_shapes(plan: Plan) -> list[Any]:
     if plan.streams:
         shapes.append(pltpu.VMEM((candidates, LINE), jnp.float32))  # children's logits
     if plan.beams > LINE:
+        # Registers of 8 users, one below the other for each 128 beams.
         split = -(-plan.beams // LINE) * plan.padded_users
         shapes += [pltpu.VMEM((split, LINE), dtype) for dtype in (jnp.int32, jnp.float32)]
         if plan.mode == "given":

@@ -13,6 +13,7 @@ from kernels.beam_step.pallas_tpu.rows_plan import CHUNKS, INFINITY, Plan, Refs,
 from kernels.beam_step.pallas_tpu.vectors import DEAD_KEY, keys_of, tree
 from kernels.trie.layout import LINE
 
+# The lowest float32. It stands in for -inf as a maximum, because -inf - -inf is NaN.
 _LOWEST = -3.4028235e38
 
 
@@ -32,6 +33,7 @@ def sum_block(r: Refs, plan: Plan, user: Any, tile: Any, block: Any) -> Generato
     if plan.mode != "vocab":
 
         def look(starts: Any, tails: Any, broken: jax.Array) -> jax.Array:
+            # NaN is not less than infinity either, so one comparison finds both.
             sound = [jnp.where(x < INFINITY, 0.0, 1.0) for x in read(starts, tails)]
             return jnp.maximum(broken, tree(jnp.maximum, sound))
 
@@ -49,6 +51,8 @@ def sum_block(r: Refs, plan: Plan, user: Any, tile: Any, block: Any) -> Generato
             maximum = jnp.maximum(maximum, carry[0])
         total = tree(jnp.add, [jnp.exp(value - maximum) for value in x])
         if carry is not None:
+            # The sum so far was relative to the maximum so far. NaN and +inf end in the sum (+inf -
+            # +inf is NaN), so the whole row's normaliser shows them without another look.
             total += carry[1] * jnp.exp(carry[0] - maximum)
         return maximum, total
 
@@ -94,6 +98,8 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
     def last_line(node: jax.Array) -> jax.Array:
         return (plan.edges // LINE - 1 - (node >> 7)).astype(jnp.float32)
 
+    # Numbers change from lanes to sublanes through a sum of float32, so a node goes as its lane,
+    # which float32 holds; whole node numbers may be beyond 2^24.
     start_float = _column(r.node, plan, user, tile, known_lane)
     parent = _column(r.score, plan, user, tile)
     lines_after: Any = _column(r.node, plan, user, tile, last_line) if plan.lines > 1 else None
@@ -108,11 +114,15 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
     for line, difference in enumerate(differences):
         begins = difference <= field.place
         if line == 0:
+            # Its own first row begins the node, and does not end it.
             begins &= lane > start
         else:
+            # A line past the table's end was cut to the last one (`_fetch`), and is not looked at
+            # twice.
             begins |= lines_after < line
         place = jnp.where(begins, (lane + line * LINE).astype(jnp.float32), INFINITY)
         ends.append(place)
+    # The first such place; `INFINITY`, past all lanes, where there is none.
     end = -_max_lanes(-tree(jnp.minimum, ends))
     lane_maximum: Any = None
     maximum: Any = None
@@ -127,11 +137,14 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
     yield
 
     if plan.mode == "vocab":
+        # Each lane's sum was relative to its own maximum; now all are to the row's.
         total = _sum_lanes(r.sums[rows, :] * jnp.exp(lane_maximum - maximum))
     # Columns count from the node's first row: a node of several lines starts at lane 0, any other
     # ends in its first line.
     values, valid = [], []
     for line, (word, difference) in enumerate(zip(words, differences, strict=True)):
+        # The node's first row starts a child, whatever it differs from the row before by: that row
+        # is another node's.
         first = lane == start
         begins = difference == field.place + 1
         if line == 0:
@@ -140,11 +153,13 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
         token = token_of(plan, word)
         if plan.mode == "columns":
             columns = r.values[user, _in_user(plan, tile), pl.ds(line * LINE, LINE)]
+            # Column 0 is the node's first row, which stands at lane `start`.
             value = at_lane(columns, (lane - start) & 127)
         elif plan.streams:
             value = r.gathered[lines[line], :]
         else:
             value = _gather(r, plan, user, tile, token, 0, jnp.zeros(lane.shape, jnp.float32))
+        # A field of so many bits cannot hold a larger token otherwise.
         if plan.mode != "columns" and plan.vocab < 1 << field.bits:
             child &= token < plan.vocab
         values.append(value)
@@ -154,6 +169,7 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
     if plan.mode == "vocab":
         normalizer = maximum + jnp.log(total)
     elif plan.mode == "given":
+        # An infinite normaliser kills the beam further down.
         normalizer = jnp.where(broken > 0, INFINITY, given)
     elif plan.mode == "columns":
         spoils = [
@@ -184,12 +200,14 @@ def write_keys(r: Refs, plan: Plan, user: Any, tile: Any, beams: int) -> Generat
         # An infinite normaliser is as good as a dead parent: -inf - -inf must not come back.
         sound = jnp.where(jnp.abs(normalizer) < INFINITY, parent, -INFINITY)
     for line, (child, value) in enumerate(zip(valid, values, strict=True)):
+        # In this order, which the public function promises: float32 sums depend on it.
         score = sound + (value if plan.mode == "columns" else value - normalizer)
         child &= jnp.abs(score) < INFINITY
         if plan.live:
             live = r.live[user, _in_user(plan, tile), pl.ds(line * LINE, LINE)]
             live = at_lane(live, (lane - start) & 127)
             child &= live > 0
+        # -0.0 has a lower key than 0.0, and must tie with it.
         score = jnp.where(score == 0, 0.0, score)
         keys = jnp.where(child, keys_of(score), DEAD_KEY)
         r.keys[lines[line], :] = keys
@@ -212,6 +230,8 @@ def _gather(
 
     def pick(starts: Any, tails: Any, value: jax.Array) -> jax.Array:
         del tails  # No token past the end is valid.
+        # Every chunk is looked up at the token's lane, and the right chunk's value is kept: a
+        # gather reaches the 128 lanes of one register, not across registers.
         for start in starts:
             x = at_lane(_chunk(r, plan, user, tile, start, block, False), lane)
             here = start // LINE if isinstance(start, int) else start >> 7
@@ -263,6 +283,7 @@ def _column(row_ref: Any, plan: Plan, user: Any, tile: Any, change: Any = None) 
     row = beam_row(row_ref, plan, user, lanes)
     row = row if change is None else change(row)
     shape = (plan.tile, LINE)
+    # Beam `start + i` goes to sublane i.
     own = lanes_of(shape) == start - lanes * LINE + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
     return _sum_lanes(jnp.where(own, jnp.broadcast_to(row, shape), 0.0))
 

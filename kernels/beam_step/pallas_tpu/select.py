@@ -35,6 +35,7 @@ __all__ = ["MAX_AT_ONCE", "Best", "Payload", "passes", "scratch_shapes", "select
 
 def scratch_shapes(users: int) -> list[Any]:
     """Returns the scratch that `select_best` needs, to be passed as `scratch`."""
+    # A row a user, in whole registers; all lanes of a row are equal.
     shape = (-(-users // SUBLANES) * SUBLANES, LANES)
     return [pltpu.VMEM(shape, dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)]
 
@@ -94,6 +95,7 @@ def select_best(
         )
 
         def finish(user: Any) -> Generator[None]:
+            # It waits at every product and cross-lane sum; between its yields others' turns run.
             best = yield from compact(
                 key_ref, user, lines, slots, turn * at_once, payloads, threshold_ref, cut_ref
             )
@@ -111,6 +113,8 @@ def select_best(
 
 def _remove(key_ref: Any, user: Any, lines: int, best: Best, count: int) -> None:
     """Marks what was written as no candidates."""
+    # Of this pass the last lane holds the worst: that key and what comes before it in the order of
+    # ties is what was written.
     at = count - 1
     last_key = jnp.broadcast_to(best.key[:, at : at + 1], (SUBLANES, LANES))
     last = best.line * LANES + best.lane

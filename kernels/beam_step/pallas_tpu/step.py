@@ -67,6 +67,7 @@ def _step(
     live_mask = None
     if live is not None:
         live_mask = trie.live_children(live, beams.node, level)
+    # Within a table an edge is the next level's node; only the last level's leads into another.
     below = table.below if level == sizes.level + sizes.num_levels - 1 else None
     if isinstance(table, RowTable):
         field = table.field(level)
@@ -79,6 +80,7 @@ def _step(
         )
         lines = table.words[field.word]
         if live_mask is not None:
+            # The rows' kernel gathers it along lanes like the logits, as 32-bit values.
             live_mask = live_mask.astype(jnp.float32)
     else:
         step = functools.partial(

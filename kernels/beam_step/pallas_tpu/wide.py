@@ -43,6 +43,8 @@ from kernels.trie import DEAD_NODE
 
 # A table of so few lines is copied as a whole; the others line by line.
 _RESIDENT_LINES = 512
+# Columns and bytes of what a program sees of the logits, and bytes of the window of candidates, as
+# float32. Each is in VMEM twice: the next program's come in beside this one's.
 _MAX_BLOCK = 8192
 _MAX_BLOCK_BYTES = 4 * 2**20
 _MAX_WINDOW_BYTES = 8 * 2**20
@@ -64,6 +66,8 @@ def _kernel(*refs, plan: Plan) -> None:
     fetch = functools.partial(fetch_lines, r, plan)
     sums = functools.partial(row_sums, r, plan)
     registers = pl.cdiv(plan.vocab, LANES)
+    # Of the whole row all logits count, so the sums need no lines, and copying these hides behind
+    # them. Of the children alone, the lines say which count.
     if plan.mode == "vocab":
         for_tiles(plan, registers, lambda tiles: (fetch(tiles), sums(tiles)))
     else:
@@ -99,6 +103,7 @@ def _finish(r: Refs, plan: Plan) -> None:
 def _write(r: Refs, plan: Plan) -> None:
     if plan.below:
         translate_edges(r, plan)
+    # Which candidate a flat index is: its column below, its beam above; `stride` is a power of two.
     score = r.best_score[...]
     flat = r.best_flat[...].astype(jnp.int32)
     alive = score > -jnp.inf
@@ -110,6 +115,8 @@ def _write(r: Refs, plan: Plan) -> None:
     )
     for out, result in results:
         result = result[: plan.users, : plan.num_beams]
+        # The results of all users stay in VMEM, because a program's users need not be whole
+        # registers of them. The last program may have users past the batch's end.
         if plan.users == plan.batch:
             out[...] = result
             continue
@@ -173,6 +180,7 @@ def wide_step(
     rows = SUBLANES * pl.cdiv(beams, SUBLANES)
     padded_vocab = LANES * pl.cdiv(vocab, LANES)
     window = rows * chunks * LANES
+    # The largest flat index, by `Plan.stride`; and the window's bytes.
     if rows * LANES * pl.next_power_of_2(chunks) > _MAX_FLAT or 4 * window > _MAX_WINDOW_BYTES:
         raise UnsupportedError(
             f"logits: {beams} beams of {chunks * LANES} candidates do not fit the vector memory"
@@ -181,6 +189,7 @@ def wide_step(
     if mode != "columns" and (padded_vocab > _MAX_BLOCK or 4 * rows * vocab > _MAX_BLOCK_BYTES):
         block = max(LANES, min(_MAX_BLOCK, _MAX_BLOCK_BYTES // (4 * rows * LANES) * LANES))
     users = max(1, min(batch, 16, _MAX_BLOCK_BYTES // (4 * rows * max(block, chunks * LANES))))
+    # As even as the number of programs allows.
     users = pl.cdiv(batch, pl.cdiv(batch, users))
     if unrolled is None:
         unrolled = not interpret
@@ -209,6 +218,7 @@ def wide_step(
     def whole(array):
         return pl.BlockSpec(array.shape, lambda *_: (0, 0))
 
+    # A large table stays where it is, and lines are copied from it one by one.
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
     operands: list[Array] = [logits]
     specs = [pl.BlockSpec((users, block_rows, block), lambda i, v, *_: (i, 0, v))]
@@ -261,5 +271,6 @@ def _live_lines(live_mask: jax.Array, plan: Plan) -> jax.Array:
     tokens = plan.blocks * CHUNKS_PER_LINE * LANES
     bits = jnp.pad(live_mask, [(0, 0), (0, 0), (0, max(0, tokens - span))])[..., :tokens]
     bits = bits.reshape(batch, beams, plan.blocks, CHUNKS_PER_LINE, LANES).astype(jnp.int32)
+    # Bit c of a lane is chunk c, as in the table. No two share a bit, so the sum is the union.
     weight = (1 << jnp.arange(CHUNKS_PER_LINE, dtype=jnp.int32))[:, None]
     return jnp.sum(bits * weight, axis=3).reshape(batch, beams, plan.blocks * LANES)

@@ -31,18 +31,24 @@ _TINY = 2.0**-100
 
 def _bound(r: Refs, plan: Plan, user: Any) -> jax.Array:
     """Returns `[1, 1]`: a score which at least `K` candidates reach, or the lowest number."""
+    # All candidates fit the column: there is nothing to leave out.
     if plan.beams * plan.chunks * LANES <= plan.slots:
         return jnp.full((1, 1), LOWEST)
+    # `row_bad` holds the maxima of each group's scores by now. Groups are turned against each other
+    # along the lanes, so that one token that is good for many beams is not one bin's.
     bins = tree(
         jnp.maximum,
         [pltpu.roll(r.row_bad[user, g], 14 * g % LANES, 1) for g in range(plan.groups)],
     )
     height = SUBLANES
+    # Folded in halves; `roll` brings the lower half's rows beside the upper ones.
     while height > plan.bin_rows:
         height //= 2
         bins = jnp.maximum(bins, pltpu.roll(bins, height, 0))
     filled = min(height, plan.chunks) if plan.alone else height
     rows = [bins[i : i + 1] for i in range(filled)]
+    # How many maxima are larger than each: every row as a column against every row. Ones in float32
+    # count exactly.
     larger = [jnp.zeros((SUBLANES, LANES), jnp.float32) for _ in rows]
     for row in rows:
         column = to_column(row, LANES)
@@ -51,6 +57,7 @@ def _bound(r: Refs, plan: Plan, user: Any) -> jax.Array:
             larger[i] = larger[i] + tree(
                 jnp.add, [ahead[k : k + SUBLANES] for k in range(0, LANES, SUBLANES)]
             )
+    # The K-th largest maximum: the least of those that fewer than K exceed.
     bound = jnp.full((1, LANES), jnp.inf)
     for row, number in zip(rows, larger, strict=True):
         number = jnp.sum(number, axis=0, keepdims=True)
@@ -65,6 +72,8 @@ def _fill_stacks(r: Refs, plan: Plan, user: Any, i: int, bound: jax.Array) -> ja
     fell = []
     depth = plan.depth
     for s, tiles in enumerate(plan.sets):
+        # Where a bin cannot get more candidates than it keeps, nothing can fall out, and looking is
+        # spared.
         overflows = plan.most_in_bin(tiles) > depth
         nothing = jnp.full((SUBLANES, LANES), -jnp.inf)
         scores = [nothing] * depth
@@ -75,6 +84,7 @@ def _fill_stacks(r: Refs, plan: Plan, user: Any, i: int, bound: jax.Array) -> ja
             reaches = x >= bound
             if overflows:
                 lost = jnp.where(reaches, jnp.maximum(lost, scores[-1]), lost)
+            # Onto the top, everything below one further down; what was lowest is lost.
             above = [x, *scores[:-1]]
             scores = [jnp.where(reaches, a, b) for a, b in zip(above, scores, strict=True)]
             above = [group * padded + chunk, *places[:-1]]
@@ -115,12 +125,15 @@ def _compact(r: Refs, plan: Plan, i: int) -> tuple[jax.Array, jax.Array, jax.Arr
     padded = plan.stride // LANES
     chunk = place & (padded - 1)
     group = place >> int(math.log2(padded))
+    # `write_scores` turned chunk c's beams by c sublanes; this turns them back.
     sublane = (iota(place.shape, 0) - chunk) & (SUBLANES - 1)
     line = ((group * SUBLANES + sublane) * padded) + chunk
     line_bits = int(math.log2(plan.groups * SUBLANES * padded - 1)) + 1
 
     flags = ones_where(there)
     lane_row, lane_column = iota((LANES, 2 * LANES), 0), iota((LANES, 2 * LANES), 1)
+    # Columns 0 to 127: the candidates in lanes before each. Columns 128 to 255: all of the row's,
+    # in every lane. One product gives both.
     counts = dot(flags, ones_where(lane_row < lane_column))
     total = counts[:, LANES:]
     rows = (height, height)
@@ -131,6 +144,8 @@ def _compact(r: Refs, plan: Plan, i: int) -> tuple[jax.Array, jax.Array, jax.Arr
     slot = jnp.where(there, slot, -1.0)
     number = before[height - 1 :] + total[height - 1 :]
 
+    # A float32 has 24 significant bits, three times bfloat16's 8: each piece is what the ones
+    # before leave, and both subtractions are exact.
     first = score.astype(jnp.bfloat16)
     rest = score - first.astype(jnp.float32)
     second = rest.astype(jnp.bfloat16)
@@ -148,6 +163,8 @@ def _compact(r: Refs, plan: Plan, i: int) -> tuple[jax.Array, jax.Array, jax.Arr
         low = to_row(before[part])
         high = low + to_row(total[part])
         width = part.stop - part.start
+        # One-hot: each slot lies in the range of one row of the stacks, and the product fetches
+        # that row.
         has = ones_where((mine >= low) & (mine < high))[:, :width]
         product = dot(has, pieces[part])
         found = product if found is None else found + product
@@ -155,9 +172,11 @@ def _compact(r: Refs, plan: Plan, i: int) -> tuple[jax.Array, jax.Array, jax.Arr
     is_it = taken[0] == mine
     if plan.slots > 256:
         is_it = (taken[0] == (iota(slots, 0) & 255).astype(jnp.float32)) & (mine < number)
+    # The largest first: each sum is the score less its smaller pieces, which float32 holds.
     value = (taken[1] + taken[2]) + taken[3]
     line = taken[4]
     for k, piece in enumerate(taken[5:]):
+        # A byte a piece; together below 2^24, where float32 is exact.
         line = line + piece * 256.0 ** (k + 1)
     flat = line * LANES + iota(slots, 1).astype(jnp.float32)
     value = pick(is_it, value)
@@ -186,6 +205,7 @@ def _ranks(plan: Plan, value: jax.Array, flat: jax.Array) -> jax.Array:
             else:
                 is_better = (theirs > mine) | ((theirs == mine) & (flats[i] < flat[part]))
             better.append(jnp.where(is_better, 1.0, 0.0))
+        # At most as many ones a lane as there are parts, which bfloat16 holds.
         total = tree(jnp.add, better).astype(jnp.bfloat16)
         ranks.append(dot(total, jnp.ones((LANES, LANES), jnp.bfloat16)))
     return jnp.concatenate(ranks, axis=0)
@@ -202,6 +222,7 @@ def find_best(r: Refs, plan: Plan, users: list[Any]) -> None:
         score = r.stack_score[i]
         tiny = jnp.where((jnp.abs(score) < _TINY) & (score != 0), 1.0, 0.0)
         tiny = tree(jnp.maximum, [tiny[k : k + SUBLANES] for k in range(0, len(tiny), SUBLANES)])
+        # What fell out may be among the best; what found no slot as well.
         bad = jnp.maximum(tiny, jnp.where(fell[i] > -jnp.inf, 1.0, 0.0))
         bad = jnp.maximum(bad, jnp.where(number > plan.slots, 1.0, 0.0))
         r.overflow[...] = jnp.maximum(r.overflow[...], bad)
@@ -210,6 +231,8 @@ def find_best(r: Refs, plan: Plan, users: list[Any]) -> None:
         bests, flats = [], []
         for start in range(0, plan.lanes_out, LANES):
             place = iota((plan.slots, LANES), 1).astype(jnp.float32) + start
+            # Ranks differ, as equal scores are ordered by flat index: one slot a lane, and the sum
+            # is its value.
             chosen = (rank == place) & (place < number)
             best = jnp.sum(jnp.where(chosen, value, 0.0), axis=0, keepdims=True)
             best_flat = jnp.sum(jnp.where(chosen, flat, 0.0), axis=0, keepdims=True)
@@ -222,6 +245,8 @@ def find_best(r: Refs, plan: Plan, users: list[Any]) -> None:
 
 def take_maxima(r: Refs, plan: Plan) -> None:
     """Replaces the best candidates, where something overflowed, by `K` maxima in a row."""
+    # The candidates are untouched until here, so that all of the program's users can be done again,
+    # whoever overflowed.
     turns = jnp.where(jnp.max(r.overflow[...]) > 0, plan.num_beams * plan.users, 0)
     tile = (SUBLANES, LANES)
     sublane, lane = iota(tile, 0), iota(tile, 1)
@@ -249,6 +274,7 @@ def take_maxima(r: Refs, plan: Plan) -> None:
             return flat
 
         flat = jax.lax.fori_loop(0, plan.groups, first, jnp.full(tile, jnp.inf))
+        # Of equal scores the lowest flat index: the lower beam, then the lower token.
         flat = jnp.min(flat)
 
         @pl.loop(0, plan.groups)

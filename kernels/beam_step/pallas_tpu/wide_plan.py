@@ -14,7 +14,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from kernels.beam_step.pallas_tpu.vectors import LANES, SUBLANES, iota
 
+# A line's lower half-words: a bit for each of 16 chunks of 128 tokens (`kernels.trie.layout`).
 CHUNKS_PER_LINE = 16
+# The lowest float32. It stands in for -inf as a maximum, because -inf - -inf is NaN.
 LOWEST = float(jnp.finfo(jnp.float32).min)
 STACK = 3
 """The most candidates that a bin keeps; see `tpu.wide_best`."""
@@ -89,6 +91,7 @@ class Plan:
     @property
     def stride(self) -> int:
         """Flat index of a candidate: beam * stride + column."""
+        # A power of two, so that beam and column come back by a shift and a mask.
         return LANES * pl.next_power_of_2(self.chunks)
 
     @functools.cached_property
@@ -98,6 +101,9 @@ class Plan:
         Few, as a popular token is good for all of them, and so many that the best `K` and what
         comes with them hardly ever overflow a stack.
         """
+        # Poisson's law: some 1.4 K candidates fall into n sets of 1,024 bins. A bin holds `share /
+        # n` on average, and four or more in `(share / n)^4 / 24` of all cases; times 1,024 n bins
+        # that is to be at most `_OVERFLOWS`, which gives n.
         share = 1.4 * self.num_beams / (SUBLANES * LANES)
         wanted = math.ceil((SUBLANES * LANES * share**4 / 24 / _OVERFLOWS) ** (1 / 3))
         number = max(wanted, pl.cdiv(self.groups, _GROUPS_PER_SET))
@@ -137,6 +143,7 @@ class Plan:
     @property
     def slots(self) -> int:
         """Candidates that the selection has room for; hardly ever are there more."""
+        # More reach the bound than K, as some bins hold several of the best.
         expected = self.num_beams + max(24, 3 * self.num_beams // 5)
         return SUBLANES * pl.cdiv(expected, SUBLANES)
 
@@ -184,6 +191,7 @@ def to_row(column: jax.Array, fill: float = 0.0) -> jax.Array:
     diagonal = iota(shape, 0) == iota(shape, 1)
     if fill:
         return jnp.max(jnp.where(diagonal, column, fill), axis=0, keepdims=True)
+    # Of one value and zeros the sum is that value, as is the maximum of one and -inf.
     spread = jnp.where(diagonal, column, jnp.zeros((), column.dtype))
     return jnp.sum(spread, axis=0, keepdims=True)
 
@@ -284,6 +292,7 @@ def for_tiles(plan: Plan, registers: int, body) -> None:
         body: what to call.
     """
     if plan.groups * registers <= plan.static_registers:
+        # Unrolled over the users too, or over as many as make some 128 registers of work a turn.
         everything = plan.users * plan.groups * registers <= plan.static_registers
         together = plan.users if everything else max(1, 128 // (plan.groups * registers))
 

@@ -47,6 +47,8 @@ def fetch_lines(r: Refs, plan: Plan, tiles: list[tuple[Any, Any]]) -> None:
             elif beam >= plan.beams:
                 beam = plan.beams - 1
             node = r.node_scalar[place_of(r, user, plan), beam]
+            # Unsigned, a negative node is a large one: one comparison. What is fetched for it is
+            # masked later.
             known = node.astype(jnp.uint32) < jnp.uint32(nodes)
             node = jnp.where(known, node, 0)
             lines.append(node if plan.blocks == 1 else node * plan.blocks)
@@ -65,6 +67,7 @@ def fetch_lines(r: Refs, plan: Plan, tiles: list[tuple[Any, Any]]) -> None:
 def wait_lines(r: Refs, plan: Plan) -> None:
     """Waits until all lines are there."""
     if not plan.resident_mask:
+        # A wait counts bytes: these are as many as all lines' copies bring.
         pltpu.make_async_copy(r.lines, r.lines, r.line_semaphore).wait()
 
 
@@ -77,6 +80,7 @@ def _chunk(logits: Any, user: Any, group: Any, first: int) -> jax.Array:
 def _is_child(lines: list[jax.Array], chunk: int, plan: Plan) -> jax.Array:
     """Returns bool `[8, 128]`: whether the tokens of a chunk are children, and have a logit."""
     line = lines[chunk // CHUNKS_PER_LINE]
+    # 128 neighbouring tokens are one bit of a whole register of words.
     bit = (line & (1 << chunk % CHUNKS_PER_LINE)) != 0
     tokens = plan.vocab - plan.offset - chunk * LANES
     return bit if tokens >= LANES else bit & (iota(bit.shape, 1) < tokens)
@@ -101,12 +105,15 @@ def row_sums(r: Refs, plan: Plan, tiles: list[tuple[Any, Any]]) -> None:
             child = _is_child(lines, chunk, plan) if inside else None
             if plan.mode == "columns":
                 assert child is not None
+                # Of columns only the children's are read; the comparison is false for NaN and for
+                # +inf.
                 bad.append(jnp.where(child & ~(x < jnp.inf), 1.0, 0.0))
             else:
                 bad.append(jnp.where(x < jnp.inf, 0.0, 1.0))
             if plan.mode == "children" and child is not None:
                 values.append(jnp.where(child, x, -jnp.inf))
         if counted:
+            # Each lane has a maximum of its own: nothing crosses lanes until all logits are read.
             maximum = jnp.maximum(tree(jnp.maximum, values), LOWEST)
             r.row_max[user, group] = maximum
             r.row_sum[user, group] = tree(jnp.add, [jnp.exp(x - maximum) for x in values])
@@ -149,6 +156,7 @@ def _add_exponentials(r: Refs, user: Any, group: Any, values: list[jax.Array]) -
     before = r.row_max[user, group]
     maximum = jnp.maximum(tree(jnp.maximum, values), before)
     total = tree(jnp.add, [jnp.exp(x - maximum) for x in values])
+    # The sum so far, brought to the new maximum. NaN and +inf stay in it.
     r.row_sum[user, group] = r.row_sum[user, group] * jnp.exp(before - maximum) + total
     r.row_max[user, group] = maximum
 
@@ -175,6 +183,8 @@ def row_terms(r: Refs, plan: Plan) -> None:
                 normalizer = _beams_column(r.normalizer[place, :], group, plan)
             else:
                 normalizer = jnp.zeros((SUBLANES, 1), jnp.float32)
+            # False for NaN as well. A broken beam loses all bits of its lines, and with them all
+            # candidates.
             sound = (jnp.abs(normalizer) < jnp.inf) & (jnp.abs(parent) < jnp.inf)
             if plan.mode != "vocab":
                 sound &= jnp.max(r.row_bad[user, group], axis=1, keepdims=True) == 0
@@ -187,6 +197,8 @@ def row_terms(r: Refs, plan: Plan) -> None:
                 lines.append(jnp.where(sound, line, 0))
             results.append((normalizer, parent, lines))
         for (user, group), (normalizer, parent, lines) in zip(tiles, results, strict=True):
+            # Maxima and sums are done with; their memory holds normalisers and parents' scores from
+            # here on.
             r.row_max[user, group] = jnp.broadcast_to(normalizer, (SUBLANES, LANES))
             r.row_sum[user, group] = jnp.broadcast_to(parent, (SUBLANES, LANES))
             for block, line in enumerate(lines):
@@ -217,9 +229,13 @@ def write_scores(r: Refs, plan: Plan, tiles: list[tuple[Any, Any]]) -> None:
             score = parent + (x - normalizer) if plan.mode != "columns" else parent + x
             child = _is_child(lines, chunk, plan)
             if plan.mode in ("given", "columns"):
+                # A row's own log-sum-exp is at least each logit; a normaliser from elsewhere may be
+                # so far below that the difference overflows.
                 child &= score < jnp.inf
             score = jnp.where(child, score, -jnp.inf)
+            # Turned by whole sublanes, chunk by chunk.
             scores.append(pltpu.roll(score, chunk % SUBLANES, 0) if chunk % SUBLANES else score)
         for chunk, score in enumerate(scores):
             r.candidates[user, group, chunk] = score
+        # From here on the maxima of the scores; see `_bound`.
         r.row_bad[user, group] = tree(jnp.maximum, scores)

@@ -154,10 +154,13 @@ def row_table_candidates(
     edge = node[:, None] + column
     known = (node >= 0) & (node < EDGES)
     inside = known[:, None] & (column < SPAN) & (edge < EDGES)
+    # The rows of one node are neighbours, so that this load is one run of memory a beam.
     word = tl.load(words_ptr + edge, mask=inside, other=0)
 
     # A node's rows end before the next that differs from its predecessor at the node's own levels.
     difference = word & ((1 << DIFFERENCE_BITS) - 1)
+    # `difference` is PLACE + 1 where a row first differs at this level, less where at one before
+    # it: there another node begins. Column 0 is the node's own first row.
     ends = (difference <= PLACE) & (column > 0)
     end = tl.min(tl.where(ends, column, TILE), axis=1)
     is_child = inside & (column < end[:, None]) & ((column == 0) | (difference == PLACE + 1))
@@ -250,6 +253,7 @@ def mask_table_candidates(
     token = FIRST_TOKEN + column
     is_child = bit != 0
     by_token: tl.constexpr = NORMALIZE != "none"
+    # The row is in registers already, column for column: no second look into memory.
     at_hand: tl.constexpr = by_token and PARTS == 1 and WHOLE == TILE and FIRST_TOKEN == 0
     if at_hand:
         value = tl.where(is_child, whole, -INFINITY)
@@ -272,9 +276,13 @@ def mask_table_candidates(
 
     # A node's children are numbered one after the other, so their order in the tile says the rest.
     known = (node >= 0) & (node < NODES)
+    # A tile starts where a line does: there is one, or it is a multiple of a line's tokens. For a
+    # dead beam's node nothing is read.
     line = node.to(tl.int64) * LINES + tile * TILE // _BLOCK
     low = tl.load(mask_ptr + line * _LINE, mask=known, other=0)
     high = tl.load(mask_ptr + line * _LINE + 1, mask=known, other=0)
+    # The upper halves of the first two words of a line: the edge of its first child. The shift is
+    # arithmetic, so the lower half's sign is masked off; the upper half's is shifted out.
     base = ((low >> 16) & 0xFFFF) + ((high >> 16) << 16)
     edge = base[:, None] + tl.cumsum(bit, axis=1) - bit
 
@@ -311,6 +319,7 @@ def _load_children(
 
     A row has a value a token, or, without `BY_TOKEN`, one a column.
     """
+    # A token past the row's end has no logit.
     place = token if BY_TOKEN else column
     return _load(values_ptr, row, place, is_child & (place < WIDTH), WIDTH)
 
@@ -351,6 +360,8 @@ def _mask_bits(
 ):
     """Returns which columns of each node hold a child: int32, 0 or 1."""
     mask_ptr += node.to(tl.int64)[:, None] * (LINES * _LINE)
+    # Token first + 2048 b + 128 c + lane is bit c of word `lane` of line b (see `MaskTable`):
+    # neighbouring tokens are neighbouring words, and 128 of them share a bit's place.
     place = column // _BLOCK * _LINE + column % _LINE
     known = ((node >= 0) & (node < NODES))[:, None] & (column < COLUMNS)
     word = tl.load(mask_ptr + place, mask=known, other=0)
@@ -365,6 +376,8 @@ def _log_sum_exp(values):
     whether a row is sound. Of nothing but `-inf` it is `-inf`.
     """
     largest = tl.max(values, axis=1)
+    # -inf - -inf would be NaN where a row holds nothing else. NaN and +inf are not subtracted but
+    # summed, and so come out, whatever a maximum makes of NaN.
     shift = tl.where(tl.abs(largest) < INFINITY, largest, 0.0)
     return shift + tl.log(tl.sum(tl.exp(values - shift[:, None]), axis=1))
 
@@ -415,9 +428,12 @@ def _keys(
         else:
             children = _log_sum_exp(value)
     if NORMALIZE == "none":
+        # NaN or +inf among the children's values breaks the beam; -inf, of a node without children,
+        # does as well, and there is nothing to lose.
         checked = children
         log_prob = value
     else:
+        # Whatever normalises, a broken row kills its beam: this is how it shows.
         checked = _log_sum_exp(whole)
         if NORMALIZE == "vocab":
             normalizer = checked
@@ -425,11 +441,14 @@ def _keys(
             normalizer = children
         else:
             normalizer = tl.load(normalizer_ptr + row, mask=there, other=0.0)
+        # Then parent + (logit - normaliser), in the order that the public function promises; no
+        # fused operation may change the rounding (see `triton_launch`).
         log_prob = value - normalizer[:, None]
 
     # A parent or a normaliser that is not finite makes no score finite, so one test covers all.
     parent_score = tl.where(tl.abs(checked) < INFINITY, parent_score, -INFINITY)
     score = parent_score[:, None] + log_prob
+    # False for NaN, too.
     candidate = tl.abs(score) < INFINITY
     if live_ptr is not None:
         live_ptr += row.to(tl.int64)[:, None] * SPAN
@@ -473,6 +492,8 @@ def _store(
     key_ptr += start
     token_ptr += start
     edge_ptr += start
+    # Few columns are written as they are: finding the best would take longer than passing the
+    # others on.
     everything: tl.constexpr = triton.next_power_of_2(KEPT) == TILE
     if everything:
         place = column

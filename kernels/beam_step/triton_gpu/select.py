@@ -10,6 +10,7 @@ A candidate's *key* is its score as an integer of the same order, so that counti
 import triton
 import triton.language as tl
 
+# The least int32: the key of a NaN with all bits set, so of no score that comes here.
 NO_KEY = tl.constexpr(-(2**31))
 INFINITY = tl.constexpr(float("inf"))
 DEAD_NODE = tl.constexpr(-1)
@@ -49,6 +50,8 @@ def merge(
     if index_ptr is not None:
         index = tl.load(index_ptr + user * CANDIDATES + index, mask=kept, other=0)
     out = (user * tl.num_programs(1) + tile) * KEPT
+    # Places are distinct, so that each value has one writer; what is left behind the last is filled
+    # below.
     kept_key_ptr += out
     kept_index_ptr += out
     tl.store(kept_key_ptr + place, key, mask=kept)
@@ -117,6 +120,7 @@ def best_beams(
     kept_index_ptr += user * NUM_BEAMS
     tl.store(kept_key_ptr + place, key, mask=kept)
     tl.store(kept_index_ptr + place, index, mask=kept)
+    # All threads' stores must be there before any thread loads what others wrote.
     tl.debug_barrier()
 
     beam = tl.arange(0, BEAM_TILE)
@@ -127,10 +131,12 @@ def best_beams(
     node = tl.load(edge_ptr + user * PER_USER + index, mask=alive, other=DEAD_NODE)
     if below_ptr is not None:
         node = tl.load(below_ptr + node, mask=alive, other=DEAD_NODE)
+    # Candidates lie by parent, each with as many columns.
     parent = tl.where(alive, index // PER_PARENT, 0)
     score = tl.where(alive, _score_of(key), -INFINITY)
 
     # The kept ones lie by parent and token, so the earlier place wins a tie.
+    # A beam's place is the number of better ones, counted against all, some at a time.
     rank = tl.zeros([BEAM_TILE], dtype=tl.int32)
     for start in tl.range(0, BEAM_TILE, RANK_TILE, num_stages=1):
         other = start + tl.arange(0, RANK_TILE)
@@ -139,6 +145,7 @@ def best_beams(
         tie = (other_key[None, :] == key[:, None]) & earlier
         better = (other_key[None, :] > key[:, None]) | tie
         rank += tl.sum(better.to(tl.int32), axis=1)
+    # The living fill the first `number` places; each dead one keeps its own place behind them.
     out = user * NUM_BEAMS + tl.where(alive, rank, beam)
     inside = beam < NUM_BEAMS
     tl.store(beam_token_ptr + out, token, mask=inside)
@@ -158,6 +165,7 @@ def places_of_best(key, KEPT: tl.constexpr):
     """
     is_key = key > NO_KEY
     low = tl.min(tl.where(is_key, key, _GREATEST), axis=1)
+    # Nothing reaches it. The greatest key is a finite score's, so that the sum fits.
     high = tl.max(key, axis=1) + 1
     reach = tl.sum(is_key.to(tl.int32), axis=1)  # How many keys are `low` or greater.
     middle = (low & high) + ((low ^ high) >> 1)  # Their mean, without overflow.
@@ -171,6 +179,7 @@ def places_of_best(key, KEPT: tl.constexpr):
         middle = (low & high) + ((low ^ high) >> 1)
 
     # Two counts in one scan: a row of a block has fewer than 2^15 keys.
+    # All keys above the threshold, and of those equal to it the first, as far as there is room.
     above = (key > low[:, None]) & is_key
     tie = (key == low[:, None]) & is_key
     counts = tl.cumsum(above.to(tl.int32) + (tie.to(tl.int32) << 16), axis=1)
@@ -184,6 +193,8 @@ def places_of_best(key, KEPT: tl.constexpr):
 @triton.jit
 def key_of(score):
     """Returns an int32 in the order of the floats, -0.0 taken for 0.0; finite ones > `NO_KEY`."""
+    # A float's bits, as an int32, rise with it while it is positive and fall while it is negative:
+    # then the lower 31 are flipped.
     bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & _GREATEST)
 

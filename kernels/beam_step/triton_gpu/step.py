@@ -255,6 +255,7 @@ def _mask_candidates(
         "TILE": tile,
     }
     row_sums = _row_sums(target, values, normalize)
+    # With one tile a program sees all children of a beam and needs no other's sum.
     child_sums = None
     if tiles > 1 and normalize in ("children", "none"):
         (child_sums,) = _launch(
@@ -329,6 +330,8 @@ def _best(
     batch, num_parents = key.shape[:2]
     per_user = candidates = key.size // batch
     index = None
+    # Each round leaves `num_beams` a tile, at most a sixteenth of what it held, in the order that
+    # ties go by.
     while candidates > _MERGE_TILE:
         tiles = -(-candidates // _MERGE_TILE)
         key, index = _launch(
@@ -345,6 +348,7 @@ def _best(
         )
         candidates = tiles * num_beams
 
+    # Blocks are powers of two; what is past the end is masked.
     tile, beam_tile = _power_of_two(candidates), _power_of_two(num_beams)
     # Ranking compares all beams with each other, which asks for warps too.
     num_warps = _num_warps(max(tile, 8 * beam_tile))
@@ -386,6 +390,7 @@ def _program(target: _Target, rows: int, width: int, parts: int = 1) -> dict[str
         height = min(_INTERPRETED_VALUES // width, _power_of_two(rows))
     else:
         height = min(_PROGRAM_VALUES // width, rows // _MIN_PROGRAMS)
+    # Triton's blocks have sizes that are powers of two.
     height = 1 << max(height, 1).bit_length() - 1  # The power of two that is in it.
     return {
         "grid": (-(-rows // height), parts),

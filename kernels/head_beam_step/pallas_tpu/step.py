@@ -120,6 +120,7 @@ def _candidate_log_probs(
     if isinstance(table, MaskTable):
         sizes = sizes_of(rows.shape[0], head, 0)
         first, span = table.capacities.first_token, table.capacities.span
+        # The span's blocks are written whole; its own columns are cut out of them below.
         start = min(first // sizes.block, sizes.num_blocks - 1)
         stop = min(pl.cdiv(first + span, sizes.block), sizes.num_blocks)
         sizes = dataclasses.replace(sizes, first_block=start, span_blocks=stop - start)
@@ -146,6 +147,7 @@ def sizes_of(num_rows: int, head: Float[Array, "V D"], columns: int) -> Sizes:
     """
     vocab, width = head.shape
     item = head.dtype.itemsize
+    # Whole registers of 128 tokens; 0 where 128 rows of the head are more than a block may hold.
     block = min(_MAX_BLOCK, _BLOCK_BYTES // (width * item) // _LANES * _LANES)
     block = min(block, pl.cdiv(vocab, _LANES) * _LANES)
     unrolled = max(1, _UNROLL // max(1, pl.cdiv(columns, _LANES)))
@@ -200,6 +202,7 @@ def stream(
             (sizes.rows, sizes.block),
             lambda tile, block: (tile, jnp.clip(block - first, 0, last)),
         )
+    # Each lane keeps a maximum and a sum, so that no block crosses lanes.
     lanes = (sizes.rows, _LANES)
     normalizer, picked = pl.pallas_call(
         functools.partial(_kernel, sizes),
@@ -236,6 +239,7 @@ def _kernel(sizes: Sizes, hidden_ref, head_ref, *refs) -> None:
 
     @pl.when(block == 0)
     def _():
+        # The first block adds `0 · exp(-inf - shift)`, which is 0, as `shift` is finite.
         maximum_ref[...] = jnp.full_like(maximum_ref, -jnp.inf)
         sum_ref[...] = jnp.zeros_like(sum_ref)
         if token_refs:
@@ -275,6 +279,8 @@ def _kernel(sizes: Sizes, hidden_ref, head_ref, *refs) -> None:
         for first in range(0, picked_ref.shape[1] if token_refs else 0, _LANES):
             columns = pl.ds(first, _LANES)
             token = token_refs[0][group_rows, columns]
+            # A gather reaches the 128 lanes of a register: each chunk is read at the token's lane,
+            # and the chunk that holds the token gives its value.
             lane, wanted = token % _LANES, token // _LANES - block * chunks
             picked = picked_ref[group_rows, columns]
             for chunk, values in enumerate(logits):
@@ -286,6 +292,7 @@ def _kernel(sizes: Sizes, hidden_ref, head_ref, *refs) -> None:
 
     @pl.when(block == sizes.num_blocks - 1)
     def _():
+        # Only now across lanes: their sums brought to the row's maximum.
         maximum = maximum_ref[...]
         shift = _finite(jnp.max(maximum, axis=1, keepdims=True))
         total = jnp.sum(sum_ref[...] * jnp.exp(maximum - shift), axis=1, keepdims=True)
