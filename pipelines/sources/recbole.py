@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines.sources.fields import input_files
-from pipelines.sources.own_log import LogConfig, csv_table, read_log
+from pipelines.sources.own_log import LogColumns, LogConfig, csv_table, read_log
 from pipelines.tables import CsvTable, Kind, Rows
 from pipelines.tables.bad_rows import BadRows
 from pipelines.tables.interactions import RawDataset
@@ -30,21 +30,13 @@ _MAY_BE: dict[Kind, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Fields of the source; fields of the files are named without their types.
+class Config(LogColumns):
+    """Fields of the source, beside those of `LogColumns`; fields are named without their types.
 
     Attributes:
         interactions: file of the log, or a pattern.
         folder: where the files lie.
-        user: field of user ids.
-        item: field of item ids, in both files.
-        time: field of times; "" for a log in order.
-        time_unit: of the times; see `LogConfig`.
-        event: field of event types; "" for one type.
-        events: see `LogConfig`.
-        value: field of a value, such as `rating`; see `LogConfig`.
-        min_value: see `LogConfig`.
-        catalogue: file of the catalogue; "" for none.
+        catalogue: file of the catalogue; "" for none. Its items are called as in the log.
         title: field of titles; "" for none.
         text: fields that, after the title, make up an item's text.
         attributes: fields that become attributes; a sequence gives several.
@@ -55,14 +47,6 @@ class Config:
 
     interactions: str
     folder: str = ""
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = "timestamp"
-    time_unit: str = "s"
-    event: str = ""
-    events: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    value: str = ""
-    min_value: float = 0.0
     catalogue: str = ""
     title: str = ""
     text: tuple[str, ...] = ()
@@ -70,6 +54,10 @@ class Config:
     delimiter: str = "\t"
     quote: str = ""
     encoding: str = "utf-8"
+    _: dataclasses.KW_ONLY
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
 
 
 def load(config: Config, bad_rows: BadRows) -> RawDataset:
@@ -88,17 +76,10 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
         LogConfig(
             interactions=config.interactions,
             folder=config.folder,
-            user=config.user,
-            item=config.item,
-            time=config.time,
-            event=config.event,
-            time_unit=config.time_unit,
-            events=config.events,
-            value=config.value,
-            min_value=config.min_value,
             title=config.title,
             text=config.text,
             attributes=config.attributes,
+            **{f.name: getattr(config, f.name) for f in dataclasses.fields(LogColumns)},
         ),
         bad_rows,
         lambda path, name: _table(path, name, config),
