@@ -26,42 +26,16 @@ from pipelines.spark.read_task import Shared
 # A user's interactions are one row, which Java's arrays bound.
 MAX_USER_ROWS = 20_000_000
 
+_EVENTS = [(name, pa.binary()) for name in ("item", "time", "event")]  # the bytes of arrays
 # A row a user; `first` and `last` are places, `duplicates` counts the exact ones that there were.
-USERS = pa.schema(
-    [
-        ("user", pa.string()),
-        ("first", pa.int64()),
-        ("duplicates", pa.int64()),
-        ("item", pa.binary()),
-        ("time", pa.binary()),
-        ("event", pa.binary()),
-        ("place", pa.binary()),
-    ]
-)
+_USER = [("user", pa.string()), ("first", pa.int64())]
+USERS = pa.schema([*_USER, ("duplicates", pa.int64()), *_EVENTS, ("place", pa.binary())])
 COUNTS = pa.schema([("item", pa.int32()), ("count", pa.int64())])
-KEPT = pa.schema(
-    [
-        ("user", pa.string()),
-        ("first", pa.int64()),
-        ("last", pa.int64()),
-        ("item", pa.binary()),
-        ("time", pa.binary()),
-        ("event", pa.binary()),
-    ]
-)
+KEPT = pa.schema([*_USER, ("last", pa.int64()), *_EVENTS])
 # A row some thousand users: `users` is their ids in Arrow's IPC format, `length` int64.
-PIECES = pa.schema(
-    [
-        ("first", pa.int64()),
-        ("last", pa.int64()),
-        ("grouped", pa.bool_()),
-        ("users", pa.binary()),
-        ("length", pa.binary()),
-        ("item", pa.binary()),
-        ("time", pa.binary()),
-        ("event", pa.binary()),
-    ]
-)
+_OF_USERS = [("users", pa.binary()), ("length", pa.binary())]
+_PLACES = [("first", pa.int64()), ("last", pa.int64()), ("grouped", pa.bool_())]
+PIECES = pa.schema([*_PLACES, *_OF_USERS, *_EVENTS])
 _TYPES = {**COLUMNS, "place": "int64"}
 
 
