@@ -110,6 +110,7 @@ def attend_beams(
     )  # [B, M, C, KV, G]
     suffix_scores = suffix_scores.transpose(0, 3, 1, 4, 2)
 
+    # One softmax over both parts: a common maximum, one sum, and the division last.
     highest = jnp.maximum(prefix_scores.max(-1), suffix_scores.max(-1))[..., None]
     prefix_weights = jnp.exp(prefix_scores - highest)
     suffix_weights = jnp.exp(suffix_scores - highest)
@@ -148,6 +149,7 @@ class Attention(nnx.Module):
         self.query = projection(H, "heads")
         self.key = projection(KV, "kv_heads")
         self.value = projection(KV, "kv_heads")
+        # What a block adds to the residual stream starts small, as in `SwiGLU`.
         output_std = (2 * config.num_layers * H * K) ** -0.5
         self.output = normal_param(
             rngs, (H, K, D), ("heads", "head_dim", "embed"), output_std, dtype

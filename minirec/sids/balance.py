@@ -107,6 +107,7 @@ def _nearest(
     distance = np.empty(len(points), np.float32)
     for start in range(0, len(points), _BLOCK_ROWS):
         block = points[start : start + _BLOCK_ROWS]
+        # As in `kmeans`: the point's own square chooses nothing.
         score = half - block @ some.T
         best = score.argmin(axis=1)
         codes[start : start + _BLOCK_ROWS] = places[best]

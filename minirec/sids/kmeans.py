@@ -52,6 +52,7 @@ def plus_plus(
 
     def draw(mass: Float32[Array, " n"], uniform_t: Float32[Array, " tries"]) -> Array:
         cumulative = jnp.cumsum(mass)
+        # Of a number below 1, the product may still round to the whole mass, past the last point.
         below = jnp.nextafter(cumulative[-1], jnp.float32(0))
         rows = jnp.searchsorted(cumulative, jnp.minimum(uniform_t * cumulative[-1], below), "right")
         return points[jnp.minimum(rows, points.shape[0] - 1)]
@@ -83,6 +84,8 @@ def _nearest(
     rows: Float32[Array, "R D"], centroids: Centroids
 ) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
     """Returns each row's nearest centroid (ties to the lower) and its squared distance."""
+    # |x - c|^2 / 2 = |x|^2 / 2 + (|c|^2 / 2 - x · c): the first term chooses nothing, and is added
+    # to the least one alone. A dead centroid is infinitely far.
     half = jnp.where(centroids.alive, jnp.square(centroids.vectors).sum(axis=1) / 2, jnp.inf)
     products = jnp.matmul(centroids.vectors, rows.T, precision=_PRECISION)
     score_kr = half[:, None] - products

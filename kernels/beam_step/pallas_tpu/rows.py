@@ -225,8 +225,8 @@ def _in_turn(r: Refs, plan: Plan) -> None:
 
     def wait(turn: Any) -> None:
         # A wait knows no copies, only bytes: it waits for as many as these lines have, wherever
-        # they went. So that one turn's bytes do not end the wait for another's, turns use two
-        # semaphores by turns.
+        # they went. So that one turn's bytes do not end the wait for another's, even and odd turns
+        # have a semaphore each.
         lines = pl.ds(0, together * plan.beams * plan.lines)
         for ref in (r.words, r.below) if plan.below else (r.words,):
             copy = pltpu.make_async_copy(

@@ -233,7 +233,6 @@ def write_scores(r: Refs, plan: Plan, tiles: list[tuple[Any, Any]]) -> None:
                 # so far below that the difference overflows.
                 child &= score < jnp.inf
             score = jnp.where(child, score, -jnp.inf)
-            # Turned by whole sublanes, chunk by chunk.
             scores.append(pltpu.roll(score, chunk % SUBLANES, 0) if chunk % SUBLANES else score)
         for chunk, score in enumerate(scores):
             r.candidates[user, group, chunk] = score
