@@ -79,12 +79,16 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A plot with its title, its caption and a legend above that."""
+    """A plot with its title, its caption and a legend above that.
+
+    A `wide` one takes the page's width; on a narrow screen it is scrolled and not made small.
+    """
 
     title: str
     svg: Markup
     caption: str = ""
     legend: Sequence[Cell] = ()
+    wide: bool = False
 
 
 def cells(*texts: object) -> list[Cell]:

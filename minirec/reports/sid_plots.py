@@ -43,6 +43,7 @@ def level_lines(
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=4.5,
             linewidth=1.7,
+            clip_on=False,  # Or a marker at the axes' edge would be cut in half.
         )
     if reference is not None:
         value, name = reference

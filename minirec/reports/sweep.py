@@ -235,7 +235,7 @@ def _plot(sweep: Sweep) -> Figure:
     svg = sweep_plots.setting_dots(rows, names, baselines, label=label)
     series = sweep_plots.series_of(recommenders(rows)) | {name: name for name, _ in baselines}
     legend = [Cell(marked(name, sweep.chosen_on), swatch=css) for name, css in series.items()]
-    return Figure("Settings, best first", svg, legend=legend)
+    return Figure("Settings, best first", svg, legend=legend, wide=True)
 
 
 def _cell(estimate: Estimate) -> str:

@@ -146,6 +146,12 @@ def test_the_page_says_who_chose_in_text_that_is_escaped_once(tmp_path):
     assert page.count("Of a row's users 5 selected the checkpoint (model)") == 3
 
 
+def test_a_wide_plot_and_a_table_are_scrolled_and_not_made_small(tmp_path):
+    page = write_sweep(tmp_path, sweep_of(row(0.1))).read_text()
+    for label in ("Settings, table", "Settings, best first, plot"):
+        assert f'tabindex="0" role="region" aria-label="{label}"' in page
+
+
 def test_signs_that_act_are_shown_as_escapes_in_every_file_of_a_sweep(tmp_path):
     signs = "\x1b[2J\u202e\x9b\n$\\frac{$"
     rows = [row(0.1, 0.2, **{"sy<stem": 0.2}), row(0.3, dropout=signs, errors=[f"seed 0: {signs}"])]

@@ -129,7 +129,7 @@ def test_wrong_input_is_an_error_before_any_work(workdir, given, monkeypatch):
         ({}, ["rq_means"], "'rq_means' is not known"),
         ({}, ["rq_vae", "rq_vae"], "'rq_vae' occurs twice"),
         ({}, ["given"], "config.sids.path is empty"),
-        ({"sids.rq_vae.latent_dim": 0}, [], r"config\.sids\.rq_vae\.latent_dim: 0"),
+        ({"sids.rq_vae.latent_dim": 0}, [], r"config\.sids\.rq_vae\.latent_dim=0: must be a whole"),
         ({"sids.codebook_sizes": (8, 0)}, [], r"config\.sids\.codebook_sizes=\(8, 0\)"),
         ({"sids.path": given + "x"}, [], r"config\.sids\.path"),
     ):
