@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.once import made_once
+
 ROOT = pathlib.Path(__file__).parents[2]
 CAPABILITY = 90
 
@@ -32,10 +34,14 @@ NAMES = [*SHAPES, "select", "widest"]
 
 
 @pytest.fixture(scope="module")
-def report():
+def report(tmp_path_factory):
     for module in ("triton", "jax_triton", "jax_cuda12_plugin"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}, which the test extra installs")
+    return made_once(tmp_path_factory, "triton_compiles", lambda folder: _report())[1]
+
+
+def _report():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_HOME"] = str(ROOT / ".cache" / "triton")  # Where its cache lies.
     run = subprocess.run(

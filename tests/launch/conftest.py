@@ -1,9 +1,26 @@
 """The quickstart's worlds through the whole chain, in this process; shared by the tests here."""
 
+import shutil
+
 import pytest
 
 from launch import evaluate, make_sids, prepare, train
 from launch.wiring import program
+from tests.once import made_once
+
+
+def job_of(workdir, variant, changes):
+    config = program.load_config_module("quickstart").get_config(variant)
+    config.update_from_flattened_dict(changes)
+    return program.Job(config, workdir, workdir / "runs" / config.name)
+
+
+def report_of(job):
+    prepare.main(job)
+    make_sids.make(job)
+    result = train.run_training(job)
+    assert not result.interrupted
+    return evaluate.run_evaluation(job)
 
 
 @pytest.fixture(scope="session")
@@ -11,20 +28,19 @@ def run_chain(tmp_path_factory):
     """A function from a quickstart variant and changed fields to its job and report."""
 
     def run(variant, **changes):
-        config = program.load_config_module("quickstart").get_config(variant)
-        config.update_from_flattened_dict(changes)
-        workdir = tmp_path_factory.mktemp(config.name)
-        job = program.Job(config, workdir, workdir / "runs" / config.name)
-        prepare.main(job)
-        make_sids.make(job)
-        result = train.run_training(job)
-        assert not result.interrupted
-        return job, evaluate.run_evaluation(job)
+        job = job_of(tmp_path_factory.mktemp("chain"), variant, changes)
+        return job, report_of(job)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def smoke(run_chain):
+def smoke(tmp_path_factory):
     """The smoke run: job and report. Short prompts, which are of one width, are one search."""
-    return run_chain("smoke", **{"loader.max_items": 4})
+    changes = {"loader.max_items": 4}
+    made, report = made_once(
+        tmp_path_factory, "smoke", lambda folder: report_of(job_of(folder, "smoke", changes))
+    )
+    workdir = tmp_path_factory.mktemp("smoke") / "W"
+    shutil.copytree(made, workdir)
+    return job_of(workdir, "smoke", changes), report

@@ -23,6 +23,7 @@ from pipelines.text.tokenizer import TextTokenizer
 from tests.damages import OTHER_JSON, damaged, damages, refused
 from tests.launch.fields import refused_fields
 from tests.launch.run_readers import of_metrics, of_report, outcome
+from tests.once import made_once
 
 SMALL = {
     "data.source.num_users": 60,
@@ -55,9 +56,8 @@ def make_job(workdir, **changes):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The job of a run from an empty folder to its report."""
-    job = make_job(tmp_path_factory.mktemp("sft"))
-    sft.main(job)
-    return job
+    made, _ = made_once(tmp_path_factory, "sft", lambda folder: sft.main(make_job(folder)))
+    return make_job(shutil.copytree(made, tmp_path_factory.mktemp("sft") / "W"))
 
 
 def test_the_same_config_and_seed_give_the_same_summary_and_predictions(done, tmp_path):

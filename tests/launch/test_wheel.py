@@ -1,11 +1,15 @@
 """The wheel works outside the checkout."""
 
+import importlib.metadata
 import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+
+from tests.once import made_once
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PACKAGES = ("launch", "configs", "pipelines", "minirec", "kernels")
@@ -13,8 +17,14 @@ PACKAGES = ("launch", "configs", "pipelines", "minirec", "kernels")
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """The Python of an empty environment with the wheel and what it asks for."""
-    folder = tmp_path_factory.mktemp("wheel")
+    """The Python of an empty environment with the wheel and what it asks for.
+
+    What it asks for are links to this environment's files: nothing else of it can be imported.
+    """
+    return made_once(tmp_path_factory, "wheel", installed)[1]
+
+
+def installed(folder):
     source = folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md"):
@@ -27,9 +37,40 @@ def environment(tmp_path_factory):
     (wheel,) = wheels.glob("minirec-*.whl")
     run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")])
     python = folder / "env" / "bin" / "python"
-    constraints = ["-c", str(ROOT / "requirements.lock")]
-    run([*pip, "--python", str(python), "install", "--no-compile", *constraints, str(wheel)])
+    run([*pip, "--python", str(python), "install", "--no-compile", "--no-deps", str(wheel)])
+    (site,) = (folder / "env" / "lib").glob("python*/site-packages")
+    (minirec,) = importlib.metadata.distributions(name="minirec", path=[str(site)])
+    for distribution in asked_for(minirec):
+        link_files(distribution, site)
+    run([*pip, "--python", str(python), "check"])  # All are there, of versions that it allows.
     return python
+
+
+def asked_for(distribution):
+    """Returns what a distribution needs, and what that needs, of this environment."""
+    found = {}
+
+    def add_needed(distribution, extras):
+        for line in distribution.requires or []:
+            needed = Requirement(line)
+            if needed.marker and not any(needed.marker.evaluate({"extra": e}) for e in extras):
+                continue
+            key = (needed.name, frozenset(needed.extras))
+            if key not in found:
+                found[key] = importlib.metadata.distribution(needed.name)
+                add_needed(found[key], needed.extras or {""})
+
+    add_needed(distribution, {""})
+    return found.values()
+
+
+def link_files(distribution, site):
+    for file in distribution.files:
+        source = pathlib.Path(file.locate())
+        if ".." not in file.parts and source.is_file():  # Commands lie outside.
+            (site / file).parent.mkdir(parents=True, exist_ok=True)
+            if not (site / file).exists():
+                (site / file).symlink_to(source.resolve())
 
 
 def run(command, cwd=None) -> str:
