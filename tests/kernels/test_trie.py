@@ -1,6 +1,7 @@
 """The trie's layout: any catalogue in, the same prefixes and items out."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -14,17 +15,33 @@ from kernels.trie.layout import LINE, MaskCapacities, RowCapacities, TrieCapacit
 from tests.kernels.layouts import LAYOUTS, layout
 
 
+# Jitted: each is one program, where its operations one by one are a dozen.
+@functools.partial(jax.jit, static_argnames="level")
+def children(trie, node, level):
+    return trie.children(node, level), trie.num_children(node, level)
+
+
+@jax.jit
+def items_of(trie, leaf):
+    return trie.items(leaf)
+
+
+@jax.jit
+def node_of(trie, prefix):
+    return trie.node_of(prefix)
+
+
 def walk(trie):
     """Returns every (sid, items) of a trie, by its public functions alone, root to leaves."""
     nodes = {(): 0}
     for level in range(trie.num_levels):
         above = list(nodes)
         rows = np.resize(list(nodes.values()), max(len(above), 256)).astype(np.int32)
-        token, node, valid = (np.asarray(array) for array in trie.children(rows, level))
+        token, node, valid = jax.device_get(children(trie, rows, level)[0])
         nodes = {}
         for row, column in np.argwhere(valid[: len(above)]):
             nodes[(*above[row], int(token[row, column]))] = int(node[row, column])
-    items = np.asarray(trie.items(np.array(list(nodes.values()), np.int32)))
+    items = np.asarray(items_of(trie, np.array(list(nodes.values()), np.int32)))
     return [(sid, tuple(row[row >= 0].tolist())) for sid, row in zip(nodes, items, strict=True)]
 
 
@@ -76,7 +93,7 @@ def test_large_catalogues_are_bits_above_and_sorted_rows_below():
     assert kinds == [("MaskTable", 0), ("MaskTable", 1), ("RowTable", 2)]
     assert sum(array.nbytes for array in jax.tree.leaves(trie)) < 30 * len(sids)
     leaf = np.asarray(trie.leaf_of(np.arange(len(sids))))
-    assert np.array_equal(leaf, np.asarray(trie.node_of(sids)))
+    assert np.array_equal(leaf, np.asarray(node_of(trie, sids)))
 
 
 def test_twenty_million_sids_take_less_than_thirty_bytes_each():
@@ -113,8 +130,8 @@ def test_a_node_of_few_rows_stands_in_one_line():
     sids = np.stack([random.integers(0, 40, 3000), random.integers(0, 900, 3000)], axis=1)
     trie = build_trie(sids)
     table = trie.table_at(1)
-    node = np.asarray(trie.node_of(np.unique(sids[:, :1], axis=0)))
-    count = np.asarray(trie.num_children(node, 1))
+    node = np.asarray(node_of(trie, np.unique(sids[:, :1], axis=0)))
+    count = np.asarray(children(trie, node, 1)[1])
     assert table.lines_per_node == 1
     assert count.max() > 60
     assert np.all(node // LINE == (node + count - 1) // LINE)
@@ -153,10 +170,10 @@ def test_children_are_sorted_by_token(kinds):
     sids = np.random.default_rng(5).integers(0, 6, (80, 3))
     trie = build_trie(sids, capacities=layout(LAYOUTS[kinds], 80, 6))
     for level in range(3):
-        nodes = np.asarray(trie.node_of(np.unique(sids[:, :level], axis=0)))
-        token, node, valid = (np.asarray(array) for array in trie.children(nodes, level))
+        nodes = np.asarray(node_of(trie, np.unique(sids[:, :level], axis=0)))
+        (token, node, valid), count = jax.device_get(children(trie, nodes, level))
         assert token.shape == (len(nodes), trie.max_children(level))
-        assert valid.sum(-1).tolist() == trie.num_children(nodes, level).tolist()
+        assert valid.sum(-1).tolist() == count.tolist()
         for row in range(len(nodes)):
             assert np.all(np.diff(token[row][valid[row]]) > 0)
         assert len(np.unique(node[valid])) == valid.sum()
@@ -167,10 +184,10 @@ def test_children_are_sorted_by_token(kinds):
 @pytest.mark.parametrize("kinds", ["masks", "rows", "lists"])
 def test_what_is_no_node_has_no_children_and_no_items(kinds):
     trie = build_trie([(0, 1, 1), (0, 2, 1), (3, 1, 1)], capacities=layout(LAYOUTS[kinds], 3, 4))
-    strange = jnp.array([DEAD_NODE, -5, 2**31 - 1, 10**6], jnp.int32)
+    strange = np.array([DEAD_NODE, -5, 2**31 - 1, 10**6], np.int32)
     for level in range(3):
-        assert not trie.children(strange, level).valid.any()
-    assert np.all(np.asarray(trie.items(strange)) == -1)
+        assert not np.asarray(children(trie, strange, level)[0].valid).any()
+    assert np.all(np.asarray(items_of(trie, strange)) == -1)
 
 
 def test_a_prefix_that_no_sid_has_is_no_node():
