@@ -206,8 +206,7 @@ def test_another_shape_under_a_right_seal_is_refused_by_name(whole, pattern, mon
     if pattern.endswith("config.json"):  # What comes before the model is made and restored.
         loaded = sid.load_catalogue(prepared_of(whole), whole.run)
         monkeypatch.setattr(sid, "load_catalogue", lambda *_: loaded)
-        monkeypatch.setattr(sid, "new_model", lambda *_: None)
-        monkeypatch.setattr(sid.nnx, "eval_shape", lambda make: make())
+        monkeypatch.setattr(sid.nnx, "eval_shape", lambda make: None)
         monkeypatch.setattr(sid.sharding, "place", lambda *_: None)
         monkeypatch.setattr(sid, "load_best", lambda folder, model: None)
     (name,) = fnmatch.filter(names(whole), pattern)
