@@ -23,8 +23,13 @@ CHANGES = {
     "train.eval_every": 6,
     "train.log_every": 1,
     "model.dropout": 0.1,
+    # Prompts of one width and few beams are one search to compile.
+    "loader.max_items": 4,
+    "search.num_beams": 10,
     "evaluate.test_users": 64,
     "evaluate.valid_users": 64,
+    "evaluate.fusion_users": 64,
+    "evaluate.resamples": 10,
 }
 
 
