@@ -13,24 +13,18 @@ import pytest
 from flax import nnx
 
 from minirec.training import load_best, load_last, read_metrics, without_wall_clock
-from tests.training.tiny import TinyModel
+from tests.training.tiny import TinyModel, run
 
 PROGRAM = pathlib.Path(__file__).with_name("tiny.py")
 
 
-def start(folder, *arguments):
+def start(folder):
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder), *arguments],
+        [sys.executable, str(PROGRAM), str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(process, timeout=120):
-    output, errors = process.communicate(timeout=timeout)
-    assert process.returncode == 0, errors
-    return output
 
 
 def strike(process, moment, number):
@@ -64,7 +58,7 @@ def assert_equal_runs(folder, other):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    assert "finished 100" in finish(start(folder))
+    assert run(folder) == "finished 100"
     return folder
 
 
@@ -100,7 +94,7 @@ def test_a_run_stopped_several_times_is_bit_equal_to_one_never_stopped(tmp_path,
     assert output.startswith("interrupted")
     assert output.split()[1] in os.listdir(folder / "checkpoints" / "last")
 
-    assert "finished 100" in finish(start(folder))
+    assert run(folder) == "finished 100"
     assert_equal_runs(folder, uninterrupted)
     assert not saving(folder, "last")
     assert not saving(folder, "best")

@@ -1,6 +1,6 @@
 """A tiny model, task and loader, whose run is a real one in every other respect.
 
-As a program, `python tiny.py FOLDER [--steps N]`, it trains them; tests kill it.
+As a program, `python tiny.py FOLDER`, it trains them; tests kill it.
 """
 
 import argparse
@@ -106,16 +106,17 @@ def stages(*lengths, **optimizer):
     ]
 
 
+def run(folder):
+    """Trains in a folder, or goes on there; returns why it ended, and the step."""
+    config = TrainConfig(folder=folder, seed=1, eval_every=15, checkpoint_every=20, log_every=4)
+    result = train(TinyModel(rngs=nnx.Rngs(0)), TinyTask(), stages(60, 40), config)
+    return f"{result.reason} {result.step}"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    parser.add_argument("--steps", type=int, nargs="+", default=[60, 40])
-    arguments = parser.parse_args()
-    config = TrainConfig(
-        folder=arguments.folder, seed=1, eval_every=15, checkpoint_every=10, log_every=4
-    )
-    result = train(TinyModel(rngs=nnx.Rngs(0)), TinyTask(), stages(*arguments.steps), config)
-    print(result.reason, result.step)
+    print(run(parser.parse_args().folder))
 
 
 if __name__ == "__main__":
