@@ -212,9 +212,10 @@ def test_few_beams_become_many(beams, monkeypatch):
     check(step, table, 200, run=inspect.unwrap(wide_step))
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+# More than the lanes of a line come out of one beam; two others tie with it, and come after it.
+@pytest.mark.parametrize(("beams", "num_beams"), [(1, 130), (3, 40)])
 @pytest.mark.parametrize("kind", ["all equal", "rounded", "zeros"])
-def test_ties_at_the_root_are_exact(beams, kind):
+def test_ties_at_the_root_are_exact(beams, num_beams, kind):
     random = np.random.default_rng(12)
     table = random_table(random, 2, 384, 0.9)
     step = random_step(random, 1, beams, 384, 1)
@@ -224,7 +225,7 @@ def test_ties_at_the_root_are_exact(beams, kind):
         "rounded": np.round(step.logits * 4) / 4,
         "zeros": np.where(step.logits > 0, np.float32(0.0), np.float32(-0.0)),
     }
-    check(step._replace(logits=kinds[kind]), table, 130)
+    check(step._replace(logits=kinds[kind]), table, num_beams)
 
 
 def test_fewer_candidates_than_beams_leave_dead_beams():
