@@ -1,5 +1,6 @@
 """Flags and configs: names resolve, mistakes are told apart from crashes."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -70,18 +71,38 @@ def test_every_config_has_the_fields_of_its_family(name):
 VERBS = ("prepare", "make_sids", "compare_sids", "train", "evaluate", "recommend")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_print_config_prints_and_does_nothing(verb, tmp_path):
-    done = launch(verb, "--config=quickstart", "--print_config", f"--workdir={tmp_path / 'w'}")
-    assert done.returncode == 0, done.stderr
-    assert "num_beams: 50" in done.stdout
+# Forks of one process, which has imported what they all do.
+_PRINTS = """
+import importlib, json, pathlib, sys
+from tests.attacks import kill
+
+for name in ("launch", *kill._HEAVY):
+    importlib.import_module(name)
+folder = pathlib.Path(sys.argv[1])
+for verb, *arguments in json.loads(sys.argv[2]):
+    started = kill.start(kill.Program(verb, arguments), folder, folder / f"{verb}.txt", "prints")
+    print(verb, kill.finish(started), flush=True)
+"""
+
+
+def test_print_config_prints_and_does_nothing(tmp_path):
+    given = ["--config=quickstart", "--print_config", f"--workdir={tmp_path / 'w'}"]
+    commands = [[verb, *given] for verb in VERBS]
+    # The quickstart needs no flags, and takes changes.
+    commands.append(["quickstart", "--config.train.num_steps=7", "--print_config"])
+    done = subprocess.run(
+        [sys.executable, "-c", _PRINTS, str(tmp_path), json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split("\n")[:-1] == [f"{verb} 0" for verb, *_ in commands], done.stderr
+    for verb in VERBS:
+        assert "num_beams: 50" in (tmp_path / f"{verb}.txt").read_text()
+    printed = (tmp_path / "quickstart.txt").read_text()
+    assert "num_steps: 7" in printed
+    assert "name: generated" in printed
     assert not (tmp_path / "w").exists()
-
-
-def test_the_quickstart_needs_no_flags_and_takes_changes(tmp_path):
-    done = launch("quickstart", "--config.train.num_steps=7", "--print_config")
-    assert "num_steps: 7" in done.stdout
-    assert "name: generated" in done.stdout
 
 
 def test_the_benchmarks_are_listed_without_running():
