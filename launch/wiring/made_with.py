@@ -167,9 +167,9 @@ def check_run(job: Job) -> dict[str, Any]:
 def _with_present_names(trained: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
     """Returns a run's config with a field as it is called now: a row was once counted in tokens."""
     there = without(trained, ())
-    loader = there.get("loader", {})
-    if loader.get("row_tokens") == 0 and "row_items" in config.loader:
-        loader["row_items"] = loader.pop("row_tokens")
+    match there.get("loader"):
+        case {"row_tokens": 0, **rest} if "row_items" in config.loader:
+            there["loader"] = rest | {"row_items": 0}
     return there
 
 
