@@ -10,6 +10,13 @@ from minirec.decoding import BeamSearcher, Buckets
 from tests.bounds import assert_close
 from tests.decoding.small import LEVELS, LOGITS, TO_SCORE, make_model
 
+# Searches of the same sizes are the same program, which is compiled once.
+SIZES = {
+    "num_beams": 6,
+    "batch_buckets": Buckets(sizes=(4, 8)),
+    "length_buckets": Buckets(sizes=(8, 16)),
+}
+
 
 class TestBeamSearcher:
     def test_one_compilation_serves_a_bucket_and_padding_changes_nothing(
@@ -17,11 +24,7 @@ class TestBeamSearcher:
     ):
         tokens, lengths = prompts
         excluded = np.array([[1, 2, -1], [-1, -1, -1], [5, 6, 7]], np.int32)
-        searcher = BeamSearcher(
-            num_beams=6,
-            batch_buckets=Buckets(sizes=(4, 8)),
-            length_buckets=Buckets(sizes=(8, 16)),
-        )
+        searcher = BeamSearcher(**SIZES)
         first = searcher(model, tokens, lengths, trie, excluded=excluded)
         two = searcher(model, tokens[:2], lengths[:2], trie, excluded=excluded[:2])
         garbage = np.full((3, 1), 9, np.int32)
@@ -100,9 +103,9 @@ class TestBeamSearcher:
             BeamSearcher(**({"num_beams": 2} | options))
 
     def test_excluded_ids_that_no_item_can_have_change_nothing(self, model, prompts, trie):
-        searcher = BeamSearcher(num_beams=6)
-        nobody = searcher(model, *prompts, trie, excluded=np.full((3, 2), -1))
-        strange = 2**32 + nobody.item[:, :2].astype(np.int64)
+        searcher = BeamSearcher(**SIZES)
+        nobody = searcher(model, *prompts, trie, excluded=np.full((3, 3), -1))
+        strange = 2**32 + nobody.item[:, :3].astype(np.int64)
         result = searcher(model, *prompts, trie, excluded=strange)
         np.testing.assert_array_equal(result.item, nobody.item)
 

@@ -26,11 +26,14 @@ INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
 
 def make(trunk, tied=True, vocab_size=11):
-    model = SidDecoder(SidDecoderConfig(trunk, vocab_size, tied), rngs=nnx.Rngs(0))
-    for path, variable in nnx.to_flat_state(nnx.state(model)):  # No two parameters are alike.
+    config = SidDecoderConfig(trunk, vocab_size, tied)
+    model = nnx.eval_shape(lambda: SidDecoder(config, rngs=nnx.Rngs(0)))
+    state = nnx.state(model)
+    for path, variable in nnx.to_flat_state(state):  # No two parameters are alike.
         random = np.random.default_rng(zlib.crc32(str(path).encode()))
         values = random.standard_normal(variable.shape)
-        variable[...] = jnp.asarray(values, variable.dtype)
+        variable.set_value(jnp.asarray(values, variable.dtype))
+    nnx.update(model, state)
     return model
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -46,6 +45,6 @@ def shifted(model, kind):
     """Moves every parameter of a kind."""
     state = nnx.state(model, kind)
     for number, (_, variable) in enumerate(nnx.to_flat_state(state)):
-        noise = jax.random.normal(jax.random.key(number), variable.shape)
-        variable[...] = (variable[...] + 0.3 * noise).astype(variable.dtype)
+        noise = np.random.default_rng(number).standard_normal(variable.shape, np.float32)
+        variable[...] = (np.asarray(variable[...]) + 0.3 * noise).astype(variable.dtype)
     nnx.update(model, state)
