@@ -1,6 +1,6 @@
 """Flags and configs: names resolve, mistakes are told apart from crashes."""
 
-import json
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -13,18 +13,17 @@ from ml_collections import ConfigDict
 from configs import blocks
 from launch import train
 from launch.wiring import program
+from tests.launch.programs import Programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(program.experiments())
 
 
-def launch(verb, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{verb}", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Runs a program as `python -m launch.VERB` does."""
+    with contextlib.closing(Programs(tmp_path_factory.mktemp("programs"))) as programs:
+        yield programs
 
 
 def test_a_config_is_found_by_name_with_its_variant():
@@ -35,7 +34,7 @@ def test_a_config_is_found_by_name_with_its_variant():
     assert resolved[1].endswith("configs/sid_sft.py")
 
 
-def test_an_unknown_config_is_an_error_that_lists_the_known():
+def test_an_unknown_config_is_an_error_that_lists_the_known(launch):
     with pytest.raises(program.UsageError, match=r"known are amazon_beauty, [^_]") as raised:
         program.config_path("amazon_beuaty")
     assert not {"blocks", "prompts", "parts"} & set(str(raised.value).replace(",", "").split())
@@ -71,41 +70,21 @@ def test_every_config_has_the_fields_of_its_family(name):
 VERBS = ("prepare", "make_sids", "compare_sids", "train", "evaluate", "recommend")
 
 
-# Forks of one process, which has imported what they all do.
-_PRINTS = """
-import importlib, json, pathlib, sys
-from tests.attacks import kill
-
-for name in ("launch", *kill._HEAVY):
-    importlib.import_module(name)
-folder = pathlib.Path(sys.argv[1])
-for verb, *arguments in json.loads(sys.argv[2]):
-    started = kill.start(kill.Program(verb, arguments), folder, folder / f"{verb}.txt", "prints")
-    print(verb, kill.finish(started), flush=True)
-"""
-
-
-def test_print_config_prints_and_does_nothing(tmp_path):
-    given = ["--config=quickstart", "--print_config", f"--workdir={tmp_path / 'w'}"]
-    commands = [[verb, *given] for verb in VERBS]
-    # The quickstart needs no flags, and takes changes.
-    commands.append(["quickstart", "--config.train.num_steps=7", "--print_config"])
-    done = subprocess.run(
-        [sys.executable, "-c", _PRINTS, str(tmp_path), json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.stdout.split("\n")[:-1] == [f"{verb} 0" for verb, *_ in commands], done.stderr
-    for verb in VERBS:
-        assert "num_beams: 50" in (tmp_path / f"{verb}.txt").read_text()
-    printed = (tmp_path / "quickstart.txt").read_text()
-    assert "num_steps: 7" in printed
-    assert "name: generated" in printed
+@pytest.mark.parametrize("verb", VERBS)
+def test_print_config_prints_and_does_nothing(launch, verb, tmp_path):
+    done = launch(verb, "--config=quickstart", "--print_config", f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 0, done.stderr
+    assert "num_beams: 50" in done.stdout
     assert not (tmp_path / "w").exists()
 
 
-def test_the_benchmarks_are_listed_without_running():
+def test_the_quickstart_needs_no_flags_and_takes_changes(launch):
+    done = launch("quickstart", "--config.train.num_steps=7", "--print_config")
+    assert "num_steps: 7" in done.stdout
+    assert "name: generated" in done.stdout
+
+
+def test_the_benchmarks_are_listed_without_running(launch):
     done = launch("bench", "--print_config")
     listed = "trie beam_step decode head_beam_step loader rq_kmeans prepare prepare_spark evaluate"
     listed += " generate training sft_training"
@@ -128,7 +107,7 @@ def test_the_benchmarks_are_listed_without_running():
         (["--config=quickstart", "surplus"], "unexpected arguments: surplus"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):
+def test_a_mistake_is_told_in_one_line(launch, arguments, message, tmp_path, monkeypatch):
     monkeypatch.delenv("MINIREC_DATA", raising=False)
     workdir = [] if "--workdir" in " ".join(arguments) else [f"--workdir={tmp_path / 'w'}"]
     done = launch("prepare", *arguments, *workdir)
@@ -173,6 +152,7 @@ def test_fields_that_are_not_in_the_base_cannot_be_set():
 
 
 def test_a_missing_workdir_is_told_in_one_line():
-    done = launch("prepare", "--config=quickstart")
+    command = [sys.executable, "-m", "launch.prepare", "--config=quickstart"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --workdir is missing")
