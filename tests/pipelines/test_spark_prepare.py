@@ -27,6 +27,7 @@ from tests.pipelines.time_layouts import TIME_LAYOUTS
 # Small data spends its time on starting tasks and compiling queries.
 SETTINGS = {
     "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.shuffle.partitions": "2",
 }
