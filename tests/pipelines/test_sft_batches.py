@@ -112,7 +112,7 @@ def test_rows_hold_whole_examples_with_the_loss_on_the_answer_alone(pack):
             assert answer[-1] == tokenizer().eos_token_id
             assert tokenizer().decode(answer).endswith("\n")
             assert tokenizer().eos_token_id not in [*prompt, *answer[:-1]]
-            assert len(prompt) + len(answer) - 1 <= batches.row_tokens
+            assert len(prompt) + len(answer) - 1 <= batches.row_size
             assert pack or batch["segment_ids"][row].max() == 1
         most = max(most, np.count_nonzero(batch["loss_mask"], axis=1).max())
         unused = batch["segment_ids"] == 0
