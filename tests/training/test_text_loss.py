@@ -32,10 +32,16 @@ def epoch(pack):
     return batches.batch_at(0), batches.num_examples
 
 
+TASK = TokenTask(evaluator=dict)
+
+
+@nnx.jit
+def loss(model, inputs):
+    return TASK.loss(model, inputs, key=None)[:2]
+
+
 def loss_of(model, batch):
-    task = TokenTask(evaluator=dict)
-    loss = nnx.jit(lambda model, inputs: task.loss(model, inputs, key=None)[:2])
-    return jax.device_get(loss(model, task.inputs(batch)))
+    return jax.device_get(loss(model, TASK.inputs(batch)))
 
 
 def test_packed_examples_have_the_loss_of_padded_ones_and_of_their_answers_alone(model):
