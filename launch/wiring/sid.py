@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -123,7 +124,7 @@ def train_sid(job: Job, new_model: NewModel) -> Training:
     )
     settings, stage_options, label_smoothing = training.train_settings(job, batches.num_rows)
     prompts = functools.partial(split_batches, catalogue, config)
-    reader = functools.partial(make_reader, config, catalogue, mesh)
+    reader = reader_of(config, catalogue, mesh)
     validator = training.make_validator(config, catalogue, prompts, mesh, reader)
     return Training(
         make_model=lambda: new_model(config, catalogue),
@@ -246,7 +247,7 @@ def load_run(job: Job, new_model: NewModel, *, with_appended: bool = False) -> S
     model = nnx.eval_shape(lambda: new_model(job.config, catalogue))
     sharding.place(model, mesh)
     best = load_best(job.run, model)
-    return SidRun(job.config, catalogue, make_reader(job.config, catalogue, mesh, best), mesh)
+    return SidRun(job.config, catalogue, reader_of(job.config, catalogue, mesh)(best), mesh)
 
 
 def reads_items(config: ConfigDict) -> bool:
@@ -290,12 +291,13 @@ def new_model(config: ConfigDict, catalogue: SidCatalogue) -> Model:
     return make_model(config, catalogue.vocab.size, items)
 
 
-def make_reader(
-    config: ConfigDict, catalogue: SidCatalogue, mesh: Mesh | None, model: nnx.Module
-) -> SidReader:
-    """Returns the decoder with the catalogue's SIDs, as it reads histories of items."""
-    item_tokens = sharding.replicate(np.asarray(catalogue.item_tokens, np.int32), mesh)
-    return (ItemReader if reads_items(config) else SidReader)(model, item_tokens)
+def reader_of(
+    config: ConfigDict, catalogue: SidCatalogue, mesh: Mesh | None
+) -> Callable[[nnx.Module], SidReader | ItemReader]:
+    """Returns what puts a decoder and the catalogue's SIDs together; these lie on the devices."""
+    kind = ItemReader if reads_items(config) else SidReader
+    item_tokens = sharding.replicate(jnp.asarray(catalogue.item_tokens, jnp.int32), mesh)
+    return lambda model: kind(model, item_tokens)
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:

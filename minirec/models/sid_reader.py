@@ -91,12 +91,8 @@ def token_prompts(
     return jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=SidVocab.BOS), 1 + lengths * L
 
 
-class SidReader(nnx.Module):
-    """A decoder with a position a token, and the SIDs of the items that it reads.
-
-    Training calls the reader, search what `minirec.decoding.SearchModel` says. `reads` tells what
-    prompts are made of.
-    """
+class _Reader(nnx.Module):
+    """A decoder and the SIDs of the items that it reads, as a search has it (`SearchModel`)."""
 
     reads = "item"
 
@@ -104,11 +100,41 @@ class SidReader(nnx.Module):
         """Puts the two together.
 
         Args:
-            decoder: a `SidDecoder`, or what is called as one.
+            decoder: a decoder of the kind that the class names, or what is called as one.
             item_tokens: the tokens of every item's SID.
         """
         self.decoder = decoder
         self.item_tokens = ItemTokens(jnp.asarray(item_tokens, jnp.int32))
+
+    @property
+    def head_rows(self) -> Any:
+        """The decoder's, where it has one."""
+        return getattr(self.decoder, "head_rows", None)
+
+    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
+        """Returns logits over the SID tokens."""
+        return self.decoder.logits(hidden)
+
+    def init_suffix(self, batch: int, num_beams: int, capacity: int) -> Any:
+        """Returns an empty suffix."""
+        return self.decoder.init_suffix(batch, num_beams, capacity)
+
+    def decode_step(
+        self,
+        tokens: Int[Array, "B M"],
+        step: int,
+        lengths: Int[Array, " B"],
+        prefix: Any,
+        suffix: Any,
+    ) -> tuple[Float[Array, "B M D"], Any]:
+        """Reads one more token a beam; `lengths` are the histories', in items."""
+        # In tokens, BOS first. A decoder with a position an item does not look at them.
+        lengths = 1 + lengths * self.item_tokens.shape[1]
+        return self.decoder.decode_step(tokens, step, lengths, prefix, suffix)
+
+
+class SidReader(_Reader):
+    """A `SidDecoder`, with a position a token, that reads items; training calls it."""
 
     def __call__(
         self,
@@ -129,15 +155,6 @@ class SidReader(nnx.Module):
         )
         return hidden.reshape(*item.shape, -1, hidden.shape[-1])
 
-    @property
-    def head_rows(self) -> Any:
-        """The decoder's, where it has one."""
-        return getattr(self.decoder, "head_rows", None)
-
-    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Returns logits over the SID tokens."""
-        return self.decoder.logits(hidden)
-
     def prefill(
         self, item: Int[Array, "B P"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B D"], Any]:
@@ -150,37 +167,12 @@ class SidReader(nnx.Module):
         tokens, lengths = token_prompts(item, lengths, self.item_tokens[...])
         return self.decoder.prefill(tokens, lengths)
 
-    def init_suffix(self, batch: int, num_beams: int, capacity: int) -> Any:
-        """Returns an empty suffix."""
-        return self.decoder.init_suffix(batch, num_beams, capacity)
 
-    def decode_step(
-        self,
-        tokens: Int[Array, "B M"],
-        step: int,
-        lengths: Int[Array, " B"],
-        prefix: Any,
-        suffix: Any,
-    ) -> tuple[Float[Array, "B M D"], Any]:
-        """Reads one more token a beam; `lengths` are the histories', in items."""
-        lengths = 1 + lengths * self.item_tokens.shape[1]
-        return self.decoder.decode_step(tokens, step, lengths, prefix, suffix)
-
-
-class ItemReader(SidReader):
-    """An `ItemDecoder`, with a position an item, and the SIDs of the items that it reads."""
-
-    def __call__(
-        self,
-        item: Int[Array, "B P"],
-        segment: Int[Array, "B P"],
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B P D"]:
-        """Returns the states that every item is to be told from; arguments as a `SidReader`'s."""
-        return self.decoder(item, segment, self.item_tokens[...], dropout_key=dropout_key)
+class ItemReader(_Reader):
+    """An `ItemDecoder`, with a position an item, as a search and a ranking of all items have it."""
 
     def read(self, item: Int[Array, "B P"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
-        """Returns the trunk's state after each history."""
+        """Returns the trunk's state after each history; arguments as a `SidReader`'s `prefill`."""
         return self.decoder.read(item, lengths, self.item_tokens[...])
 
     def prefill(
@@ -188,17 +180,6 @@ class ItemReader(SidReader):
     ) -> tuple[Float[Array, "B D"], Any]:
         """Reads right-padded histories once; arguments as a `SidReader`'s."""
         return self.decoder.prefill(item, lengths, self.item_tokens[...])
-
-    def decode_step(
-        self,
-        tokens: Int[Array, "B M"],
-        step: int,
-        lengths: Int[Array, " B"],
-        prefix: Any,
-        suffix: Any,
-    ) -> tuple[Float[Array, "B M D"], Any]:
-        """Reads one more token a beam."""
-        return self.decoder.decode_step(tokens, step, lengths, prefix, suffix)
 
     def item_logits(self, state: Float[Array, "*batch D"]) -> Float[Array, "*batch N"]:
         """Returns logits over all items that the decoder's table has."""
