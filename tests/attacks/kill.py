@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import random
-import runpy
 import shutil
 import signal
 import sys
@@ -31,6 +30,8 @@ import traceback
 import uuid
 
 import numpy as np
+
+from tests.forked import become
 
 _HEAVY = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "polars", "tensorboardX"),
@@ -145,30 +146,16 @@ def start(program: Program, work: pathlib.Path, log: pathlib.Path, mark: str) ->
     child = os.fork()
     if child:
         return child
-    code = 1
     try:
         os.setsid()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for stream in (1, 2):
             os.dup2(output, stream)
         os.environ[_MARK] = mark  # What it starts is known by this.
-        arguments = [argument.replace("{W}", str(work)) for argument in program.arguments]
-        sys.argv = [program.verb, *arguments]
-        runpy.run_module(f"launch.{program.verb}", run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+        become(program.verb, [argument.replace("{W}", str(work)) for argument in program.arguments])
+    except BaseException:  # Its output could not be opened: a fork must not go on as its parent.
         traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            import atexit
-            import multiprocessing.util
-
-            multiprocessing.util._exit_function()
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-        os._exit(code)
+    os._exit(1)
 
 
 def finish(child: int) -> int:

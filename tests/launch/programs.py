@@ -11,11 +11,9 @@ import importlib
 import json
 import os
 import pathlib
-import runpy
 import signal
 import subprocess
 import sys
-import traceback
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # What takes most of the time of starting a program, without what has threads of its own by then
@@ -62,8 +60,9 @@ class Programs:
 
 
 def serve():
-    """Returns, in a process that is split off, the verb that it is to be; else None at the end."""
     sys.path[0] = os.getcwd()  # As with `-m`.
+    from tests.forked import become
+
     for package in PACKAGES:
         importlib.import_module(package)
     gc.collect()
@@ -79,23 +78,11 @@ def serve():
             for number, name in ((1, "stdout"), (2, "stderr")):
                 kind = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
                 os.dup2(os.open(os.path.join(folder, name), kind), number)
-            sys.argv[1:] = arguments
-            return verb
+            signal.alarm(300)
+            become(verb, arguments)
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), file=ended, flush=True)
-    return None
 
 
-if __name__ == "__main__" and (name := serve()):
-    signal.alarm(300)
-    code = 0
-    try:
-        runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # What is left to free is of no interest.
+if __name__ == "__main__":
+    serve()
