@@ -1,0 +1,57 @@
+"""What the baselines share: histories in blocks of users, and lists to be filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+
+Histories = Sequence[Sequence[int] | Int[np.ndarray, " H"]] | Int[np.ndarray, "n H"]
+"""Item ids a user, oldest first; in a padded array -1 is padding."""
+
+_BLOCK = 512
+
+
+def empty_lists(histories: Histories, k: int) -> Int32[np.ndarray, "n k"]:
+    """Returns lists without an item, all places -1.
+
+    Raises:
+        ValueError: `k` below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k: {k}; a list needs at least one place")
+    return np.full((len(histories), k), -1, np.int32)
+
+
+def blocks(
+    histories: Histories, num_items: int
+) -> Iterator[tuple[slice, Int64[np.ndarray, "b H"]]]:
+    """Yields (rows, padded histories) of a few users at a time: memory follows one block."""
+    for start in range(0, len(histories), _BLOCK):
+        rows = slice(start, min(start + _BLOCK, len(histories)))
+        block = histories[rows]
+        if not isinstance(block, np.ndarray):
+            width = max((len(history) for history in block), default=0)
+            padded = np.full((len(block), width), -1, np.int64)
+            for row, history in enumerate(block):
+                padded[row, width - len(history) :] = history
+            block = padded
+        if block.size and int(block.max()) >= num_items:
+            row = int(np.argwhere(block >= num_items)[0][0])
+            raise ValueError(
+                f"histories: item {int(block.max())} of user {start + row}; the catalogue has only "
+                f"{num_items} items"
+            )
+        yield rows, block.astype(np.int64)
+
+
+def pairs(block: Int64[np.ndarray, "b H"]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the (row, item) pairs of a padded block."""
+    row, column = np.nonzero(block >= 0)
+    return row, block[row, column]
+
+
+def no_pairs() -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `pairs` does of a block without items."""
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
