@@ -22,6 +22,7 @@ import jax
 from absl import flags
 
 from launch.wiring import program, wandb_log
+from launch.wiring.baselines import CHOSEN
 from launch.wiring.experiment import experiment_of
 from launch.wiring.fusion_run import FUSION
 from launch.wiring.reporting import REPORTS
@@ -54,7 +55,7 @@ def run_training(job: program.Job) -> TrainResult:
             if not run_folder.has_begun(job.run):  # What another run here has left.
                 for report in REPORTS.values():
                     shutil.rmtree(job.run / report, ignore_errors=True)
-                for name in (FUSION, SUMMARY):
+                for name in (FUSION, CHOSEN, SUMMARY):
                     (job.run / name).unlink(missing_ok=True)
             training.keep()
             log[0] = stack.enter_context(wandb_log.started(config, job.run))

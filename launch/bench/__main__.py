@@ -27,6 +27,7 @@ import kernels.bench.head_beam_step
 import kernels.bench.sweep
 import kernels.bench.trie
 from launch.bench import (
+    content,
     evaluate,
     generate,
     loader,
@@ -67,6 +68,9 @@ _GENERATE_USERS = flags.DEFINE_integer(
     "Users that generate searches for; transformers gets a quarter of them.",
     lower_bound=4,
 )
+_NUM_TITLES = flags.DEFINE_integer(
+    "num_titles", 1_000_000, "Items whose neighbours content finds.", lower_bound=100
+)
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
 )
@@ -96,6 +100,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "head_beam_step": kernels.bench.head_beam_step.run,
     "loader": loader.run,
     "rq_kmeans": rq_kmeans.run,
+    "content": lambda: content.run(_NUM_TITLES.value),
     "prepare": lambda: prepare.run(_NUM_ROWS.value, _LARGE_ROWS.value, _BENCH_DIR.value),
     "prepare_spark": lambda: prepare_spark.run(_SPARK_ROWS.value, _BENCH_DIR.value),
     "evaluate": lambda: evaluate.run(_NUM_USERS.value),

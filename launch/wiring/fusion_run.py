@@ -2,19 +2,18 @@
 
 The sources are the search over SIDs ("model"), the model's item table ("item_head", where it has
 one) and the transition count. Their lists are fused with weights that the run's validation users
-choose; W/runs/NAME/fusion.json keeps the choice for as long as it is of the same run, checkpoint
-and settings. Whoever asks first, evaluation or recommendation, the choice is the same.
+choose; W/runs/NAME/fusion.json keeps the choice.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from launch.wiring import choices
 from launch.wiring.experiment import Run
 from launch.wiring.program import Job
 from minirec import files
@@ -26,9 +25,7 @@ from minirec.training.processes import is_first
 from minirec.training.run_folder import CONFIG_FILE
 
 FUSION = "fusion.json"
-_WEIGHTS, _MADE_OF = "fusion", "made_of"
-_KEPT = {_MADE_OF: dict, _WEIGHTS: dict}
-_REMEDY = "remove it: the weights are chosen anew"
+_WEIGHTS = "fusion"
 
 
 def kept_weights(job: Job) -> FusionWeights | None:
@@ -40,11 +37,9 @@ def kept_weights(job: Job) -> FusionWeights | None:
         ValueError: a damaged file.
         FileNotFoundError: the run has saved no model yet.
     """
-    path, made_of = job.run / FUSION, _made_of(job)
-    kept = files.read_sealed(path, _REMEDY, _KEPT) if path.is_file() else None
-    if kept is None or kept.get(_MADE_OF) != made_of:
-        return None
-    return FusionWeights.from_json(kept.get(_WEIGHTS), where=str(path))
+    path = job.run / FUSION
+    found = choices.kept(path, _WEIGHTS, _made_of(job))
+    return None if found is None else FusionWeights.from_json(found, where=str(path))
 
 
 def rank_split(
@@ -80,23 +75,20 @@ def run_weights(job: Job, run: Run, ranker: Ranker) -> FusionWeights | None:
         return None
     rankings = rank_split(run, ranker, "valid", job.config.evaluate.fusion_users)
     chosen = choose_weights(rankings.lists, prepared.targets("valid")[rankings.ranked.row])
-    made_of = _made_of(job)  # Reads checkpoints, which processes do together.
+    of = _made_of(job)
     if is_first():
-        path = job.run / FUSION
-        try:
-            files.write_sealed(path, {_MADE_OF: made_of, _WEIGHTS: chosen.to_json()})
-        except OSError as error:
-            print(
-                f"note: {path} cannot be written ({error.strerror or error}): the system's weights "
-                "were chosen in memory and will be chosen again each time; run launch.evaluate "
-                "where the folder can be written to keep them",
-                file=sys.stderr,
-            )
+        choices.keep(job.run / FUSION, _WEIGHTS, of, chosen.to_json(), "the system's weights")
     return chosen
 
 
 def _made_of(job: Job) -> dict[str, Any]:
-    """Returns what the choice depends on, but for what a run keeps for itself."""
+    """Returns what a choice depends on, but for what a run keeps for itself.
+
+    It reads checkpoints, which processes do together: of several all must call this.
+
+    Raises:
+        FileNotFoundError: the run has saved no model yet.
+    """
     config = job.config
     return {
         "run": files.sha256(job.run / CONFIG_FILE),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from launch.wiring import fusion_run
+from launch.wiring import baselines, fusion_run
 from launch.wiring.experiment import Run, list_length
 from launch.wiring.program import Job
 from minirec.decoding.ranking import RankedUsers
@@ -64,7 +64,7 @@ def make_report(job: Job, searched: Searched) -> Report:
     target = prepared.targets(split)[ranked.row]
     histories = prepared.histories(split, ranked.row)
     codes = catalogue.table.codes
-    baselines = {"popularity": transition.popularity, "item_transition": transition}
+    fitted = baselines.fit(job, run, transition)
     ks = [k for k in KS if k <= config.search.num_beams]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
     evaluations = {
@@ -75,7 +75,7 @@ def make_report(job: Job, searched: Searched) -> Report:
     for name, lists in searched.lists.items():
         evaluations[name] = evaluate_lists(lists.item, target, codes, ks=ks, **bootstrap)
     length = list_length(config, prepared.num_items)
-    for name, baseline in baselines.items():
+    for name, baseline in fitted.by_name.items():
         lists = baseline.recommend(histories, length, exclude_seen=exclude_seen)
         evaluations[name] = evaluate_lists(lists, target, codes, ks=ks, **bootstrap)
     curves = curves_of(read_metrics(job.run))
@@ -93,23 +93,26 @@ def make_report(job: Job, searched: Searched) -> Report:
         num_resamples=config.evaluate.resamples,
         seconds=time.monotonic() - searched.started,
         curves=curves,
-        chosen_on=chosen_on(job, searched, validated=bool(curves.validation)),
+        chosen_on=chosen_on(job, searched, fitted, validated=bool(curves.validation)),
         strata=pair_strata(transition, histories, target),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=run.first_losses,
         health=prepared.manifest.get("health"),
-        extra=fusion_run.record(searched.weights) | dict(run.about),
+        extra=fusion_run.record(searched.weights) | {"baselines": fitted.chosen} | dict(run.about),
     )
     write_report(job.run / REPORTS[split], report)
     return report
 
 
-def chosen_on(job: Job, searched: Searched, *, validated: bool) -> dict[str, int]:
+def chosen_on(
+    job: Job, searched: Searched, fitted: baselines.Fitted, *, validated: bool
+) -> dict[str, int]:
     """Returns how many of the users that were searched for chose what each recommender is.
 
     Args:
         job: whose run.
         searched: what the search found.
+        fitted: the baselines.
         validated: whether the run's best checkpoint is the best on validation users.
     """
     if searched.split != "valid":
@@ -128,10 +131,9 @@ def chosen_on(job: Job, searched: Searched, *, validated: bool) -> dict[str, int
         before = trained["config"]
         number = among(before["evaluate"]["valid_users"], before["seed"])
         found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
-    if searched.weights is not None:
-        number = among(job.config.evaluate.fusion_users, job.config.seed)
-        found |= {SYSTEM: number} if number else {}
-    return found
+    number = among(job.config.evaluate.fusion_users, job.config.seed)
+    choosing = [*fitted.chosen, *([SYSTEM] if searched.weights is not None else [])]
+    return found | {name: number for name in choosing if number}
 
 
 def examples(

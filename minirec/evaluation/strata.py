@@ -2,7 +2,7 @@
 
 A user's newest item and target are a pair. Where training sequences hold it, the target at most
 three places behind, a count of transitions knows it; where they do not, whoever finds the target
-has got it from elsewhere.
+has got it from elsewhere. Where training does not hold the target at all, only its text can tell.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minirec.evaluation.evaluate import SHOWN, Evaluation
 from minirec.evaluation.metrics import metrics_at
 from minirec.recommend.baselines import ItemTransition
 
-PAIR_SEEN, PAIR_NEW = "pair_seen", "pair_new"
+PAIR_SEEN, PAIR_NEW, ITEM_NEW = "pair_seen", "pair_new", "item_new"
 
 
 def pair_strata(
@@ -26,6 +26,8 @@ def pair_strata(
     target: Int[np.ndarray, " n"],
 ) -> dict[str, Bool[np.ndarray, " n"]]:
     """Returns which users' targets followed their newest item in training, and which did not.
+
+    Of those that did not, `item_new` are the ones whose target has no training interaction.
 
     Args:
         transition: fitted on the training sequences.
@@ -37,7 +39,8 @@ def pair_strata(
     has = newest >= 0
     if has.any():
         seen[has] = np.asarray(transition.transitions[newest[has], target[has]]).reshape(-1) > 0
-    return {PAIR_SEEN: seen, PAIR_NEW: ~seen}
+    unsold = transition.popularity.counts[target] == 0
+    return {PAIR_SEEN: seen, PAIR_NEW: ~seen, ITEM_NEW: unsold}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int, Int32, Int64
 
 from minirec.evaluation.metrics import metrics_at, ndcg_gains
 from minirec.evaluation.ranks import NOT_FOUND
+from minirec.recommend.baselines.known import Weighted
+from minirec.recommend.baselines.lists import Histories
 from minirec.recommend.fusion import SCALE, check_k, check_lists, pool_of
 from minirec.recommend.fusion_weights import FusionWeights, steps_to_one
 from minirec.recommend.ranked_lists import RankedLists
@@ -81,6 +83,33 @@ def choose_weights(
         step=float(step),
         k=k,
     )
+
+
+def choose_weight(
+    baseline: Weighted,
+    weights: Sequence[float],
+    histories: Histories,
+    target: Int[np.ndarray, " n"],
+    *,
+    exclude_seen: bool,
+    k: int = 10,
+) -> tuple[float, dict[str, float]]:
+    """Returns the weight of a baseline with the best NDCG@k on these users, and each one's NDCG@k.
+
+    Among equals (to 12 decimals) the earliest is taken.
+
+    Args:
+        baseline: what has the weight.
+        weights: to choose from.
+        histories: item ids a user, oldest first.
+        target: the item that came next, of one user at least.
+        exclude_seen: leave out every item of the user's history.
+        k: length of the lists.
+    """
+    ranks = baseline.ranks(histories, target, weights, exclude_seen=exclude_seen)
+    found = [round(float(ndcg_gains(row, k).mean()), 12) for row in ranks]
+    best = weights[int(np.argmax(found))]
+    return best, {f"{weight:g}": value for weight, value in zip(weights, found, strict=True)}
 
 
 def _rank_targets(

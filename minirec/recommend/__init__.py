@@ -3,16 +3,27 @@
 Everything comes in as arrays; but for `ranker`, which asks models, nothing here imports JAX.
 """
 
-from minirec.recommend.baselines import ItemTransition, Popularity
+from minirec.recommend.baselines import (
+    BASELINES,
+    Baseline,
+    ItemTransition,
+    Known,
+    Popularity,
+    TransitionContent,
+)
 from minirec.recommend.fusion import fuse
 from minirec.recommend.fusion_weights import FusionWeights
 from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
 
 __all__ = [
+    "BASELINES",
+    "Baseline",
     "FusionWeights",
     "ItemTransition",
+    "Known",
     "Popularity",
     "RankedLists",
+    "TransitionContent",
     "fuse",
     "shared_probability",
     "with_unknown",

@@ -9,5 +9,11 @@ ITEM_HEAD = "item_head"
 ITEM_TRANSITION = "item_transition"
 """The transition count."""
 
+TRANSITION_CONTENT = "transition_content"
+"""The transition count and the likeness of the items' text."""
+
+POPULARITY = "popularity"
+"""The count of interactions."""
+
 SYSTEM = "system"
 """All of them together."""

@@ -31,6 +31,7 @@ STAND_INS = {
             "model",
             "popularity",
             "item_transition",
+            "transition_content",
             "system",
             "item_head",
             "other",

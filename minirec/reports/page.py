@@ -10,11 +10,11 @@ import numpy as np
 
 from minirec.evaluation.evaluate import LEVELS, SHOWN
 from minirec.evaluation.strata import metrics_by_stratum
+from minirec.recommend import BASELINES
 from minirec.reports import plots
 from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render, signed
 from minirec.reports.log_health import health_rows
 from minirec.reports.report import (
-    BASELINES,
     CHOSEN,
     MODEL,
     SYSTEM,

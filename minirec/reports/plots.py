@@ -15,7 +15,12 @@ from minirec.reports.curves import Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_DASHES: Mapping[str, Any] = {"model": "-", "item_transition": (0, (5, 1.5)), "popularity": ":"}
+_DASHES: Mapping[str, Any] = {
+    "model": "-",
+    "transition_content": (0, (5, 1.5, 1, 1.5)),
+    "item_transition": (0, (5, 1.5)),
+    "popularity": ":",
+}
 _MOST_POINTS = 400
 RANK_BINS = ((0, 1), (1, 3), (3, 5), (5, 10), (10, 20), (20, 50))
 """Ranges of ranks, from 0, that the bars of `rank_bars` stand for."""

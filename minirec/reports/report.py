@@ -13,15 +13,13 @@ from jaxtyping import Bool, Int
 from minirec.evaluation import intervals
 from minirec.evaluation.evaluate import LEVELS, Evaluation
 from minirec.evaluation.strata import metrics_by_stratum
+from minirec.recommend import BASELINES
 from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.reports.curves import Curves
 from minirec.reports.log_health import health_notes
 
 CHOSEN = "†"
 """Stands beside the names of those that the users of the figures chose."""
-
-BASELINES = ("item_transition", "popularity")
-"""The names of those that it must beat. Others are made with the model's help."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,13 +239,15 @@ def chosen_note(chosen_on: Mapping[str, int], whom: str) -> str:
         chosen_on: see `Report`.
         whom: how the sentence begins.
     """
-    trained = [name for name in chosen_on if name != SYSTEM]
+    weighted = [name for name in chosen_on if name == SYSTEM or name in BASELINES]
+    trained = [name for name in chosen_on if name not in weighted]
     parts = []
     if trained:
         number = max(chosen_on[name] for name in trained)
         parts.append(f"{number:,} selected the checkpoint ({', '.join(trained)})")
-    if SYSTEM in chosen_on:
-        parts.append(f"{chosen_on[SYSTEM]:,} chose the weights of the {SYSTEM}")
+    if weighted:
+        number = max(chosen_on[name] for name in weighted)
+        parts.append(f"{number:,} chose the weights ({', '.join(weighted)})")
     if not parts:
         return ""
     said = f"{whom} {' and '.join(parts)}"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from minirec.recommend import BASELINES
+
 METRICS = ("hr@10", "ndcg@10")
 """What rows show, at item level; the last one sorts them."""
-BASELINES = ("popularity", "item_transition")
-"""Recommenders that are fitted by counting, so that no seed changes them."""
 LEVEL = 0.95
 
 

@@ -13,7 +13,11 @@ from minirec.reports.canvas import SERIES, STAND_INS, new_figure, style_axes, to
 from minirec.reports.html_parts import Cell, style_sheet
 from minirec.reports.seeds import METRICS, Estimate, SettingRow, recommenders
 
-_DASHES = {"item_transition": (0, (5, 1.5)), "popularity": (0, (1, 1.5))}
+_DASHES = {
+    "transition_content": (0, (5, 1.5, 1, 1.5)),
+    "item_transition": (0, (5, 1.5)),
+    "popularity": (0, (1, 1.5)),
+}
 _MOST_TEXT = 34  # Characters a line beside the dots.
 
 

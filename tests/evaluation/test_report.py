@@ -336,7 +336,7 @@ def test_figures_of_users_that_chose_the_checkpoint_or_the_weights_are_marked(re
     plain = make_report(**valid)
     note = (
         "Of these 60 users 20 selected the checkpoint (model, item_head) and 60 chose the weights "
-        "of the system: figures marked † flatter; users of test choose nothing."
+        "(system): figures marked † flatter; users of test choose nothing."
     )
     pages = [write_report(tmp_path / name, one) for name, one in (("a", marked), ("b", plain))]
     page, other = (path.read_text() for path in pages)
@@ -493,13 +493,18 @@ def test_strata_tell_known_pairs_from_new_ones():
     # 0 leads to 1, 2 and 3; 1 to 2, 3, 4 and 5; no pair goes backwards.
     assert strata["pair_seen"].tolist() == [True, False, True, False, False]
     assert (strata["pair_new"] == ~strata["pair_seen"]).all()
-    strangers = pair_strata(transition, [np.zeros(0, int)] * 2, np.array([3, 4]))
+    assert not strata["item_new"].any()
+    transition = ItemTransition(sequences, offsets, 7)  # Nobody has had item 6.
+    strangers = pair_strata(transition, [np.zeros(0, int)] * 2, np.array([3, 6]))
+    assert strangers["item_new"].tolist() == [False, True]
     assert not strangers["pair_seen"].any()
     assert strangers["pair_new"].all()
 
 
 def test_the_report_has_every_recommender_in_every_stratum(report, folder):
     content = json.loads((folder / "report.json").read_text())["strata"]
+    unsold = report.catalogue.train_count[report.target] == 0
+    assert content.pop("item_new")["users"] == unsold.sum()  # They are of `pair_new`, too.
     assert sum(stratum["users"] for stratum in content.values()) == report.num_users
     for name, evaluation in report.evaluations.items():
         total = sum(

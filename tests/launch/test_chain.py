@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from launch import evaluate, make_sids, metrics, prepare, recommend, train
-from launch.wiring import append, fusion_run, program, reporting, sid, training
+from launch.wiring import append, baselines, fusion_run, program, reporting, sid, training
 from minirec import files
 from minirec.evaluation import difference_intervals
 from minirec.training import read_metrics, run_folder
@@ -87,7 +87,8 @@ def test_a_run_leaves_its_files(smoke):
         assert (job.run / name).is_file(), name
     report = json.loads((job.run / "report" / "report.json").read_text())
     assert list(report["metrics"]) == [
-        *("model", "item_head", "system", "popularity", "item_transition")
+        *("model", "item_head", "system"),
+        *("transition_content", "item_transition", "popularity"),
     ]
     fusion = json.loads((job.run / "fusion.json").read_text())["fusion"]
     assert report["fusion"] == fusion
@@ -276,10 +277,11 @@ def test_a_valid_report_stands_beside_the_test_report(smoke):
     assert valid["chosen_on"] == {
         "model": counts["valid"],
         "item_head": counts["valid"],
+        "transition_content": counts["fusion"],
         "system": counts["fusion"],
     }
     page = (job.run / "report_valid" / "index.html").read_text()
-    assert f"{counts['fusion']} chose the weights of the system" in page
+    assert f"{counts['fusion']} chose the weights (transition_content, system)" in page
     assert json.loads(before)["chosen_on"] == {}
 
 
@@ -295,13 +297,16 @@ def test_a_flipped_bit_in_a_file_that_a_run_reads_back_is_refused_by_its_name(sm
             metrics.run_metrics(copy.run / name, copy.run / "sids.json")
         elif name == "fusion.json":
             fusion_run.kept_weights(copy)
+        elif name == "baselines.json":
+            baselines.kept(copy, prepared)
         elif name == "metrics.jsonl":
             read_metrics(copy.run)
         else:
             sid.EXPERIMENT.load(copy)
 
+    prepared = Prepared.load(copy.prepared)
     names = ["config.json", "sids.json", "sids_report.json", "vocab.json", "fusion.json"]
-    for name in [*names, "metrics.jsonl", "report/predictions.json"]:
+    for name in [*names, "baselines.json", "metrics.jsonl", "report/predictions.json"]:
         path = copy.run / name
         data = path.read_bytes()
         for place in {0, len(data) - 2, *rng.integers(0, len(data), 3).tolist()}:
@@ -321,7 +326,10 @@ def test_without_validation_users_there_is_no_system_and_the_search_recommends(s
     (copy.run / "fusion.json").unlink()
     replace_array(copy.prepared, "splits/valid.npy", np.zeros((0, 3), np.int64))
     again = evaluate.run_evaluation(copy)
-    assert list(again.evaluations) == ["model", "item_head", "popularity", "item_transition"]
+    assert list(again.evaluations) == [
+        *("model", "item_head"),
+        *("transition_content", "item_transition", "popularity"),
+    ]
     assert again.model.metrics == report.model.metrics
     history = [[Prepared.load(copy.prepared).raw_item_ids[3]]]
     ranked = [

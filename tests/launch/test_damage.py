@@ -16,7 +16,7 @@ import pytest
 
 from launch.sweep import __main__ as sweep
 from launch.sweep import sweep_run
-from launch.wiring import catalogue, fusion_run, language, sid, wandb_log
+from launch.wiring import baselines, catalogue, fusion_run, language, sid, wandb_log
 from minirec import files
 from minirec.models.hf import save_checkpoint
 from minirec.sids.append import AppendedItems
@@ -111,6 +111,11 @@ def of_appended(job, path):
     return items.raw_item_ids, items.titles, items.codes.tolist()
 
 
+def of_content(job, path):
+    like = baselines.neighbours(job, prepared_of(job))
+    return [np.asarray(a).tobytes() for a in (like.offsets, like.item, like.cosine)]
+
+
 def of_lines(shape):
     def read(job, path):
         return sweep._read_lines(path, shape)
@@ -125,11 +130,13 @@ READERS = {
     "sids/sids*.json": of_table(lambda job: job.sids),
     "sids/codebooks.npz": of_codebooks,
     "sids/appended.json": of_appended,
+    "content/*": of_content,
     "runs/*/sids*.json": of_table(lambda job: job.run),
     "runs/*/vocab.json": of_vocab,
     "runs/*/config.json": lambda job, path: read_config(job.run),
     "runs/*/metrics.jsonl": of_metrics,
     "runs/*/fusion.json": lambda job, path: fusion_run.kept_weights(job),
+    "runs/*/baselines.json": lambda job, path: baselines.kept(job, prepared_of(job)),
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
     "runs/*/new_rows.json": lambda job, path: language._read_new_rows(job),
@@ -189,6 +196,7 @@ SEALED = {
     "sids/appended.json": of_appended,
     "runs/*/vocab.json": of_vocab,
     "runs/*/fusion.json": lambda job, path: fusion_run.kept_weights(job),
+    "runs/*/baselines.json": lambda job, path: baselines.kept(job, prepared_of(job)),
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
     "runs/*/new_rows.json": lambda job, path: language._read_new_rows(job),

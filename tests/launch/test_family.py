@@ -16,6 +16,7 @@ from launch.sweep import sweep_run
 from launch.sweep.grid import read_grid
 from launch.wiring import program
 from launch.wiring.experiment import experiment_of, families
+from minirec.recommend import BASELINES
 from minirec.training import read_metrics, without_wall_clock
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -71,7 +72,7 @@ def test_a_killed_run_ends_as_one_that_was_not(job, killed):
 
 def test_it_is_evaluated_and_recommends(killed):
     report = evaluate.run_evaluation(killed)
-    assert set(report.evaluations) == {"model", "system", "item_transition", "popularity"}
+    assert set(report.evaluations) == {"model", "system", *BASELINES}
     assert report.model.invalid == 0
     assert (killed.run / "run_summary.json").is_file()
     assert len(list(recommend.recommend(killed, [[]], top=3))) == 3

@@ -1,10 +1,22 @@
 """The baselines that stand beside every model, a file each.
 
-All are fitted on training interactions only. Ties go by popularity, and ties in popularity to the
-lower item id, so that the lists are the same everywhere.
+All are fitted on training interactions, and on what is written about the items. Ties go by
+popularity, and ties in popularity to the lower item id, so that the lists are the same everywhere.
 """
 
-from minirec.recommend.baselines.item_transition import ItemTransition
-from minirec.recommend.baselines.popularity import Popularity
+from collections.abc import Callable, Mapping
 
-__all__ = ["ItemTransition", "Popularity"]
+from minirec.recommend.baselines.item_transition import ItemTransition
+from minirec.recommend.baselines.known import Baseline, Known
+from minirec.recommend.baselines.popularity import Popularity
+from minirec.recommend.baselines.transition_content import TransitionContent
+from minirec.recommend.sources import ITEM_TRANSITION, POPULARITY, TRANSITION_CONTENT
+
+BASELINES: Mapping[str, Callable[[Known], Baseline]] = {
+    TRANSITION_CONTENT: TransitionContent.fit,
+    ITEM_TRANSITION: lambda known: known.transition,
+    POPULARITY: lambda known: known.transition.popularity,
+}
+"""By name what fits each, in the order of reports. None depends on a model or its seed."""
+
+__all__ = ["BASELINES", "Baseline", "ItemTransition", "Known", "Popularity", "TransitionContent"]

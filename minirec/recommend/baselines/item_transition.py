@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float64, Int, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 
-from minirec.recommend.baselines.lists import Histories, blocks, empty_lists, no_pairs, pairs
+from minirec.recommend.baselines.lists import Histories, ages, blocks, empty_lists, no_pairs, pairs
 from minirec.recommend.baselines.popularity import Popularity, fill_by_popularity
 from minirec.recommend.ranked_lists import RankedLists
 
@@ -17,7 +17,7 @@ _MAX_DISTANCE = 3
 _MAX_HISTORY = 10
 _DECAY = 0.5
 _DISTANCE_UNIT = 6  # 1/1, 1/2 and 1/3 are whole multiples of 1/6, so that counts add up exactly
-_DECIMALS = 12  # scores that differ by less differ only by the order of a floating-point sum
+DECIMALS = 12  # scores that differ by less differ only by the order of a floating-point sum
 
 
 class ItemTransition:
@@ -106,7 +106,12 @@ class ItemTransition:
         lists = empty_lists(histories, k)
         probability = np.zeros(lists.shape)
         for rows, block in blocks(histories, self.num_items):
-            user, item, score, mass = self._scores(block)
+            scores = self.scores(block).tocoo()
+            user, item = scores.row.astype(np.int64), scores.col.astype(np.int64)
+            score = np.round(scores.data, DECIMALS)
+            # What the scores of all of a user's items add up to.
+            leads_on = np.diff(self.transitions.indptr) > 0
+            mass = self._weights(block) @ leads_on.astype(np.float64)
             kept = score > 0
             if exclude_seen:
                 seen = pairs(block)
@@ -125,33 +130,17 @@ class ItemTransition:
             probability[rows][user, place] = score / mass[user]
         return RankedLists(lists, probability)
 
-    def _scores(
-        self, block: Int[np.ndarray, "b H"]
-    ) -> tuple[
-        Int64[np.ndarray, " P"],
-        Int64[np.ndarray, " P"],
-        Float64[np.ndarray, " P"],
-        Float64[np.ndarray, " b"],
-    ]:
-        """Returns (row of the block, item, score) of every item that a history leads to.
+    def scores(self, block: Int64[np.ndarray, "b H"]) -> scipy.sparse.csr_array:
+        """Returns `[b, N]`, the score of every item that a padded history leads to."""
+        return self._weights(block) @ self.transitions
 
-        The last value is, for each row of the block, what the scores of all its items add up to.
-        """
-        valid = block >= 0
-        age = np.cumsum(valid[:, ::-1], axis=1)[:, ::-1] - 1
-        user, column = np.nonzero(valid & (age < _MAX_HISTORY))
+    def _weights(self, block: Int64[np.ndarray, "b H"]) -> scipy.sparse.csr_array:
+        """Returns `[b, N]`, how much each item of a history counts."""
+        age = ages(block)
+        user, column = np.nonzero((block >= 0) & (age < _MAX_HISTORY))
         weight = _DECAY ** age[user, column].astype(np.float64)
         shape = (len(block), self.num_items)
-        weights = scipy.sparse.csr_array((weight, (user, block[user, column])), shape=shape)
-        scores = (weights @ self.transitions).tocoo()
-        leads_on = np.diff(self.transitions.indptr)[block[user, column]] > 0
-        mass = np.bincount(user[leads_on], weight[leads_on], minlength=len(block))
-        return (
-            scores.row.astype(np.int64),
-            scores.col.astype(np.int64),
-            np.round(scores.data, _DECIMALS),
-            mass,
-        )
+        return scipy.sparse.csr_array((weight, (user, block[user, column])), shape=shape)
 
 
 def _transitions(

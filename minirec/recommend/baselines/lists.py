@@ -55,3 +55,8 @@ def pairs(block: Int64[np.ndarray, "b H"]) -> tuple[np.ndarray, np.ndarray]:
 def no_pairs() -> tuple[np.ndarray, np.ndarray]:
     """Returns what `pairs` does of a block without items."""
     return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+def ages(block: Int64[np.ndarray, "b H"]) -> Int64[np.ndarray, "b H"]:
+    """Returns how many items of its history are newer than each; meaningless where -1 stands."""
+    return np.cumsum((block >= 0)[:, ::-1], axis=1)[:, ::-1] - 1

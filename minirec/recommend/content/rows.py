@@ -1,0 +1,73 @@
+"""Items as rows of weighted words, or of attributes where they have no title."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse
+
+WORDS, ATTRIBUTES, NOTHING = "words", "attributes", "nothing"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ContentRows:
+    """A catalogue's items.
+
+    Attributes:
+        rows: `[N, terms]` float32, each of length one, or empty where nothing is known of an item
+            that is known of another as well.
+        kind: "words", "attributes", or "nothing" where that holds of all items.
+    """
+
+    rows: scipy.sparse.csr_array
+    kind: str
+
+
+def content_rows(titles: Sequence[str], attributes: Sequence[Sequence[str]]) -> ContentRows:
+    """Returns each item's row: what is known of it before its first sale.
+
+    Where any item has a title, TF-IDF of the words of titles and attributes' values that two items
+    have at least: 1 + ln(count), times 1 + ln((1 + N) / (1 + df)), as scikit-learn's
+    `TfidfVectorizer(min_df=2, sublinear_tf=True)` makes them. Where none has, ln(N / df) for each
+    attribute, which is taken as a whole.
+
+    Args:
+        titles: one an item, "" where it has none.
+        attributes: of each item, written `name=value`.
+    """
+    if any(titles):
+        from sklearn.feature_extraction.text import TfidfVectorizer  # Takes a second to import.
+
+        texts = [
+            " ".join([title, *(entry.partition("=")[2] for entry in entries)])
+            for title, entries in zip(titles, attributes, strict=True)
+        ]
+        vectorizer = TfidfVectorizer(min_df=2, sublinear_tf=True, dtype=np.float32)
+        try:
+            rows = scipy.sparse.csr_array(vectorizer.fit_transform(texts))
+        except ValueError:  # It says so where no word is left, as where there is one item alone.
+            return _nothing(len(titles))
+        return ContentRows(rows, WORDS)
+    column_of: dict[str, int] = {}
+    columns: list[int] = []
+    ends = [0]
+    for entries in attributes:
+        columns.extend(column_of.setdefault(entry, len(column_of)) for entry in set(entries))
+        ends.append(len(columns))
+    number = np.bincount(columns, minlength=len(column_of))
+    if not (number > 1).any():
+        return _nothing(len(titles))
+    weight = np.log(len(titles) / number)
+    shape = (len(titles), len(column_of))
+    rows = scipy.sparse.csr_array((weight[columns], columns, ends), shape=shape)
+    rows.sort_indices()  # A set has no order of its own.
+    rows.eliminate_zeros()  # What every item has tells none from another.
+    row = np.repeat(np.arange(len(titles)), np.diff(rows.indptr))
+    rows.data /= np.sqrt(np.bincount(row, rows.data**2, minlength=len(titles)))[row]
+    return ContentRows(rows.astype(np.float32), ATTRIBUTES)
+
+
+def _nothing(num_items: int) -> ContentRows:
+    return ContentRows(scipy.sparse.csr_array((num_items, 1), dtype=np.float32), NOTHING)
