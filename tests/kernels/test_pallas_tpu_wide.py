@@ -1,4 +1,10 @@
-"""The wide kernel against a walk over all candidates, interpreted with race detection."""
+"""The wide kernel against a walk over all candidates, interpreted with race detection.
+
+Most of the time goes into the programs, of which each shape is one, the larger the more chunks of
+128 tokens there are. So the cases that can share a shape do, and the fewest chunks that take a way
+through the kernel stand for it. Where all scores are equal the kernel takes one maximum after the
+other, which race detection would look at a thousand times: those cases run without it.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +52,8 @@ def random_table(random: np.random.Generator, nodes: int, span: int, density: fl
     mask[..., 0] |= (base & 0xFFFF) << 16
     mask[..., 1] |= (base >> 16) << 16
     lines = mask.astype(np.uint32).view(np.int32).reshape(-1, 128)
-    below = random.permutation(-(-int(child.sum() + 1) // 128) * 128).astype(np.int32)
+    # Room for all, so that tables of one size are one shape.
+    below = random.permutation(-(-(nodes * span + 1) // 128) * 128).astype(np.int32)
     return Table(lines, child, edge, below)
 
 
@@ -68,7 +75,7 @@ def spoil(step: Step, nodes: int) -> Step:
     step.node[:, 3], step.node[:, 4], step.node[:, 6] = -1, nodes + 5, 0
     step.logits[:, 7], step.logits[:, 8, ::2] = -np.inf, -np.inf
     step.logits[0, 1, 0], step.logits[-1, 2, -1] = np.nan, np.inf
-    step.log_normalizer[-1, 9] = np.nan
+    step.log_normalizer[0, 8], step.log_normalizer[-1, 9] = -np.inf, np.nan
     return step
 
 
@@ -123,11 +130,13 @@ def check(
     dtype=jnp.float32,
     unrolled=None,
     run=wide_step,
+    races=True,
 ):
     logits = jnp.asarray(step.logits, dtype)
     step = step._replace(logits=np.asarray(logits.astype(jnp.float32)))
     expected = best_candidates(step, table, first_token, num_beams, mode, live)
-    interpreter.reset_tpu_interpret_mode_state()
+    if races:
+        interpreter.reset_tpu_interpret_mode_state()
     actual = run(
         logits,
         jnp.asarray(step.node),
@@ -140,12 +149,13 @@ def check(
         span=table.child.shape[1],
         num_beams=num_beams,
         mode=mode,
-        interpret=pltpu.InterpretParams(detect_races=True),
+        interpret=pltpu.InterpretParams(detect_races=True) if races else True,
         unrolled=unrolled,
     )
     jax.block_until_ready(actual)
-    assert interpreter.races is not None
-    assert not interpreter.races.races_found
+    if races:
+        assert interpreter.races is not None
+        assert not interpreter.races.races_found
     for want, got in zip(expected[:3], actual[:3], strict=True):
         np.testing.assert_array_equal(np.asarray(got), want)
     if mode in ("given", "columns"):
@@ -156,7 +166,7 @@ def check(
         assert_close(actual[3], expected[3], log_softmax_roundings(logits.shape[-1]), scale)
 
 
-@pytest.mark.parametrize("mode", ["vocab", "children", "given"])
+@pytest.mark.parametrize("mode", ["vocab", "children"])
 def test_best_candidates_of_rows_with_dead_beams_and_broken_logits(mode):
     random = np.random.default_rng(1)
     table = random_table(random, 30, 384, 0.6)
@@ -172,11 +182,18 @@ def test_columns_are_log_probabilities_and_only_children_are_read():
     check(step, table, 16, mode="columns", first_token=256)
 
 
-@pytest.mark.parametrize("kind", ["all equal", "rounded", "one beam", "one token"])
-def test_ties_and_crowded_bins_are_exact(kind):
+# The first kind is that of the test above, for the mode "given". Of two tokens that are good for
+# all beams a bin gets more than it keeps, and the column still has room.
+@pytest.mark.parametrize(
+    "kind", ["broken", "all equal", "rounded", "one beam", "one token", "two tokens"]
+)
+def test_broken_rows_ties_and_crowded_bins_are_exact(kind):
     random = np.random.default_rng(3)
     table = random_table(random, 30, 512, 0.9)
     step = random_step(random, 1, 20, 512, 30)
+    if kind == "broken":
+        check(spoil(step, 30), table, 30, races=False)
+        return
     step.log_normalizer[:] = 0
     if kind == "all equal":
         step.logits[:], step.score[:] = 1, 0
@@ -185,13 +202,13 @@ def test_ties_and_crowded_bins_are_exact(kind):
     elif kind == "one beam":
         step.score[:, 1:] -= 100
     else:
-        step.logits[:, :, 300] += 30
-    check(step, table, 30)
+        step.logits[:, :, [300] if kind == "one token" else [300, 428]] += 30
+    check(step, table, 30, races=False)
 
 
 @pytest.mark.parametrize(
     ("batch", "span", "num_beams", "mode"),
-    [(3, 256, 40, "vocab"), (2, 1280, 130, "children"), (1, 2304, 300, "columns")],
+    [(3, 256, 40, "vocab"), (2, 640, 130, "children"), (1, 1152, 150, "columns")],
 )
 def test_root_gives_more_beams_than_come_in(batch, span, num_beams, mode, monkeypatch):
     random = np.random.default_rng(4)
@@ -199,17 +216,20 @@ def test_root_gives_more_beams_than_come_in(batch, span, num_beams, mode, monkey
     step = random_step(random, batch, 1, span - 30, 1)
     live = random.random((batch, 1, span)) < 0.9 if mode == "children" else None
     with_slow_way_cut_off(monkeypatch)
-    check(step, table, num_beams, mode=mode, live=live, run=inspect.unwrap(wide_step))
+    run = inspect.unwrap(wide_step)
+    check(step, table, num_beams, mode=mode, live=live, run=run)
 
 
-@pytest.mark.parametrize("beams", [2, 11])
-def test_few_beams_become_many(beams, monkeypatch):
+# One group of beams with more candidates than a column of 256 slots holds, and two groups; both
+# are dealt to sets by chunks, and the two groups so that a bin may get more than it keeps.
+@pytest.mark.parametrize(("beams", "num_beams"), [(3, 300), (11, 120)])
+def test_few_beams_become_many(beams, num_beams, monkeypatch):
     random = np.random.default_rng(11)
-    table = random_table(random, 5, 2304, 0.9)
-    step = random_step(random, 1, beams, 2304, 5)
+    table = random_table(random, 5, 1280, 0.9)
+    step = random_step(random, 1, beams, 1280, 5)
     step.score[:] /= 10
     with_slow_way_cut_off(monkeypatch)
-    check(step, table, 200, run=inspect.unwrap(wide_step))
+    check(step, table, num_beams, run=inspect.unwrap(wide_step))
 
 
 # More than the lanes of a line come out of one beam; two others tie with it, and come after it.
@@ -225,19 +245,20 @@ def test_ties_at_the_root_are_exact(beams, num_beams, kind):
         "rounded": np.round(step.logits * 4) / 4,
         "zeros": np.where(step.logits > 0, np.float32(0.0), np.float32(-0.0)),
     }
-    check(step._replace(logits=kinds[kind]), table, num_beams)
+    check(step._replace(logits=kinds[kind]), table, num_beams, races=False)
 
 
 def test_fewer_candidates_than_beams_leave_dead_beams():
     random = np.random.default_rng(5)
-    table = random_table(random, 6, 256, 0.03)
-    check(random_step(random, 2, 3, 256, 6), table, 40)
+    table = random_table(random, 2, 384, 0.03)
+    # A program of the test above.
+    check(random_step(random, 1, 3, 384, 2), table, 40, races=False)
 
 
 def test_nodes_of_several_lines_and_tables_too_large_to_be_resident():
     random = np.random.default_rng(6)
-    table = random_table(random, 260, 2304, 0.5)
-    check(random_step(random, 1, 9, 2304, 260), table, 12)
+    table = random_table(random, 260, 2176, 0.5)
+    check(random_step(random, 1, 9, 2176, 260), table, 12)
 
 
 @pytest.mark.parametrize("mode", ["vocab", "children"])
@@ -254,10 +275,12 @@ def test_unrolled_as_on_a_chip():
     check(random_step(random, 3, 12, 256, 30), table, 20, mode="vocab", unrolled=True)
 
 
-def test_batch_that_programs_do_not_divide():
+def test_batch_that_programs_do_not_divide(monkeypatch):
+    monkeypatch.setattr(wide, "_MAX_BLOCK_BYTES", 2 * 4 * 8 * 128)  # Two users a program.
     random = np.random.default_rng(9)
     table = random_table(random, 8, 128, 0.8)
-    check(random_step(random, 17, 3, 128, 8), table, 5)
+    step = random_step(random, 5, 3, 128, 8)
+    check(step, table, 5, run=inspect.unwrap(wide_step))
 
 
 def test_window_too_large_for_the_chip_is_refused():
