@@ -11,6 +11,8 @@ from kernels.trie import DEAD_NODE, build_trie
 from tests.bounds import assert_close, log_softmax_roundings
 from tests.kernels.layouts import LAYOUTS, layout, nodes_of
 
+pytestmark = pytest.mark.usefixtures("interpreted_alone")
+
 B, L, V, ITEMS, BEAMS, EXCLUDED = 2, 3, 6, 24, 24, 20
 CAPACITIES = layout(LAYOUTS["mask_row_run"], ITEMS, V, items_per_leaf=8)
 
@@ -63,24 +65,34 @@ def all_live(trie):
     return trie.live_excluding(np.full((B, EXCLUDED), -1, np.int32), np.ones(ITEMS, bool))
 
 
-def search(model, trie, num_beams, *, select=False, live=None, **arguments):
-    """Returns each user's (sid, leaf, score), best first, dead beams left out."""
+def search(model, trie, num_beams, *, children=None, live=None, **arguments):
+    """Returns each user's (sid, leaf, score), best first, dead beams left out.
+
+    Normalised over `children(prefix)` where that is given, by `beam_select`.
+    """
     beams, prefixes = Beams.root(B), [[()] for _ in range(B)]
+    # The best few are the head of the best `BEAMS`, and the others dead: the programs are the same.
+    fixed = tuple({"num_beams": BEAMS, **arguments}.items())
     for level in range(L):
-        # The root's best few are the head of its best `BEAMS`, which are compiled already.
-        width = num_beams if level else BEAMS
-        fixed = tuple({"num_beams": width, **arguments}.items())
         logits = np.stack(
             [[model.row(u, p) for p in of_user] for u, of_user in enumerate(prefixes)]
         )
-        if select:
+        if children is not None:
             child = _children(trie, beams.node, level)
-            rows = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+            counted = np.full_like(logits, -np.inf)
+            for u, of_user in enumerate(prefixes):
+                for m, prefix in enumerate(of_user):
+                    read = children(prefix)
+                    counted[u, m, read] = logits[u, m, read]
+            # A dead beam has no children to be normalised over.
+            counted[~np.isfinite(counted).any(axis=-1)] = 0.0
+            rows = logits - np.logaddexp.reduce(counted, axis=-1, keepdims=True)
             log_probs = np.take_along_axis(rows, np.clip(child.token, 0, V - 1), axis=-1)
             step = _select(log_probs, beams, trie, live, level, fixed)
         else:
             step = _step(logits, beams, trie, live, level, fixed)
-        step = jax.tree.map(lambda array: np.asarray(array)[:, :num_beams], step)
+        step = jax.tree.map(np.array, step)
+        step.node[:, num_beams:], step.score[:, num_beams:] = DEAD_NODE, -np.inf
         parent, token = step.parent, step.token
         prefixes = [
             [(*prefixes[u][p], int(t)) for p, t in zip(parent[u], token[u], strict=True)]
@@ -113,19 +125,21 @@ def assert_ranked(found, scores):
     assert_close([s for *_, s in found], [scores[s] for s, *_ in found], roundings, scale=15)
 
 
-# Over the children without a filter, over the vocabulary with one that leaves everything.
+# Over the vocabulary by `beam_step` with a filter that leaves everything, over the children by
+# `beam_select` without.
 @pytest.mark.parametrize("normalize", ["vocab", "children"])
 def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, normalize):
     sids, model = catalogue(0), Model(1)
     trie = build_trie(sids, capacities=CAPACITIES)
-    given = {"normalize": normalize, "implementation": implementation}
-    if normalize == "vocab":
-        given["live"] = all_live(trie)
-    found = search(model, trie, BEAMS, **given)
+    given = {"implementation": implementation}
 
     def children(prefix):
         return sorted({s[len(prefix)] for s in sids if s[: len(prefix)] == prefix})
 
+    if normalize == "vocab":
+        found = search(model, trie, BEAMS, live=all_live(trie), normalize="vocab", **given)
+    else:
+        found = search(model, trie, BEAMS, children=children, **given)
     leaves = sorted(set(sids))
     for user in range(B):
         scores = {
@@ -141,15 +155,6 @@ def test_a_search_with_room_for_all_ranks_the_whole_catalogue(implementation, no
             assert node == leaf
             items = [item for item in row.tolist() if item >= 0]
             assert items == [item for item, other in enumerate(sids) if other == sid]
-
-
-def test_select_of_the_childrens_log_probabilities_ranks_the_same(implementation):
-    trie, model = build_trie(catalogue(0), capacities=CAPACITIES), Model(1)
-    given = {"normalize": "vocab", "implementation": implementation}
-    one = search(model, trie, BEAMS, live=all_live(trie), **given)
-    other = search(model, trie, BEAMS, select=True, implementation=implementation)
-    for user in range(B):
-        assert [found[:2] for found in one[user]] == [found[:2] for found in other[user]]
 
 
 def test_a_filtered_search_ranks_exactly_the_items_that_are_left(implementation):
