@@ -10,11 +10,14 @@ from kernels.trie import DEAD_NODE, build_trie
 from tests.kernels.brute_force import INF, Catalogue, assert_step, exact, score_bound
 from tests.kernels.layouts import layout
 
+pytestmark = pytest.mark.usefixtures("interpreted_alone")
+
 NAN = np.float32(np.nan)
 
-# Two first codes with 600 children each; so few beams that long rows are searched in stages.
-WIDE = [(first, second) for first in range(2) for second in range(600)]
-V, NUM_BEAMS = 600, 3
+# Two first codes with 400 children each, several lines; so few beams that long rows are searched in
+# stages.
+V, NUM_BEAMS = 400, 3
+WIDE = [(first, second) for first in range(2) for second in range(V)]
 
 
 @pytest.fixture(scope="module", params=["mask", "rows"])
@@ -58,11 +61,11 @@ def test_long_rows_of_two_values_tie_by_parent_then_token(wide, implementation):
 
 def test_a_better_candidate_behind_does_not_bring_its_neighbours_to_the_front(wide, implementation):
     logits = np.zeros((6, 2, V), np.float32)  # As many users as above, for the same programs.
-    logits[0, 1, 500], logits[1, 0, 37] = 2.0, 2.0
-    logits[0, 1, 501] = logits[1, 0, 38] = 1.0  # Beside the best one,
+    logits[0, 1, 390], logits[1, 0, 37] = 2.0, 2.0
+    logits[0, 1, 391] = logits[1, 0, 38] = 1.0  # Beside the best one,
     logits[0, 0, [5, 6]] = logits[1, 0, [0, 1]] = 1.0  # and before it, equally good.
     step = check_wide(wide, implementation, logits)
-    assert step.token.tolist() == [[500, 5, 6], [37, 0, 1], *[[0, 1, 2]] * 4]
+    assert step.token.tolist() == [[390, 5, 6], [37, 0, 1], *[[0, 1, 2]] * 4]
 
 
 SIDS = [(0, 0), (0, 1), (1, 0), (1, 4), (2, 2), (3, 1), (3, 3)]

@@ -47,6 +47,10 @@ def assert_exact(trie, live, sids, items, wanted_by_user):
             assert set(got) == catalogue.live(level, rows)
 
 
+# Each layout is several programs to compile; "mask_rows" has no step from table to table of its
+# own. Without a mask of allowed items: the tests below.
+KINDS = sorted(LAYOUTS.keys() - {"mask_rows"})
+
 catalogues = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=24
 )
@@ -54,7 +58,7 @@ catalogues = st.lists(
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    kinds=st.sampled_from(sorted(LAYOUTS)),
+    kinds=st.sampled_from(KINDS),
     sids=catalogues,
     seed=st.integers(0, 99),
     excluded=st.lists(
@@ -62,19 +66,16 @@ catalogues = st.lists(
         min_size=USERS,
         max_size=USERS,
     ),
-    allowed=st.none() | st.lists(st.booleans(), min_size=32, max_size=32),
+    allowed=st.just([True] * 32) | st.lists(st.booleans(), min_size=32, max_size=32),
 )
 def test_live_nodes_are_those_with_an_item_left(kinds, sids, seed, excluded, allowed):
     items = np.random.default_rng(seed).permutation(32)[: len(sids)]
     trie = small_trie(sids, items, kinds)
-    mask = None if allowed is None else jnp.array(allowed)
-    permitted = set(items.tolist()) & (
-        set(range(32)) if allowed is None else set(np.flatnonzero(allowed).tolist())
-    )
-    live = trie.live_excluding(jnp.array(excluded, jnp.int32), mask)
+    mask = np.array(allowed)
+    permitted = set(items.tolist()) & set(np.flatnonzero(allowed).tolist())
+    live = trie.live_excluding(np.array(excluded, np.int32), mask)
     assert_exact(trie, live, sids, items, [permitted - set(row) for row in excluded])
-    if mask is not None:
-        assert_exact(trie, trie.live(mask), sids, items, [permitted] * USERS)
+    assert_exact(trie, trie.live(mask), sids, items, [permitted] * USERS)
 
 
 def test_filters_may_differ_by_user():

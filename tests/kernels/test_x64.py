@@ -1,5 +1,7 @@
 """With `jax_enable_x64` every step returns the same bits, and computes nothing 64 bits wide."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,8 +122,13 @@ def test_a_gradient_has_the_same_bits():
         assert one.tobytes() == other.tobytes()
 
 
+@functools.cache
+def without_x64():
+    return with_x64(False, jax.jit(steps("step", 1, "given", "reference")), *drawn())
+
+
 def test_every_implementation_returns_the_same_integers(implementation):
-    plain = with_x64(False, jax.jit(steps("step", 1, "given", "reference")), *drawn())
+    plain = without_x64()
     found = with_x64(True, jax.jit(steps("step", 1, "given", implementation)), *drawn())
     # Scores are exact: the normaliser is given.
     assert jax.tree.all(jax.tree.map(np.array_equal, found, plain))
