@@ -104,12 +104,6 @@ def random_sids(shape: BeamStepShape, seed: int = 0) -> Int64[np.ndarray, "N L"]
     return sids + (shape.vocab - shape.codes)
 
 
-# Jitted, because each level's operations would else be programs of their own.
-@jax.jit
-def _node_of(trie: Trie, prefixes: Array) -> Array:
-    return trie.node_of(prefixes)
-
-
 def random_inputs(shape: BeamStepShape, trie: Trie, seed: int = 0) -> StepInputs:
     """Returns random logits and beams of the shape, on nodes that have children.
 
@@ -129,7 +123,7 @@ def random_inputs(shape: BeamStepShape, trie: Trie, seed: int = 0) -> StepInputs
     return StepInputs(
         logits=jnp.asarray(3.0 * logits, shape.dtype),
         beams=Beams(
-            node=_node_of(trie, jnp.asarray(prefixes[np.stack(drawn)])),
+            node=jax.jit(Trie.node_of)(trie, jnp.asarray(prefixes[np.stack(drawn)])),
             score=jnp.asarray(score, jnp.float32),
         ),
     )

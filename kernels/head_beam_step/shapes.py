@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int64
@@ -95,7 +96,7 @@ def random_inputs(shape: HeadShape, trie: Trie, seed: int = 0) -> HeadInputs:
         hidden=jnp.asarray(hidden, shape.dtype),
         head=jnp.asarray(head * (2 / shape.width**0.5), shape.dtype),
         beams=Beams(
-            node=trie.node_of(jnp.asarray(prefixes[chosen], jnp.int32)),
+            node=jax.jit(Trie.node_of)(trie, jnp.asarray(prefixes[chosen], jnp.int32)),
             score=jnp.asarray(score, jnp.float32),
         ),
     )

@@ -64,6 +64,12 @@ def catalogue(name):
     raise AssertionError(name)
 
 
+# One program instead of some 25 operations.
+@jax.jit
+def children_of(trie, node):
+    return trie.children(node, 1)
+
+
 @functools.cache
 def beams_at(name, level):
     """Returns beams of depth `level`, best first, the last of them dead."""
@@ -225,7 +231,7 @@ def test_ties_go_to_the_lower_parent_then_the_lower_token(implementation, name):
     beams = Beams(np.broadcast_to(beams.node[:, :1], beams.node.shape), zeros)
     step = compiled(implementation, 1, "vocab", NUM_BEAMS)
     got = jax.device_get(step(np.zeros((B, M, D)), np.ones((vocab, D)), beams, trie, None))
-    children = jax.device_get(trie.children(beams.node[:, 0], 1))
+    children = jax.device_get(children_of(trie, beams.node[:, 0]))
     for user in range(B):
         tokens = children.token[user][children.valid[user]]
         parent, place = np.divmod(np.arange(NUM_BEAMS), tokens.size)
@@ -271,7 +277,7 @@ def test_minus_infinity_is_a_dead_candidate_not_a_dead_beam(implementation, name
     hidden, head = factors(vocab)
     hidden = np.abs(hidden)
     beams = beams_at(name, 1)
-    child = jax.device_get(trie.children(beams.node[:, 0], 1))
+    child = jax.device_get(children_of(trie, beams.node[:, 0]))
     for user in range(B):
         head[child.token[user, np.argmax(child.valid[user])]] = -INF
     assert_equals_unfused(implementation, hidden, head, beams, trie, 1)
@@ -286,7 +292,7 @@ def test_among_the_children_only_their_rows_are_read(implementation, name):
     trie, vocab = catalogue(name)
     hidden, head = factors(vocab)
     beams = beams_at(name, 1)
-    child = jax.device_get(trie.children(beams.node, 1))
+    child = jax.device_get(children_of(trie, beams.node))
     read = np.unique(child.token[child.valid])
     step = compiled(implementation, 1, "children", NUM_BEAMS)
     expected = step(hidden, head, beams, trie, None)
