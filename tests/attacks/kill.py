@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib
 import json
@@ -36,6 +37,11 @@ from tests.forked import become
 _HEAVY = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "polars", "tensorboardX"),
     *("matplotlib.pyplot", "ml_collections", "rich.progress"),
+)
+# Of this project, what the programs share and what defines no flag of a program's own.
+_OURS = (
+    *("launch", "launch.wiring.append", "launch.wiring.experiment", "launch.wiring.fusion_run"),
+    *("launch.wiring.language", "launch.wiring.quantisers", "launch.wiring.sid"),
 )
 _CACHE = pathlib.Path(__file__).parents[2] / ".cache" / "jax"
 _MARK = "MINIREC_KILL_TEST"
@@ -379,8 +385,11 @@ def main() -> None:
         "--xla_backend_optimization_level=0"
         " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
     )
-    for name in ("launch", *_HEAVY):
+    for name in (*_HEAVY, *_OURS):
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # The collector of a fork does not go through these again, nor copies their pages.
+    gc.set_threshold(50_000, 20, 20)  # As in `tests/conftest.py`.
     columns = [field.name for field in dataclasses.fields(Row)]
     print(f"{'program':<14}", *(f"{name:>11}" for name in columns), flush=True)
     bad = False

@@ -11,11 +11,11 @@ from launch.wiring.console import verbs
 from tests.attacks.kill import PROGRAMS
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Those of a group need what the ones before them leave, which is made once.
+# Those of a group need what the ones before them leave, which is made once; a sweep's run compiles
+# what `train` and `evaluate` have compiled.
 GROUPS = (
-    "prepare,make_sids,append,compare_sids,train,evaluate,metrics,recommend",
-    "artifacts,sweep",
-    "sft",
+    "prepare,make_sids,append,compare_sids,train,evaluate,metrics,recommend,sweep",
+    "artifacts,sft",
 )
 ELSEWHERE = {
     "quickstart": "its four steps are killed one by one",
