@@ -65,9 +65,13 @@ def killed(job):
     return killed
 
 
-def test_a_killed_run_ends_as_one_that_was_not(job, killed):
-    assert train.run_training(job).reason == "finished"
-    assert lines(killed.run) == lines(job.run)
+def test_it_is_swept_and_a_killed_run_ends_as_the_one_of_the_sweep(job, killed):
+    rate = job.config.train.learning_rate
+    settings = read_grid(f"train.learning_rate={rate}", job.config)
+    done = sweep.run_sweep(job, settings, execute=sweep_run.execute)
+    assert (done.num_finished, done.num_failed) == (1, 0)
+    (whole,) = (job.workdir / "sweeps" / job.run.name / "runs").iterdir()
+    assert lines(killed.run) == lines(whole)
 
 
 def test_it_is_evaluated_and_recommends(killed):
@@ -76,12 +80,6 @@ def test_it_is_evaluated_and_recommends(killed):
     assert report.model.invalid == 0
     assert (killed.run / "run_summary.json").is_file()
     assert len(list(recommend.recommend(killed, [[]], top=3))) == 3
-
-
-def test_it_is_swept(job):
-    settings = read_grid("train.learning_rate=0.001,0.01", job.config)
-    done = sweep.run_sweep(job, settings, execute=sweep_run.execute)
-    assert (done.num_finished, done.num_failed) == (2, 0)
 
 
 @pytest.mark.parametrize("name", ["", "no_family", "experiment", "missing.py"])

@@ -61,11 +61,17 @@ def done(tmp_path_factory):
     return make_job(shutil.copytree(made, tmp_path_factory.mktemp("sft") / "W"))
 
 
-def test_the_same_config_and_seed_give_the_same_summary_and_predictions(done, tmp_path):
-    again = make_job(tmp_path)
-    sft.main(again)
+def test_it_is_swept_and_the_same_config_and_seed_give_the_same_summary_and_predictions(
+    done, tmp_path
+):
+    job = make_job(tmp_path)
+    settings = read_grid(f"sft.compare_new_rows={SMALL['sft.compare_new_rows']}", job.config)
+    swept = sweep.run_sweep(job, settings, split="test", execute=sweep_run.execute)
+    assert (swept.num_finished, swept.num_failed) == (1, 0)
+    assert swept.rows[0].estimates["system"]["ndcg@10"].value >= 0
+    (again,) = (tmp_path / "sweeps" / job.run.name / "runs").iterdir()
     for name in ("run_summary.json", "report/predictions.json", "new_rows.json"):
-        assert (again.run / name).read_bytes() == (done.run / name).read_bytes(), name
+        assert (again / name).read_bytes() == (done.run / name).read_bytes(), name
 
 
 def test_answers_are_items_and_the_report_and_the_summary_agree(done):
@@ -345,14 +351,6 @@ def test_it_recommends_to_any_history(done):
     predictions = json.loads((done.run / "report" / "predictions.json").read_text())
     first = next(recommend.recommend(done, histories[:1], top=1, rank_by="model"))
     assert first["sid"] == predictions[0]["predict"][0]
-
-
-def test_it_is_swept(done, tmp_path):
-    job = make_job(tmp_path, **{"train.num_steps": 4, "train.eval_every": 4})
-    settings = read_grid("sft.compare_new_rows=0", job.config)
-    swept = sweep.run_sweep(job, settings, execute=sweep_run.execute)
-    assert (swept.num_finished, swept.num_failed) == (1, 0)
-    assert swept.rows[0].estimates["system"]["ndcg@10"].value >= 0
 
 
 def test_a_changed_field_is_refused_or_said_to_change_nothing(done):

@@ -80,7 +80,7 @@ def lines_of(job, name="results.jsonl"):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
+def test_two_settings_through_the_whole_chain_of_which_one_is_refused(tmp_path, monkeypatch):
     calls = []
 
     def counted(module, name):
@@ -93,19 +93,21 @@ def test_two_settings_through_the_whole_chain(tmp_path, monkeypatch):
     quick = {"train.num_steps": 6, "train.eval_every": 6, "train.log_every": 6}
     quick |= {"search.num_beams": 10, "evaluate.valid_users": 64, "evaluate.test_users": 64}
     job = job_in(tmp_path, **quick, **{"loader.max_items": 4})
-    settings = read_grid("train.b2=0.98,0.99", job.config)
+    settings = read_grid("search.num_beams=10,5", job.config)
     first = sweep.run_sweep(job, settings, execute=sweep_run.execute)
-    assert first.num_finished == 2
+    assert (first.num_finished, first.num_failed) == (1, 1)
     assert calls == ["main", "make"]
-    one, _ = lines_of(job)
-    assert one["fields"] == {"train.b2": 0.98}
+    (refused,) = lines_of(job, "failed.jsonl")
+    assert refused["error"].startswith("config.search.num_beams=5")
+    (one,) = lines_of(job)
+    assert one["fields"] == {"search.num_beams": 10}
     assert (one["seed"], one["split"], one["steps"]) == (0, "valid", 6)
     assert one["best_step"] == 6
     assert {"model", *BASELINES} <= set(one["metrics"])
     assert set(one["metrics"]["model"]) == {"item", "sid"}
     assert one["train_seconds"] > 0
     folder = tmp_path / "sweeps" / "try"
-    assert "train.b2" in (folder / "table.md").read_text()
+    assert "search.num_beams" in (folder / "table.md").read_text()
     assert "Tied valid targets: 0 (0.0%)." in (folder / "table.md").read_text()
     assert "<svg" in (folder / "index.html").read_text()
     assert (folder / "plot.svg").is_file()
