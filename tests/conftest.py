@@ -25,6 +25,10 @@ os.environ.setdefault(
     " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What a worker or a process compiles of Python's modules the others read, where containers turn
+# that off, too: a second for each process that imports ours, and ten for each worker.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("MINIREC_PEERS", str(pathlib.Path(__file__).parent / "oracles"))
 # Tracing makes many objects, which mostly stay: looking through all of them again and again took a
 # tenth of the time.
