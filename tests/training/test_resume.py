@@ -1,40 +1,38 @@
 """Real processes, really killed."""
 
-import contextlib
+import multiprocessing
+import multiprocessing.forkserver
 import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from flax import nnx
 
 from minirec.training import load_best, load_last, read_metrics, without_wall_clock
-from tests.training.tiny import TinyModel, run
-
-PROGRAM = pathlib.Path(__file__).with_name("tiny.py")
+from tests.training.tiny import TinyModel, run, run_and_tell
 
 
-def start(folder):
-    return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def processes():
+    """Splits processes off one that has imported JAX, which has no threads then."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([run.__module__])
+    yield context
+    multiprocessing.forkserver._forkserver._stop()
 
 
-def strike(process, moment, number):
-    """Sends a signal as soon as `moment()` is true; returns what the process printed."""
+def strike(processes, folder, moment, number):
+    """Sends a signal to a run as soon as `moment()` is true; returns its exit code."""
+    process = processes.Process(target=run_and_tell, args=[folder], daemon=True)
+    process.start()
     while not moment():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.001)
-            pytest.fail(f"ended before its moment: {process.stderr.read()}")
-    process.send_signal(number)
-    return process.communicate()[0]
+        process.join(0.001)
+        assert process.exitcode is None, "ended before its moment"
+    os.kill(process.pid, number)
+    process.join(120)
+    return process.exitcode
 
 
 def arrays(folder):
@@ -73,7 +71,9 @@ def saving(folder, which):
     return place.is_dir() and any("tmp" in name for name in os.listdir(place))
 
 
-def test_a_run_stopped_several_times_is_bit_equal_to_one_never_stopped(tmp_path, uninterrupted):
+def test_a_run_stopped_several_times_is_bit_equal_to_one_never_stopped(
+    tmp_path, uninterrupted, processes
+):
     folder = tmp_path / "stopped"
     anywhere = random.Random(7).randrange(1, 9)
     moments = [
@@ -82,17 +82,14 @@ def test_a_run_stopped_several_times_is_bit_equal_to_one_never_stopped(tmp_path,
         lambda: lines(folder) >= 18 and saving(folder, "best"),
     ]
     for moment in moments:
-        process = start(folder)
-        strike(process, moment, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
+        assert strike(processes, folder, moment, signal.SIGKILL) == -signal.SIGKILL
         assert read_metrics(folder)[-1]["kind"] != "final"
 
     # SIGTERM leaves a checkpoint of the very step and exits with 0.
-    process = start(folder)
-    output = strike(process, lambda: lines(folder) >= 24, signal.SIGTERM)
-    assert process.returncode == 0
-    assert output.startswith("interrupted")
-    assert output.split()[1] in os.listdir(folder / "checkpoints" / "last")
+    assert strike(processes, folder, lambda: lines(folder) >= 24, signal.SIGTERM) == 0
+    reason, step = (tmp_path / "stopped.txt").read_text().split()
+    assert reason == "interrupted"
+    assert step in os.listdir(folder / "checkpoints" / "last")
 
     assert run(folder) == "finished 100"
     assert_equal_runs(folder, uninterrupted)
