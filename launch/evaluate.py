@@ -1,8 +1,8 @@
 """Evaluation: `python -m launch.evaluate --config=amazon_beauty --workdir=W`.
 
 Searches for every user of the split with the run's best checkpoint. Beside the model stand its item
-table, the system (whose weights validation users choose first; W/runs/NAME/fusion.json keeps them)
-and the two baselines. Writes W/runs/NAME/report (report_valid for `--split=valid`) and prints
+table, the system (which validation users choose first; W/runs/NAME/fusion.json keeps the choice)
+and the baselines. Writes W/runs/NAME/report (report_valid for `--split=valid`) and prints
 `hr@10=…`, `ndcg@10=…`, …, `invalid=0`, which are the model's, then `system_hr@10=…` and so on.
 """
 
@@ -13,13 +13,13 @@ import time
 
 from absl import flags
 
-from launch.wiring import fusion_run, made_with, program
+from launch.wiring import baselines, fusion_run, made_with, program
 from launch.wiring.experiment import experiment_of
 from launch.wiring.reporting import REPORTS, Searched, make_report
 from launch.wiring.run_summary import write_summary
 from launch.wiring.search import search_progress
 from minirec import files
-from minirec.recommend.sources import ITEM_TRANSITION, MODEL, SYSTEM
+from minirec.recommend.sources import CONTENT, ITEM_TRANSITION, MODEL, SYSTEM
 from minirec.reports import Report, metric_lines
 from minirec.training.processes import is_first
 
@@ -51,8 +51,8 @@ def search(job: program.Job, split: str) -> Searched:
     run = experiment_of(job.config).load(job)
     made_with.check_report(job, job.run / REPORTS[split] / "report.json")
     files.check_writable(job.run / REPORTS[split])
-    ranker = run.ranker()
-    weights = fusion_run.run_weights(job, run, ranker)
+    ranker = run.ranker(neighbours=baselines.neighbours(job, run.catalogue.prepared))
+    system = fusion_run.run_system(job, run, ranker)
     max_users = job.config.evaluate.test_users
     num_users = len(run.catalogue.prepared.views(split))
     with search_progress(min(num_users, max_users or num_users)) as advance:
@@ -61,13 +61,13 @@ def search(job: program.Job, split: str) -> Searched:
     lists = {
         name: found
         for name, found in rankings.lists.items()
-        if name not in (MODEL, ITEM_TRANSITION)
+        if name not in (MODEL, ITEM_TRANSITION, CONTENT)
     }
-    if weights is not None:
-        lists[SYSTEM] = fusion_run.fused(rankings, weights, ranker.length)
+    if system is not None:
+        lists[SYSTEM] = fusion_run.fused(rankings, system, ranker, ranker.length)
     codes = run.codes(rankings.ranked)
     transition = ranker.transition
-    return Searched(split, run, rankings.ranked, codes, lists, weights, transition, started)
+    return Searched(split, run, rankings.ranked, codes, lists, system, transition, started)
 
 
 def evaluate(job: program.Job, split: str = "test") -> None:

@@ -22,6 +22,7 @@ from minirec.files.schema import NUMBER, check
 from minirec.recommend import BASELINES, Baseline, ItemTransition, Known
 from minirec.recommend.baselines.known import Weighted
 from minirec.recommend.content import Neighbours, content_rows, nearest
+from minirec.training.processes import is_first
 from pipelines.batches.eval_batches import chosen_rows
 from pipelines.prepared import Prepared
 
@@ -118,6 +119,8 @@ def neighbours(job: Job, prepared: Prepared) -> Neighbours:
         return found
     items = prepared.items
     found = nearest(content_rows(items["title"].to_list(), items["attributes"].to_list()).rows)
+    if not is_first():
+        return found
     try:
         found.save(folder, of)
     except OSError as error:

@@ -28,6 +28,7 @@ from launch.wiring.search import shared_searcher
 from minirec.decoding import BeamSearcher, ItemRanker
 from minirec.decoding.ranking import RankedUsers
 from minirec.recommend import ItemTransition
+from minirec.recommend.content import Neighbours
 from minirec.recommend.ranker import Ranker
 from minirec.training import Stage, Task, TrainConfig
 
@@ -113,11 +114,12 @@ class Run(abc.ABC):
         """Losses of the first steps from several starts, for the report; see `Report`."""
         return {}
 
-    def ranker(self, *, at_least: int = 1) -> Ranker:
+    def ranker(self, *, at_least: int = 1, neighbours: Neighbours | None = None) -> Ranker:
         """Returns the model and the counts beside it, to be asked for many users.
 
         Args:
             at_least: so many beams, where that is more than the config's, and items a list.
+            neighbours: which items are like which in text, where that is to count.
         """
         config, prepared = self.config, self.catalogue.prepared
         num_beams = max(config.search.num_beams, at_least)
@@ -132,6 +134,7 @@ class Run(abc.ABC):
             length=length,
             exclude_seen=config.search.exclude_seen,
             item_ranker=self.item_ranker(length),
+            neighbours=neighbours,
         )
 
     def searcher(self, *, at_least: int = 1) -> BeamSearcher:

@@ -1,8 +1,8 @@
 """What a run recommends: by each of its sources, and by all of them together ("the system").
 
 The sources are the search over SIDs ("model"), the model's item table ("item_head", where it has
-one) and the transition count. Their lists are fused with weights that the run's validation users
-choose; W/runs/NAME/fusion.json keeps the choice.
+one), the transition count and the likeness of the items' text. How their lists are fused, the run's
+validation users choose; W/runs/NAME/fusion.json keeps the choice.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from launch.wiring import choices
+from launch.wiring import baselines, choices
 from launch.wiring.experiment import Run
 from launch.wiring.program import Job
 from minirec import files
-from minirec.evaluation import choose_weights
-from minirec.recommend import FusionWeights, RankedLists, fuse
+from minirec.evaluation import choose_system
+from minirec.recommend import RankedLists, System
 from minirec.recommend.ranker import Ranker, Rankings
 from minirec.training import best_step
 from minirec.training.processes import is_first
@@ -26,10 +26,11 @@ from minirec.training.run_folder import CONFIG_FILE
 
 FUSION = "fusion.json"
 _WEIGHTS = "fusion"
+_VERSION = 2  # of what is chosen; 1 was a pool alone
 
 
-def kept_weights(job: Job) -> FusionWeights | None:
-    """Returns the weights that the run has chosen for its best model, if it has.
+def kept_system(job: Job) -> System | None:
+    """Returns the system that the run has chosen for its best model, if it has.
 
     Of several processes all must call this.
 
@@ -39,7 +40,7 @@ def kept_weights(job: Job) -> FusionWeights | None:
     """
     path = job.run / FUSION
     found = choices.kept(path, _WEIGHTS, _made_of(job))
-    return None if found is None else FusionWeights.from_json(found, where=str(path))
+    return None if found is None else System.from_json(found, where=str(path))
 
 
 def rank_split(
@@ -54,8 +55,8 @@ def rank_split(
     return ranker.rank(batches, lambda rows: prepared.histories(split, rows), on_batch=on_batch)
 
 
-def run_weights(job: Job, run: Run, ranker: Ranker) -> FusionWeights | None:
-    """Returns the run's weights, chosen on its validation users where that is not done yet.
+def run_system(job: Job, run: Run, ranker: Ranker) -> System | None:
+    """Returns the run's system, chosen on its validation users where that is not done yet.
 
     None where there are no such users to choose on. Of several processes all must call this, and
     the first writes; where it cannot, as on a read-only disk, it says so, and the choice, which is
@@ -68,13 +69,14 @@ def run_weights(job: Job, run: Run, ranker: Ranker) -> FusionWeights | None:
     """
     if not run.is_trained:  # There is no run to keep the choice with.
         return None
-    if (kept := kept_weights(job)) is not None:
+    if (kept := kept_system(job)) is not None:
         return kept
     prepared = run.catalogue.prepared
     if not len(prepared.views("valid")):
         return None
     rankings = rank_split(run, ranker, "valid", job.config.evaluate.fusion_users)
-    chosen = choose_weights(rankings.lists, prepared.targets("valid")[rankings.ranked.row])
+    target = prepared.targets("valid")[rankings.ranked.row]
+    chosen = choose_system(rankings.lists, rankings.histories, ranker.facts, target)
     of = _made_of(job)
     if is_first():
         choices.keep(job.run / FUSION, _WEIGHTS, of, chosen.to_json(), "the system's weights")
@@ -91,6 +93,7 @@ def _made_of(job: Job) -> dict[str, Any]:
     """
     config = job.config
     return {
+        "version": _VERSION,
         "run": files.sha256(job.run / CONFIG_FILE),
         "checkpoint": best_step(job.run),
         "search": config.search.to_dict(),
@@ -122,24 +125,25 @@ def recommend(
         top: items a user.
         allowed: items that may be recommended at all.
     """
-    weights = kept_weights(job) if run.is_trained else None
-    if weights is None and run.is_trained:  # Items that came later have no part in the choice.
+    neighbours = baselines.neighbours(job, run.catalogue.prepared)
+    system = kept_system(job) if run.is_trained else None
+    if system is None and run.is_trained:  # Items that came later have no part in the choice.
         trained = load_trained()
-        weights = run_weights(job, trained, trained.ranker())
-    ranker = run.ranker(at_least=top)
+        system = run_system(job, trained, trained.ranker(neighbours=neighbours))
+    ranker = run.ranker(at_least=top, neighbours=neighbours)
     rankings = ranker.rank(prompts, lambda rows: [histories[row] for row in rows], allowed=allowed)
-    if weights is None:
+    if system is None:
         return rankings.ranked.item, rankings.ranked.item_score
-    lists = fused(rankings, weights, top)
+    lists = fused(rankings, system, ranker, top)
     with np.errstate(divide="ignore"):
         return lists.item, np.log(lists.probability)
 
 
-def fused(rankings: Rankings, weights: FusionWeights, length: int) -> RankedLists:
+def fused(rankings: Rankings, system: System, ranker: Ranker, length: int) -> RankedLists:
     """Returns the system's lists."""
-    return fuse(rankings.lists, weights.weights, length)
+    return system.rank(rankings.lists, rankings.histories, ranker.facts, length)
 
 
-def record(weights: FusionWeights | None) -> dict[str, Any]:
+def record(system: System | None) -> dict[str, Any]:
     """Returns what a report says of the fusion."""
-    return {} if weights is None else {"fusion": weights.to_json()}
+    return {} if system is None else {"fusion": system.to_json()}

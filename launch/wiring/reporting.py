@@ -15,7 +15,7 @@ from launch.wiring.program import Job
 from minirec.decoding.ranking import RankedUsers
 from minirec.evaluation import KS, evaluate_lists, item_ranks, pair_strata
 from minirec.files.schema import COUNT, WHOLE, check
-from minirec.recommend import FusionWeights, ItemTransition, RankedLists
+from minirec.recommend import ItemTransition, RankedLists, System
 from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.reports import Catalogue, Example, Report, curves_of, write_report
 from minirec.training import read_metrics
@@ -39,7 +39,7 @@ class Searched:
         ranked: what its search found.
         codes: the beams' SIDs, `[n, M, L]`, -1 where a beam is dead.
         lists: what its other sources recommend and the system, without the baselines.
-        weights: how the system weights its sources; None where there is no system.
+        system: how the sources are fused; None where there is no system.
         transition: the transition count.
         started: when the work began, by `time.monotonic`.
     """
@@ -49,7 +49,7 @@ class Searched:
     ranked: RankedUsers
     codes: Int[np.ndarray, "n M L"]
     lists: Mapping[str, RankedLists]
-    weights: FusionWeights | None
+    system: System | None
     transition: ItemTransition
     started: float
 
@@ -98,7 +98,7 @@ def make_report(job: Job, searched: Searched) -> Report:
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=run.first_losses,
         health=prepared.manifest.get("health"),
-        extra=fusion_run.record(searched.weights) | {"baselines": fitted.chosen} | dict(run.about),
+        extra=fusion_run.record(searched.system) | {"baselines": fitted.chosen} | dict(run.about),
     )
     write_report(job.run / REPORTS[split], report)
     return report
@@ -132,7 +132,7 @@ def chosen_on(
         number = among(before["evaluate"]["valid_users"], before["seed"])
         found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
     number = among(job.config.evaluate.fusion_users, job.config.seed)
-    choosing = [*fitted.chosen, *([SYSTEM] if searched.weights is not None else [])]
+    choosing = [*fitted.chosen, *([SYSTEM] if searched.system is not None else [])]
     return found | {name: number for name in choosing if number}
 
 

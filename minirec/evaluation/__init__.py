@@ -9,12 +9,14 @@ from minirec.evaluation.intervals import bootstrap_intervals, difference_interva
 from minirec.evaluation.metrics import KS, hit_rate, metrics_at, ndcg
 from minirec.evaluation.ranks import count_invalid, item_ranks, item_sids, sid_ranks
 from minirec.evaluation.strata import pair_strata
+from minirec.evaluation.system_choice import choose_system
 from minirec.evaluation.weight_choice import choose_weight, choose_weights
 
 __all__ = [
     "KS",
     "Evaluation",
     "bootstrap_intervals",
+    "choose_system",
     "choose_weight",
     "choose_weights",
     "count_invalid",

@@ -1,6 +1,7 @@
 """Recommending: the counts that every model is measured beside, and the fusion of several sources.
 
-Everything comes in as arrays; but for `ranker`, which asks models, nothing here imports JAX.
+Everything comes in as arrays; but for `ranker`, which asks models, and `gated.hidden`, which trains
+a layer, nothing here imports JAX.
 """
 
 from minirec.recommend.baselines import (
@@ -14,6 +15,7 @@ from minirec.recommend.baselines import (
 from minirec.recommend.fusion import fuse
 from minirec.recommend.fusion_weights import FusionWeights
 from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
+from minirec.recommend.system import System
 
 __all__ = [
     "BASELINES",
@@ -23,6 +25,7 @@ __all__ = [
     "Known",
     "Popularity",
     "RankedLists",
+    "System",
     "TransitionContent",
     "fuse",
     "shared_probability",

@@ -1,4 +1,4 @@
-"""The sources of a system, asked together: a search, an item table, the transition count."""
+"""The sources of a system, asked together: a search, an item table, the counts and the text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from kernels.trie import Trie
 from minirec.decoding.ranking import RankedUsers, rank_users, rank_users_items
 from minirec.decoding.searcher import BeamSearcher, ItemRanker
 from minirec.recommend.baselines import ItemTransition
+from minirec.recommend.baselines.alike import rank_alike
+from minirec.recommend.content import Neighbours
+from minirec.recommend.gated import Facts
 from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
-from minirec.recommend.sources import ITEM_HEAD, ITEM_TRANSITION, MODEL
+from minirec.recommend.sources import CONTENT, ITEM_HEAD, ITEM_TRANSITION, MODEL
+
+_ALIKE = 100  # items a user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +29,12 @@ class Rankings:
     Attributes:
         ranked: the beams.
         lists: by source, the items and how probable each is.
+        histories: the items that the users had before, of those that the counts know.
     """
 
     ranked: RankedUsers
     lists: Mapping[str, RankedLists]
+    histories: Sequence[Int[np.ndarray, " H"]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +53,7 @@ class Ranker:
             than those: a list has as many distinct SIDs then where items share theirs.
         exclude_seen: whether items of a user's own history are left out.
         item_ranker: ranks by the model's item table; None where it has none.
+        neighbours: which items are like which in text; None where nobody has looked.
     """
 
     model: nnx.Module
@@ -57,6 +65,12 @@ class Ranker:
     length: int
     exclude_seen: bool
     item_ranker: ItemRanker | None = None
+    neighbours: Neighbours | None = None
+
+    @property
+    def facts(self) -> Facts | None:
+        """What a gate must know of the items; None where nobody has looked at their text."""
+        return None if self.neighbours is None else Facts(self.transition, self.neighbours)
 
     def rank(
         self,
@@ -89,7 +103,9 @@ class Ranker:
         known = [history[history < num_known] for history in histories(ranked.row)]
         # What popularity would fill a list up with is not the count's word.
         lists[ITEM_TRANSITION] = self.transition.rank_followers(known, self.length, **filters)
+        if self.neighbours is not None:
+            lists[CONTENT] = rank_alike(known, self.neighbours, _ALIKE, **filters)
         if num_items > num_known:  # Appended: the search alone knows these.
-            for name in lists.keys() - {MODEL}:
+            for name in lists.keys() - {MODEL, CONTENT}:
                 lists[name] = with_unknown(lists[name], lists[MODEL], num_known)
-        return Rankings(ranked, lists)
+        return Rankings(ranked, lists, known)

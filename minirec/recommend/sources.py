@@ -9,6 +9,9 @@ ITEM_HEAD = "item_head"
 ITEM_TRANSITION = "item_transition"
 """The transition count."""
 
+CONTENT = "content"
+"""The likeness of the items' text, alone."""
+
 TRANSITION_CONTENT = "transition_content"
 """The transition count and the likeness of the items' text."""
 

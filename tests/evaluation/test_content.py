@@ -84,7 +84,8 @@ def test_neighbours_are_those_of_all_pairs(items, kept, block):
         found = nearest(rows, kept=kept)
     want = cosines(rows)
     for item, row in enumerate(want):
-        order = [j for j in np.lexsort((np.arange(len(row)), -row)) if row[j] > 0][:kept]
+        nearest_first = np.lexsort((np.arange(len(row)), -row))
+        order = sorted(j for j in nearest_first[:kept] if row[j] > 0)
         place, other, cosine = found.of(np.array([item]))
         assert other.tolist() == order
         np.testing.assert_array_equal(cosine, row[order])
@@ -103,7 +104,7 @@ def test_the_most_common_words_are_left_out_where_a_search_would_take_too_long()
     found = nearest(rows, max_work=8 * 9 + 2 * 36)
     assert found.left_out == 1
     _, other, _ = found.of(np.array([0]))
-    assert other.tolist() == [2, 1, 4, 6, 8, 10]
+    assert other.tolist() == [1, 2, 4, 6, 8, 10]
     found = nearest(rows, max_work=8 * 9)
     assert found.left_out == 3
     assert found.of(np.array([0]))[1].tolist() == [1, 2]

@@ -294,7 +294,7 @@ def test_a_flipped_bit_in_a_file_that_a_run_reads_back_is_refused_by_its_name(sm
         if name.startswith("report/"):
             metrics.run_metrics(copy.run / name, copy.run / "sids.json")
         elif name == "fusion.json":
-            fusion_run.kept_weights(copy)
+            fusion_run.kept_system(copy)
         elif name == "baselines.json":
             baselines.kept(copy, prepared)
         elif name == "metrics.jsonl":
@@ -361,7 +361,7 @@ def test_the_systems_weights_are_the_same_whoever_asks_first_and_belong_to_their
     assert json.loads((copy.run / "fusion.json").read_text()) == chosen
     record = run_folder.read_config(copy.run)
     files.write_sealed(copy.run / "config.json", record | {"seed": 7})
-    assert fusion_run.kept_weights(copy) is None
+    assert fusion_run.kept_system(copy) is None
 
 
 def test_without_validation_users_training_says_so_or_does_without_and_old_weights_go(

@@ -157,7 +157,7 @@ READERS = {
     "sids*.json": lambda job, path: catalogue.checked_sids(job.run, catalogue.SIDS),
     "config.json": lambda job, path: run_folder.read_config(job.run),
     "new_rows.json": lambda job, path: language._read_new_rows(job),
-    "fusion.json": lambda job, path: fusion_run.kept_weights(job),
+    "fusion.json": lambda job, path: fusion_run.kept_system(job),
     "baselines.json": None,  # As that of launch.train is, and damaged with it.
     "metrics.jsonl": of_metrics,
     "report/checksums.json": None,  # report.json is looked at by its digest.

@@ -16,18 +16,16 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float64, Int, Int32, Int64
 
+from minirec.recommend.baselines.alike import entries, likeness
 from minirec.recommend.baselines.item_transition import DECIMALS, ItemTransition
 from minirec.recommend.baselines.known import Known
-from minirec.recommend.baselines.lists import Histories, ages, blocks, empty_lists, no_pairs, pairs
+from minirec.recommend.baselines.lists import Histories, blocks, empty_lists, no_pairs, pairs
 from minirec.recommend.baselines.popularity import fill_by_popularity
 from minirec.recommend.content import Neighbours
 from minirec.recommend.sources import TRANSITION_CONTENT
 
 WEIGHTS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
 """What validation users choose from."""
-
-_NEWEST = 2
-_DECAY = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,19 +126,13 @@ class TransitionContent:
 
     def _found(self, block: Int64[np.ndarray, "b H"], *, exclude_seen: bool) -> _Found:
         """Returns the items that either term speaks for, but for those that are left out."""
-        num_items, age = self.transition.num_items, ages(block)
-        user, column = np.nonzero((block >= 0) & (age < _NEWEST))
-        newest, weight = block[user, column], _DECAY ** age[user, column].astype(np.float64)
-        of, item, cosine = self.neighbours.of(newest)
-        shape = (len(block), num_items)
-        like = scipy.sparse.csr_array((cosine * weight[of], (user[of], item)), shape=shape)
-        like.data[_places(like, num_items, user, newest)] = 0.0
+        num_items, like = self.transition.num_items, likeness(block, self.neighbours)
         # A sum of complex numbers holds the items of both terms and keeps the two apart.
         both = scipy.sparse.csr_array(self.transition.scores(block) + 1j * like)
         both.sort_indices()
         excluded = pairs(block) if exclude_seen else no_pairs()
         kept = np.ones(both.nnz, bool)
-        kept[_places(both, num_items, *excluded)] = False
+        kept[entries(both, num_items, *excluded)] = False
         user = np.repeat(np.arange(len(block)), np.diff(both.indptr))[kept]
         value = both.data[kept]
         return _Found(user, both.indices[kept], value.real, value.imag, excluded)
@@ -158,22 +150,6 @@ class _Found:
 
     def score(self, weight: float) -> Float64[np.ndarray, " P"]:
         return np.round(self.count + weight * self.like, DECIMALS)
-
-
-def _places(
-    matrix: scipy.sparse.csr_array,
-    num_items: int,
-    row: Int64[np.ndarray, " n"],
-    column: Int64[np.ndarray, " n"],
-) -> Int64[np.ndarray, " m"]:
-    """Returns where in its data a matrix with sorted indices has some of the entries, if it has."""
-    numbers = np.diff(matrix.indptr)
-    keys = np.repeat(np.arange(len(numbers)), numbers) * num_items + matrix.indices
-    wanted = np.unique(row * num_items + column)
-    found = np.searchsorted(keys, wanted)
-    inside = found < len(keys)
-    found, wanted = found[inside], wanted[inside]
-    return found[keys[found] == wanted]
 
 
 def _count(user: Int64[np.ndarray, " n"], block: Int64[np.ndarray, "b H"]) -> np.ndarray:

@@ -29,7 +29,7 @@ class Neighbours:
 
     Attributes:
         offsets: `[N + 1]`; the neighbours of item `i` are entries `offsets[i]` to `offsets[i + 1]`.
-        item: `[E]`, the neighbours, the nearest first, ties by the lower id; never the item itself.
+        item: `[E]`, the neighbours of an item by their ids; never the item itself.
         cosine: `[E]`, how near, above 0.
         left_out: terms that too many items have to be searched by: they count in no cosine.
     """
@@ -100,7 +100,7 @@ def nearest(
     kept: int | None = None,
     max_work: float = _MAX_WORK,
 ) -> Neighbours:
-    """Returns the items that are most like each.
+    """Returns the items that are most like each; of those alike at the end the lower ids.
 
     Every pair of items that share a term is looked at, which takes the sum of squares of how many
     items have each term. Where that is more than `max_work`, the terms that most items have are
@@ -150,7 +150,7 @@ def _item_of(keys: Int64[np.ndarray, " E"]) -> Int32[np.ndarray, " E"]:
 def _best(
     product: scipy.sparse.csr_array, start: int, kept: int
 ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " b"]]:
-    """Returns the keys of each row's nearest, best first, and how many each row has.
+    """Returns the keys of each row's nearest, by their items, and how many each row has.
 
     A key has the cosine's bits above and the item, counted downwards, below. Bits of numbers from 0
     on are in the numbers' order, so that keys are in the order of neighbours, and no two are equal.
@@ -166,5 +166,8 @@ def _best(
         mine = keys[first:last]
         if len(mine) > kept:
             mine = np.partition(mine, len(mine) - kept)[len(mine) - kept :]
-        best.append(np.sort(mine)[::-1])
-    return np.concatenate(best), np.minimum(np.diff(ends), kept)
+        best.append(mine)
+    best = np.concatenate(best)
+    numbers = np.minimum(np.diff(ends), kept)
+    order = np.lexsort((_item_of(best), np.repeat(np.arange(len(numbers)), numbers)))
+    return best[order], numbers
