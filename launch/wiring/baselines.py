@@ -1,7 +1,7 @@
 """What stands beside every model, fitted on a run's records: see `minirec.recommend.BASELINES`.
 
 The weights that validation users choose are kept in W/runs/NAME/baselines.json; which items are
-like which, for all runs on the same records, in W/content/.
+like which, for all runs on the same records, in W/content/, beside these.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def neighbours(job: Job, prepared: Prepared) -> Neighbours:
     Raises:
         ValueError: a damaged file.
     """
-    folder, of = job.workdir / CONTENT, {"prepared": prepared.manifest["fingerprint"]}
+    folder, of = job.prepared.parent / CONTENT, {"prepared": prepared.manifest["fingerprint"]}
     if folder.is_dir() and (found := Neighbours.load(folder, of, remedy=_REMEDY)) is not None:
         return found
     items = prepared.items

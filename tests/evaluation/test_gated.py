@@ -14,7 +14,8 @@ from minirec.recommend.baselines.alike import rank_alike
 from minirec.recommend.content import content_rows, nearest
 from minirec.recommend.gated import Facts, candidates, fit_gate
 from minirec.recommend.gated.gate import Gate
-from minirec.recommend.system import GATED
+from minirec.recommend.gated.hidden import with_hidden_layer
+from minirec.recommend.system import GATED, gated
 
 NUM_ITEMS, NUM_USERS = 160, 600
 
@@ -48,6 +49,11 @@ def world():
         "content": rank_alike(histories, facts.neighbours, 20, exclude_seen=False),
     }
     return lists, histories, facts, target
+
+
+@pytest.fixture(scope="module")
+def chosen(world):
+    return choose_system(*world)
 
 
 def some(world, users):
@@ -123,19 +129,20 @@ def test_items_and_histories_that_nobody_knows_have_no_features_but_their_source
     assert not any(features[name] for name in told)
 
 
-def test_a_users_ranking_depends_on_the_user_alone(world):
-    system = choose_system(*world)
-    whole = system.rank(*world[:3], 30)
+def test_a_users_ranking_depends_on_the_user_alone(world, chosen):
+    gate = with_hidden_layer(chosen.gate, gated(*world[:3]), world[3])
+    assert gate.hidden.any()
+    chosen = dataclasses.replace(chosen, gate=gate)
+    whole = chosen.rank(*world[:3], 30)
     for users in (np.array([7]), np.array([500, 3, 7]), np.arange(100, 300)):
         lists, histories, facts, _ = some(world, users)
-        part = system.rank(lists, histories, facts, 30)
+        part = chosen.rank(lists, histories, facts, 30)
         np.testing.assert_array_equal(part.item, whole.item[users])
         np.testing.assert_array_equal(part.probability, whole.probability[users])
 
 
-def test_a_gate_is_chosen_where_it_ranks_users_better_that_it_was_not_fitted_on(world):
-    lists, histories, facts, target = world
-    system = choose_system(lists, histories, facts, target)
+def test_a_gate_is_chosen_where_it_ranks_users_better_that_it_was_not_fitted_on(world, chosen):
+    system = chosen
     assert system.gate is not None
     held_out = {name: metrics["ndcg@10"] for name, metrics in system.held_out.items()}
     assert list(held_out)[:3] == ["0.001", "0.01", "0.1"]
@@ -173,7 +180,7 @@ def test_a_pool_is_kept_where_a_gate_finds_nothing_more_or_has_too_few_users(wor
 def test_behind_the_gates_candidates_come_the_pools(world):
     lists, histories, facts, target = some(world, np.arange(250))
     wide = {**lists, "model": lists_of(np.random.default_rng(3).random((250, NUM_ITEMS)), 150)}
-    system = choose_system(wide, histories, facts, target)
+    system = choose_system(wide, histories, None, target)
     system = dataclasses.replace(
         system, gate=fit_gate(candidates(wide, histories, facts, GATED), target, 0.01)
     )
@@ -212,8 +219,8 @@ _NO_FACTS = Facts(
 )
 
 
-def test_the_file_brings_back_the_same_ranking_and_wrong_ones_are_refused_by_name(world):
-    system = choose_system(*world)
+def test_the_file_brings_back_the_same_ranking_and_wrong_ones_are_refused_by_name(world, chosen):
+    system = chosen
     value = json.loads(json.dumps(system.to_json()))
     again = System.from_json(value, where="f")
     np.testing.assert_array_equal(again.rank(*world[:3], 20).item, system.rank(*world[:3], 20).item)
