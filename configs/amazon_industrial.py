@@ -10,9 +10,10 @@ item level, invalid 0, repeated items allowed, trained on a partial training fil
 rows), mean of seeds 0, 1, 2 (`docs/results.md` has the intervals):
 
                         HR@5    NDCG@5   HR@10   NDCG@10
-    system              .1063   .0859    .1306   .0938
+    system              .1427   .1151    .1784   .1265
     item_head           .1016   .0814    .1230   .0883
     model               .1027   .0831    .1287   .0915
+    transition_content  .1262   .0974    .1575   .1075
     item_transition     .0973   .0786    .1110   .0830
     popularity          .0527   .0423    .0600   .0446
 

@@ -314,7 +314,7 @@ def evaluate(**more: str) -> ConfigDict:
         {
             "batch_size": 16,  # users; on CPU more of them leave the cache, a GPU or TPU wants more
             "valid_users": 2000,  # that select a checkpoint; 0: all, here and below
-            "fusion_users": 5000,  # of validation, that choose how the system weights its sources
+            "fusion_users": 20_000,  # of validation, that choose how the system fuses its sources
             "test_users": 0,
             "resamples": 1000,
             **more,

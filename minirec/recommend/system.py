@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ GATED = 100
 """Candidates a user that a gate looks at."""
 
 _GATE, _HELD_OUT, _KIND = "gate", "held_out", "kind"
+_BLOCK = 2048  # users
 _GATE_SHAPE = {_GATE: dict, _HELD_OUT: {str: {str: NUMBER}}, _KIND: str}
 
 
@@ -64,10 +65,14 @@ class System:
             return pool
         if facts is None:
             raise ValueError("facts: None; the system's gate needs what is known of the items")
-        ranked = self.gate.rank(gated(lists, histories, facts), min(k, GATED))
-        if k <= GATED:
-            return ranked
-        return _continued(ranked, pool)
+        ranked = [
+            self.gate.rank(found, min(k, GATED)) for found in _blocks(lists, histories, facts)
+        ]
+        first = RankedLists(
+            np.concatenate([lists.item for lists in ranked]),
+            np.concatenate([lists.probability for lists in ranked]),
+        )
+        return first if k <= GATED else _continued(first, pool)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the system as a JSON object: the pool's fields, and the gate's or null."""
@@ -112,7 +117,28 @@ def gated(
     facts: Facts,
 ) -> Candidates:
     """Returns the candidates that a gate looks at; see `candidates`."""
-    return candidates(lists, histories, facts, GATED)
+    blocks = list(_blocks(lists, histories, facts))
+    first = np.cumsum([0, *(block.num_users for block in blocks)])
+    return dataclasses.replace(
+        blocks[0],
+        user=np.concatenate([block.user + n for block, n in zip(blocks, first, strict=False)]),
+        item=np.concatenate([block.item for block in blocks]),
+        features=np.concatenate([block.features for block in blocks]),
+        num_users=int(first[-1]),
+    )
+
+
+def _blocks(
+    lists: Mapping[str, RankedLists], histories: Sequence[Int[np.ndarray, " H"]], facts: Facts
+) -> Iterator[Candidates]:
+    """Yields the candidates of some users at a time: what is computed on the way is large."""
+    for start in range(0, max(1, len(histories)), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        some = {
+            name: RankedLists(source.item[rows], source.probability[rows])
+            for name, source in lists.items()
+        }
+        yield candidates(some, histories[rows], facts, GATED)
 
 
 def _continued(first: RankedLists, rest: RankedLists) -> RankedLists:

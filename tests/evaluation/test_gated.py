@@ -129,13 +129,14 @@ def test_items_and_histories_that_nobody_knows_have_no_features_but_their_source
     assert not any(features[name] for name in told)
 
 
-def test_a_users_ranking_depends_on_the_user_alone(world, chosen):
+def test_a_users_ranking_depends_on_the_user_alone(world, chosen, monkeypatch):
     gate = with_hidden_layer(chosen.gate, gated(*world[:3]), world[3])
     assert gate.hidden.any()
     chosen = dataclasses.replace(chosen, gate=gate)
     whole = chosen.rank(*world[:3], 30)
     for users in (np.array([7]), np.array([500, 3, 7]), np.arange(100, 300)):
         lists, histories, facts, _ = some(world, users)
+        monkeypatch.setattr("minirec.recommend.system._BLOCK", 64)
         part = chosen.rank(lists, histories, facts, 30)
         np.testing.assert_array_equal(part.item, whole.item[users])
         np.testing.assert_array_equal(part.probability, whole.probability[users])
