@@ -12,7 +12,7 @@ items excluded, invalid 0, mean of seeds 0, 1, 2 (`docs/results.md` has the inte
     system (seed 0)     .0787   .0566    .1095   .0666
     item_head           .0668   .0481    .0944   .0569
     model               .0569   .0398    .0821   .0479
-    transition_content  .0633   .0474    .0845   .0542
+    transition_content  .0639   .0476    .0845   .0542
     item_transition     .0582   .0435    .0793   .0502
     popularity          .0075   .0041    .0115   .0055
 
