@@ -51,7 +51,8 @@ def search(job: program.Job, split: str) -> Searched:
     run = experiment_of(job.config).load(job)
     made_with.check_report(job, job.run / REPORTS[split] / "report.json")
     files.check_writable(job.run / REPORTS[split])
-    ranker = run.ranker(neighbours=baselines.neighbours(job, run.catalogue.prepared))
+    like = baselines.neighbours(job, run.catalogue.prepared)
+    ranker = run.ranker(neighbours=like)
     system = fusion_run.run_system(job, run, ranker)
     max_users = job.config.evaluate.test_users
     num_users = len(run.catalogue.prepared.views(split))
@@ -67,7 +68,7 @@ def search(job: program.Job, split: str) -> Searched:
         lists[SYSTEM] = fusion_run.fused(rankings, system, ranker, ranker.length)
     codes = run.codes(rankings.ranked)
     transition = ranker.transition
-    return Searched(split, run, rankings.ranked, codes, lists, system, transition, started)
+    return Searched(split, run, rankings.ranked, codes, lists, system, transition, like, started)
 
 
 def evaluate(job: program.Job, split: str = "test") -> None:

@@ -1,11 +1,12 @@
 """Recommendations for given histories, as JSON lines.
 
 `python -m launch.recommend --config=amazon_beauty --workdir=W --history=12,7,340` prints one line
-a recommended item: user, rank (from 0), item id, title, SID, score (log-probability). Instead of
-item ids, `--history` takes a file with one JSON list of item ids a line.
+a recommended item: user, rank (from 0), item id, title, SID, score (log-probability; null where
+that is of 0, behind all that the system weighs). Instead of item ids, `--history` takes a file with
+one JSON list of item ids a line.
 
-`--rank_by=system`, the default, ranks by the search, the item table and the transition count
-together, with the weights that the validation users chose; `--rank_by=model` by the search alone.
+`--rank_by=system`, the default, ranks by the search, the item table, the transition count and the
+items' text together, as the validation users chose; `--rank_by=model` by the search alone.
 
 Item ids that the catalogue lacks are an error; `--unknown=skip` leaves them out and counts them. A
 line has a `note` where a user has no history left to go by, and one with nothing else but `user`
@@ -108,7 +109,7 @@ def recommend(
                 "item_id": raw_item_ids[item],
                 "title": titles[item],
                 "sid": sid_string(catalogue.table.codes[item]),
-                "score": round(float(scores[rank]), 6),
+                "score": round(float(scores[rank]), 6) if np.isfinite(scores[rank]) else None,
             } | ({} if len(items[user]) else {"note": _no_history(histories[user])})
 
 

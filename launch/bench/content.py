@@ -105,10 +105,11 @@ def _floor(rows: scipy.sparse.csr_array, number: np.ndarray, left_out: int) -> f
     columns = scipy.sparse.csr_array(searched.T)
     num_items = len(rows.indptr) - 1
     begin = time.perf_counter()
-    some = range(0, num_items, max(1024, num_items // 16))
-    for start in some:
+    multiplied = 0
+    for start in range(0, num_items, max(1024, num_items // 16)):
         searched[start : start + 1024] @ columns
-    return (time.perf_counter() - begin) * num_items / (1024 * len(some))
+        multiplied += min(1024, num_items - start)
+    return (time.perf_counter() - begin) * num_items / multiplied
 
 
 def _brute_force(rows: scipy.sparse.csr_array) -> float:

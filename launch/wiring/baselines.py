@@ -7,16 +7,18 @@ like which, for all runs on the same records, in W/content/, beside these.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from launch.wiring import choices
 from launch.wiring.experiment import Run
 from launch.wiring.program import Job
+from minirec import files
 from minirec.evaluation import choose_weight
 from minirec.files.schema import NUMBER, check
 from minirec.recommend import BASELINES, Baseline, ItemTransition, Known
@@ -30,6 +32,8 @@ CONTENT = "content"
 CHOSEN = "baselines.json"
 _CHOICE = {"weight": NUMBER, "ndcg@10": {str: NUMBER}}
 _NAME = "baselines"
+_VERSION = 1  # of what is chosen and of how items are compared
+_SEED = 0  # of the users that choose: a baseline is the same whatever a run's seed
 _REMEDY = "remove the folder: it is made anew"
 
 
@@ -40,28 +44,29 @@ class Fitted:
     Attributes:
         by_name: in the order of reports.
         chosen: by name, the weight that validation users chose, and their NDCG@10 with each.
-        num_users: how many users chose.
+        rows: the validation users that chose.
     """
 
     by_name: Mapping[str, Baseline]
     chosen: Mapping[str, dict[str, Any]]
-    num_users: int
+    rows: Int[np.ndarray, " n"]
 
 
-def fit(job: Job, run: Run, transition: ItemTransition) -> Fitted:
+def fit(job: Job, run: Run, transition: ItemTransition, like: Neighbours) -> Fitted:
     """Returns the baselines of a run.
 
     Args:
         job: whose run.
         run: the run.
         transition: the count, fitted on its records.
+        like: which items are like which.
 
     Raises:
         ValueError: a damaged file.
     """
     config, prepared = job.config, run.catalogue.prepared
     num_views, max_users = len(prepared.views("valid")), config.evaluate.fusion_users or None
-    rows = chosen_rows("valid", num_views, max_users, config.seed) if num_views else np.zeros(0)
+    rows = chosen_rows("valid", num_views, max_users, _SEED) if num_views else np.zeros(0, int)
     before = kept(job, prepared) if run.is_trained else None
     chosen: dict[str, dict[str, Any]] = {}
 
@@ -78,12 +83,12 @@ def fit(job: Job, run: Run, transition: ItemTransition) -> Fitted:
             chosen[name] = {"weight": weights[len(weights) // 2], "ndcg@10": {}}
         return chosen[name]["weight"]
 
-    known = Known(transition, functools.partial(neighbours, job, prepared), choose)
+    known = Known(transition, like, choose)
     fitted = {name: fit_one(known) for name, fit_one in BASELINES.items()}
     if run.is_trained and chosen != before:
         of = _depends_on(job, prepared)
         choices.keep(job.run / CHOSEN, _NAME, of, chosen, "the baselines' weights")
-    return Fitted(fitted, chosen, len(rows))
+    return Fitted(fitted, chosen, rows)
 
 
 def kept(job: Job, prepared: Prepared) -> dict[str, Any] | None:
@@ -104,7 +109,7 @@ def _depends_on(job: Job, prepared: Prepared) -> dict[str, Any]:
         "prepared": prepared.manifest["fingerprint"],
         "exclude_seen": job.config.search.exclude_seen,
         "fusion_users": job.config.evaluate.fusion_users,
-        "seed": job.config.seed,
+        "version": _VERSION,
     }
 
 
@@ -114,13 +119,14 @@ def neighbours(job: Job, prepared: Prepared) -> Neighbours:
     Raises:
         ValueError: a damaged file.
     """
-    folder, of = job.prepared.parent / CONTENT, {"prepared": prepared.manifest["fingerprint"]}
-    if folder.is_dir() and (found := Neighbours.load(folder, of, remedy=_REMEDY)) is not None:
+    folder = job.prepared.parent / CONTENT
+    of = {"prepared": prepared.manifest["fingerprint"], "version": _VERSION}
+    if (found := _kept_neighbours(folder, of)) is not None:
         return found
     items = prepared.items
     found = nearest(content_rows(items["title"].to_list(), items["attributes"].to_list()).rows)
-    if not is_first():
-        return found
+    if not is_first() or _kept_neighbours(folder, of) is not None:
+        return found  # Another program has been faster.
     try:
         found.save(folder, of)
     except OSError as error:
@@ -130,3 +136,13 @@ def neighbours(job: Job, prepared: Prepared) -> Neighbours:
             file=sys.stderr,
         )
     return found
+
+
+def _kept_neighbours(folder: Path, of: dict[str, Any]) -> Neighbours | None:
+    if not folder.is_dir():
+        return None
+    try:
+        return Neighbours.load(folder, of, remedy=_REMEDY)
+    except (files.DamagedError, FileNotFoundError):
+        # Another program may have been replacing it just then.
+        return Neighbours.load(folder, of, remedy=_REMEDY) if folder.is_dir() else None

@@ -125,8 +125,9 @@ def recommend(
         top: items a user.
         allowed: items that may be recommended at all.
     """
-    neighbours = baselines.neighbours(job, run.catalogue.prepared)
     system = kept_system(job) if run.is_trained else None
+    gated = run.is_trained and (system is None or system.gate is not None)
+    neighbours = baselines.neighbours(job, run.catalogue.prepared) if gated else None
     if system is None and run.is_trained:  # Items that came later have no part in the choice.
         trained = load_trained()
         system = run_system(job, trained, trained.ranker(neighbours=neighbours))

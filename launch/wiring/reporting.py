@@ -16,6 +16,7 @@ from minirec.decoding.ranking import RankedUsers
 from minirec.evaluation import KS, evaluate_lists, item_ranks, pair_strata
 from minirec.files.schema import COUNT, WHOLE, check
 from minirec.recommend import ItemTransition, RankedLists, System
+from minirec.recommend.content import Neighbours
 from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.reports import Catalogue, Example, Report, curves_of, write_report
 from minirec.training import read_metrics
@@ -41,6 +42,7 @@ class Searched:
         lists: what its other sources recommend and the system, without the baselines.
         system: how the sources are fused; None where there is no system.
         transition: the transition count.
+        neighbours: which items are like which in text.
         started: when the work began, by `time.monotonic`.
     """
 
@@ -51,6 +53,7 @@ class Searched:
     lists: Mapping[str, RankedLists]
     system: System | None
     transition: ItemTransition
+    neighbours: Neighbours
     started: float
 
 
@@ -64,7 +67,7 @@ def make_report(job: Job, searched: Searched) -> Report:
     target = prepared.targets(split)[ranked.row]
     histories = prepared.histories(split, ranked.row)
     codes = catalogue.table.codes
-    fitted = baselines.fit(job, run, transition)
+    fitted = baselines.fit(job, run, transition, searched.neighbours)
     ks = [k for k in KS if k <= config.search.num_beams]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
     evaluations = {
@@ -131,9 +134,12 @@ def chosen_on(
         before = trained["config"]
         number = among(before["evaluate"]["valid_users"], before["seed"])
         found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
-    number = among(job.config.evaluate.fusion_users, job.config.seed)
-    choosing = [*fitted.chosen, *([SYSTEM] if searched.system is not None else [])]
-    return found | {name: number for name in choosing if number}
+    number = int(np.isin(searched.ranked.row, fitted.rows).sum())
+    found |= {name: number for name in fitted.chosen if number}
+    if searched.system is not None:
+        number = among(job.config.evaluate.fusion_users, job.config.seed)
+        found |= {SYSTEM: number} if number else {}
+    return found
 
 
 def examples(

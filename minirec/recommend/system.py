@@ -32,7 +32,8 @@ class System:
         pool: the weights of a linear pool, which are chosen at any rate.
         gate: what ranks the candidates in the pool's place; None where it would not do better.
         kind: of the gate: the penalty of its weights, and whether it has a hidden layer.
-        held_out: by kind of gate that was tried, its metrics on users that it was not fitted on.
+        held_out: by kind of gate that was tried, its metrics on users that it was not fitted on;
+            empty where there is no gate.
     """
 
     pool: FusionWeights

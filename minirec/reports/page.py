@@ -201,7 +201,8 @@ def _strata(report: Report) -> Table | None:
         [Cell("Users, metric"), *_named(report.evaluations, report)],
         rows,
         caption="Users whose target followed their newest item in training, at most three places "
-        "behind, and all others; item level.",
+        "behind, and all others; of these, those whose target has no training interaction. Item "
+        "level.",
     )
 
 

@@ -247,7 +247,7 @@ def chosen_note(chosen_on: Mapping[str, int], whom: str) -> str:
         parts.append(f"{number:,} selected the checkpoint ({', '.join(trained)})")
     if weighted:
         number = max(chosen_on[name] for name in weighted)
-        parts.append(f"{number:,} chose the weights ({', '.join(weighted)})")
+        parts.append(f"{number:,} fitted weights ({', '.join(weighted)})")
     if not parts:
         return ""
     said = f"{whom} {' and '.join(parts)}"

@@ -67,6 +67,12 @@ def test_without_titles_attributes_count_by_how_few_items_have_them():
     assert rows.rows[[3]].nnz == 0
 
 
+def test_of_terms_that_equally_many_items_have_the_first_is_searched_by_in_every_process():
+    both, first, second = ["a=1", "b=2"], ["a=1"], ["b=2"]
+    rows = content_rows([""] * 9, [both, *[first] * 3, *[second] * 3, [], []]).rows
+    assert nearest(rows, max_work=16).of(np.array([0]))[1].tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("attributes", [[["x"]], [["x"], ["y"]], [[], []]])
 def test_what_no_two_items_share_says_nothing(attributes):
     for titles in ([""] * len(attributes), ["some", "word"][: len(attributes)]):

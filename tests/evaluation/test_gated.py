@@ -212,6 +212,10 @@ def test_a_gate_learns_the_weights_that_made_the_choices():
     gate = fit_gate(found, target, 0.0)
     # The estimate's standard error is about 1 / sqrt(users * variance a user) = 0.03.
     np.testing.assert_allclose(gate.weight / gate.scale, [1.5, -0.7, 0.0], atol=0.15)
+    # Of what never varied a hidden layer learns nothing, and must not guess.
+    deep = with_hidden_layer(gate, found, target)
+    assert deep.hidden[:2].all()
+    assert not deep.hidden[2].any()
 
 
 _NO_FACTS = Facts(

@@ -335,7 +335,7 @@ def test_figures_of_users_that_chose_the_checkpoint_or_the_weights_are_marked(re
     marked = make_report(chosen_on={"model": 20, "item_head": 20, "system": 60}, **valid)
     plain = make_report(**valid)
     note = (
-        "Of these 60 users 20 selected the checkpoint (model, item_head) and 60 chose the weights "
+        "Of these 60 users 20 selected the checkpoint (model, item_head) and 60 fitted weights "
         "(system): figures marked † flatter; users of test choose nothing."
     )
     pages = [write_report(tmp_path / name, one) for name, one in (("a", marked), ("b", plain))]
@@ -352,7 +352,7 @@ def test_figures_of_users_that_chose_the_checkpoint_or_the_weights_are_marked(re
     console.print(metric_table(marked))
     shown = console.file.getvalue()
     assert all(f"{name} †" in shown for name in ("model", "item_head", "system"))
-    assert "60 chose the weights" in " ".join(shown.split())
+    assert "60 fitted weights" in " ".join(shown.split())
     assert "system_chosen_on=60" in metric_lines(marked)
     assert not [line for line in metric_lines(plain) if "chosen_on" in line]
     assert report_json(marked)["chosen_on"] == {"model": 20, "item_head": 20, "system": 60}

@@ -279,7 +279,7 @@ def test_a_valid_report_stands_beside_the_test_report(smoke):
         "system": counts["fusion"],
     }
     page = (job.run / "report_valid" / "index.html").read_text()
-    assert f"{counts['fusion']} chose the weights (transition_content, system)" in page
+    assert f"{counts['fusion']} fitted weights (transition_content, system)" in page
     assert json.loads(before)["chosen_on"] == {}
 
 

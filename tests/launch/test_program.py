@@ -86,8 +86,8 @@ def test_the_quickstart_needs_no_flags_and_takes_changes(launch):
 
 def test_the_benchmarks_are_listed_without_running(launch):
     done = launch("bench", "--print_config")
-    listed = "trie beam_step decode head_beam_step loader rq_kmeans prepare prepare_spark evaluate"
-    listed += " generate training sft_training"
+    listed = "trie beam_step decode head_beam_step loader rq_kmeans content prepare"
+    listed += " prepare_spark evaluate generate training sft_training"
     assert done.stdout.split() == listed.split()
     done = launch("bench", "--only=tire")
     assert done.returncode == 2

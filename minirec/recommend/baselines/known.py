@@ -54,11 +54,11 @@ class Known:
 
     Attributes:
         transition: the count of transitions, with the items' popularity.
-        neighbours: returns which items are like which by what is written about them.
+        neighbours: which items are like which by what is written about them.
         choose: returns which of some weights validation users like best; it is told the baseline's
             name, the baseline and the weights.
     """
 
     transition: ItemTransition
-    neighbours: Callable[[], Neighbours]
+    neighbours: Neighbours
     choose: Callable[[str, Weighted, Sequence[float]], float]

@@ -45,7 +45,7 @@ class TransitionContent:
     @classmethod
     def fit(cls, known: Known) -> Self:
         """Returns the baseline with the weight that validation users choose from `WEIGHTS`."""
-        first = cls(known.transition, known.neighbours(), WEIGHTS[0])
+        first = cls(known.transition, known.neighbours, WEIGHTS[0])
         weight = known.choose(TRANSITION_CONTENT, first, WEIGHTS)
         return dataclasses.replace(first, weight=weight)
 

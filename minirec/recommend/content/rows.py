@@ -54,7 +54,9 @@ def content_rows(titles: Sequence[str], attributes: Sequence[Sequence[str]]) -> 
     columns: list[int] = []
     ends = [0]
     for entries in attributes:
-        columns.extend(column_of.setdefault(entry, len(column_of)) for entry in set(entries))
+        # Not a set, whose order is another in every process.
+        own = dict.fromkeys(entries)
+        columns.extend(column_of.setdefault(entry, len(column_of)) for entry in own)
         ends.append(len(columns))
     number = np.bincount(columns, minlength=len(column_of))
     if not (number > 1).any():
@@ -62,7 +64,7 @@ def content_rows(titles: Sequence[str], attributes: Sequence[Sequence[str]]) -> 
     weight = np.log(len(titles) / number)
     shape = (len(titles), len(column_of))
     rows = scipy.sparse.csr_array((weight[columns], columns, ends), shape=shape)
-    rows.sort_indices()  # A set has no order of its own.
+    rows.sort_indices()
     rows.eliminate_zeros()  # What every item has tells none from another.
     row = np.repeat(np.arange(len(titles)), np.diff(rows.indptr))
     rows.data /= np.sqrt(np.bincount(row, rows.data**2, minlength=len(titles)))[row]

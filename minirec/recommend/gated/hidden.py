@@ -52,6 +52,8 @@ def with_hidden_layer(
     rng = np.random.default_rng(seed)
     num_features = len(gate.names)
     layer = rng.normal(size=(num_features, _UNITS)) / np.sqrt(num_features)
+    # Of a feature that never varied nothing is learnt; where it does later it must not count.
+    layer[~tile.any(axis=(0, 1))] = 0.0
     params = {
         "weight": jnp.asarray(gate.weight, jnp.float32),
         "hidden": jnp.asarray(layer, jnp.float32),
