@@ -124,7 +124,7 @@ def all_that_is_learnt_from(data_config, folder) -> dict[str, np.ndarray]:
     transition = ItemTransition(item, offsets, prepared.num_items)
     # What is written about an item is known before its first sale, also where it is a target.
     items = prepared.items
-    like = nearest(content_rows(items["title"].to_list(), items["attributes"].to_list()).rows)
+    like = nearest(content_rows(items["title"].to_list(), items["attributes"].to_list()))
     learnt = {
         "vectors": make_sids.item_vectors(prepared, config.sids, seed=0)[0],
         "codes": table.codes,

@@ -52,7 +52,7 @@ def run(num_items: int = 1_000_000) -> Iterator[dict[str, Any]]:
     """
     named = titles(num_items)
     begin = time.perf_counter()
-    rows = content_rows(named, [[]] * num_items).rows
+    rows = content_rows(named, [[]] * num_items)
     weighed = time.perf_counter() - begin
     found = nearest(rows, kept=_KEPT)
     seconds = time.perf_counter() - begin

@@ -124,7 +124,7 @@ def neighbours(job: Job, prepared: Prepared) -> Neighbours:
     if (found := _kept_neighbours(folder, of)) is not None:
         return found
     items = prepared.items
-    found = nearest(content_rows(items["title"].to_list(), items["attributes"].to_list()).rows)
+    found = nearest(content_rows(items["title"].to_list(), items["attributes"].to_list()))
     if not is_first() or _kept_neighbours(folder, of) is not None:
         return found  # Another program has been faster.
     try:

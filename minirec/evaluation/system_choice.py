@@ -40,8 +40,7 @@ def choose_system(
     A gate is judged on users that it was not fitted on: a quarter of them at a time, by gates that
     were fitted on the others. The penalty with the best NDCG@k is taken, with a hidden layer where
     that is better still, and the gate only where it is above the pool, which is judged on the users
-    that chose it. What is returned is fitted on all users,
-    or on 50,000 of them.
+    that chose it. What is returned is fitted on all users, or on 50,000 of them.
 
     Args:
         lists: by name of the source.

@@ -61,19 +61,20 @@ class System:
         Raises:
             ValueError: as `fuse` does; a gate without facts, or with other sources.
         """
-        pool = fuse(pooled(lists), self.pool.weights, k)
         if self.gate is None:
-            return pool
+            return fuse(pooled(lists), self.pool.weights, k)
         if facts is None:
             raise ValueError("facts: None; the system's gate needs what is known of the items")
         ranked = [
             self.gate.rank(found, min(k, GATED)) for found in _blocks(lists, histories, facts)
         ]
         first = RankedLists(
-            np.concatenate([lists.item for lists in ranked]),
-            np.concatenate([lists.probability for lists in ranked]),
+            np.concatenate([block.item for block in ranked]),
+            np.concatenate([block.probability for block in ranked]),
         )
-        return first if k <= GATED else _continued(first, pool)
+        if k <= GATED:
+            return first
+        return _continued(first, fuse(pooled(lists), self.pool.weights, k))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the system as a JSON object: the pool's fields, and the gate's or null."""

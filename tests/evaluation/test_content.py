@@ -36,8 +36,7 @@ def test_words_are_weighed_as_the_formula_says(items):
     number = {word: sum(word in words for words in items) for word in WORDS}
     shared = [word for word in WORDS if number[word] > 1]
     if not shared:
-        assert rows.kind == "nothing"
-        assert rows.rows.nnz == 0
+        assert rows.nnz == 0
         return
     want = np.array(
         [
@@ -52,24 +51,23 @@ def test_words_are_weighed_as_the_formula_says(items):
     )
     length = np.linalg.norm(want, axis=1, keepdims=True)
     want = np.divide(want, length, out=want, where=length > 0)
-    np.testing.assert_allclose(rows.rows.toarray(), want, rtol=1e-6)
+    np.testing.assert_allclose(rows.toarray(), want, rtol=1e-6)
 
 
 def test_without_titles_attributes_count_by_how_few_items_have_them():
     attributes = [["a=1", "b=2", "all"], ["a=1", "all"], ["b=2", "c=3", "all", "all"], ["all"]]
     rows = content_rows([""] * 4, attributes)
-    assert rows.kind == "attributes"
     two, four = math.log(4 / 2), math.log(4 / 1)
     third = two / math.hypot(two, four)
     np.testing.assert_allclose(
-        cosines(rows.rows)[0], [0, 1 / math.sqrt(2), third / math.sqrt(2), 0], rtol=1e-3
+        cosines(rows)[0], [0, 1 / math.sqrt(2), third / math.sqrt(2), 0], rtol=1e-3
     )
-    assert rows.rows[[3]].nnz == 0
+    assert rows[[3]].nnz == 0
 
 
 def test_of_terms_that_equally_many_items_have_the_first_is_searched_by_in_every_process():
     both, first, second = ["a=1", "b=2"], ["a=1"], ["b=2"]
-    rows = content_rows([""] * 9, [both, *[first] * 3, *[second] * 3, [], []]).rows
+    rows = content_rows([""] * 9, [both, *[first] * 3, *[second] * 3, [], []])
     assert nearest(rows, max_work=16).of(np.array([0]))[1].tolist() == [1, 2, 3]
 
 
@@ -77,14 +75,14 @@ def test_of_terms_that_equally_many_items_have_the_first_is_searched_by_in_every
 def test_what_no_two_items_share_says_nothing(attributes):
     for titles in ([""] * len(attributes), ["some", "word"][: len(attributes)]):
         rows = content_rows(titles, attributes)
-        assert (rows.kind, rows.rows.nnz) == ("nothing", 0)
-        assert nearest(rows.rows).offsets.tolist() == [0] * (len(titles) + 1)
+        assert rows.nnz == 0
+        assert nearest(rows).offsets.tolist() == [0] * (len(titles) + 1)
 
 
 @hypothesis.given(texts, st.integers(1, 9), st.sampled_from([1.0, 20.0, 1e9]))
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 def test_neighbours_are_those_of_all_pairs(items, kept, block):
-    rows = content_rows([" ".join(words) for words in items], [[]] * len(items)).rows
+    rows = content_rows([" ".join(words) for words in items], [[]] * len(items))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_BLOCK_WORK", block)
         found = nearest(rows, kept=kept)
@@ -105,7 +103,7 @@ def test_neighbours_are_those_of_all_pairs(items, kept, block):
 
 def test_the_most_common_words_are_left_out_where_a_search_would_take_too_long():
     titles = [f"all half{n % 2} few{n // 3} few{n // 3}b" for n in range(12)]
-    rows = content_rows(titles, [[]] * 12).rows
+    rows = content_rows(titles, [[]] * 12)
     # Words of 3 items take 9 multiplications each, those of 6 and of 12 take 36 and 144.
     found = nearest(rows, max_work=8 * 9 + 2 * 36)
     assert found.left_out == 1
@@ -117,7 +115,7 @@ def test_the_most_common_words_are_left_out_where_a_search_would_take_too_long()
 
 
 def test_neighbours_are_read_back_and_only_where_they_are_of_the_same(tmp_path):
-    found = nearest(content_rows(["a1 b1", "b1 c1", "c1 a1"], [[]] * 3).rows)
+    found = nearest(content_rows(["a1 b1", "b1 c1", "c1 a1"], [[]] * 3))
     folder = tmp_path / "content"
     found.save(folder, {"prepared": "x"})
     loaded = neighbours.Neighbours.load(folder, {"prepared": "x"}, remedy="remove it")
@@ -137,7 +135,7 @@ def a_baseline(seed):
     sequences = rng.integers(0, NUM_ITEMS - 2, 80)
     transition = ItemTransition(sequences, np.arange(0, 81, 8), NUM_ITEMS)
     titles = [" ".join(rng.choice(WORDS, 2)) for _ in range(NUM_ITEMS)]
-    rows = content_rows(titles, [[]] * NUM_ITEMS).rows
+    rows = content_rows(titles, [[]] * NUM_ITEMS)
     histories = [rng.integers(0, NUM_ITEMS, length) for length in rng.integers(0, 14, 40)]
     return TransitionContent(transition, nearest(rows), 0.2), cosines(rows), histories
 
@@ -200,7 +198,7 @@ def test_the_real_sets_reach_their_figures(name, want, real_data, tmp_path):
     items = prepared.items
     rows = content_rows(items["title"].to_list(), items["attributes"].to_list())
     transition = ItemTransition(*prepared.training_items(), prepared.num_items)
-    baseline = TransitionContent(transition, nearest(rows.rows), 0.0)
+    baseline = TransitionContent(transition, nearest(rows), 0.0)
 
     def of(split, weights, max_users=None):
         rows = np.arange(len(prepared.views(split)))[:max_users]

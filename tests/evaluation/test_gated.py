@@ -35,7 +35,7 @@ def world():
     follower = rng.permutation(NUM_ITEMS)
     sequences = np.stack([(start := rng.integers(0, NUM_ITEMS, 900)), follower[start]], axis=1)
     transition = ItemTransition(sequences.ravel(), np.arange(0, 1801, 2), NUM_ITEMS)
-    facts = Facts(transition, nearest(content_rows(titles, [[]] * NUM_ITEMS).rows))
+    facts = Facts(transition, nearest(content_rows(titles, [[]] * NUM_ITEMS)))
     histories = [rng.integers(0, NUM_ITEMS, rng.integers(1, 7)) for _ in range(NUM_USERS)]
     newest = np.array([history[-1] for history in histories])
     alike = (newest + 40 * rng.integers(1, 4, NUM_USERS)) % NUM_ITEMS
@@ -220,7 +220,7 @@ def test_a_gate_learns_the_weights_that_made_the_choices():
 
 _NO_FACTS = Facts(
     ItemTransition(np.zeros(0, int), np.zeros(1, int), 2),
-    nearest(content_rows(["", ""], [[], []]).rows),
+    nearest(content_rows(["", ""], [[], []])),
 )
 
 

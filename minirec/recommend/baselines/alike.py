@@ -6,7 +6,15 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Int64
 
-from minirec.recommend.baselines.lists import Histories, ages, blocks, empty_lists, pairs
+from minirec.recommend.baselines.item_transition import DECIMALS
+from minirec.recommend.baselines.lists import (
+    Histories,
+    ages,
+    best_places,
+    blocks,
+    empty_lists,
+    pairs,
+)
 from minirec.recommend.content import Neighbours
 from minirec.recommend.ranked_lists import RankedLists
 
@@ -60,12 +68,9 @@ def rank_alike(
         if allowed is not None:
             kept &= allowed[like.indices]
         user = np.repeat(np.arange(len(block)), np.diff(like.indptr))[kept]
-        item, score = like.indices[kept], np.round(like.data[kept], 12)
-        order = np.lexsort((item, -score, user))
-        user, item, score = user[order], item[order], score[order]
-        place = np.arange(len(user)) - np.searchsorted(user, user)
-        top = place < k
-        user, item, score, place = user[top], item[top], score[top], place[top]
+        item, score = like.indices[kept], np.round(like.data[kept], DECIMALS)
+        best, place = best_places(user, score, item, k)
+        user, item, score = user[best], item[best], score[best]
         lists.item[rows][user, place] = item
         lists.probability[rows][user, place] = score / total[user]
     return lists

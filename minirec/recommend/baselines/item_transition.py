@@ -9,7 +9,15 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Int, Int32, Int64
 
-from minirec.recommend.baselines.lists import Histories, ages, blocks, empty_lists, no_pairs, pairs
+from minirec.recommend.baselines.lists import (
+    Histories,
+    ages,
+    best_places,
+    blocks,
+    empty_lists,
+    no_pairs,
+    pairs,
+)
 from minirec.recommend.baselines.popularity import Popularity, fill_by_popularity
 from minirec.recommend.ranked_lists import RankedLists
 
@@ -120,12 +128,8 @@ class ItemTransition:
             if allowed is not None:
                 kept &= allowed[item]
             user, item, score = user[kept], item[kept], score[kept]
-            order = np.lexsort((self.popularity.place[item], -score, user))
-            user, item, score = user[order], item[order], score[order]
-            # Rows are sorted by user, so that a place in a list is the distance to its first row.
-            place = np.arange(len(user)) - np.searchsorted(user, user)
-            top = place < k
-            user, item, score, place = user[top], item[top], score[top], place[top]
+            best, place = best_places(user, score, self.popularity.place[item], k)
+            user, item, score = user[best], item[best], score[best]
             lists[rows][user, place] = item
             probability[rows][user, place] = score / mass[user]
         return RankedLists(lists, probability)

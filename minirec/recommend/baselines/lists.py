@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Float64, Int, Int32, Int64
 
 Histories = Sequence[Sequence[int] | Int[np.ndarray, " H"]] | Int[np.ndarray, "n H"]
 """Item ids a user, oldest first; in a padded array -1 is padding."""
@@ -55,6 +55,29 @@ def pairs(block: Int64[np.ndarray, "b H"]) -> tuple[np.ndarray, np.ndarray]:
 def no_pairs() -> tuple[np.ndarray, np.ndarray]:
     """Returns what `pairs` does of a block without items."""
     return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+def best_places(
+    user: Int64[np.ndarray, " P"],
+    score: Float64[np.ndarray, " P"],
+    tie: Int[np.ndarray, " P"],
+    k: int,
+) -> tuple[Int64[np.ndarray, " T"], Int64[np.ndarray, " T"]]:
+    """Returns which scored items are the `k` best of their users, and the place of each, from 0.
+
+    They come user by user, best first.
+
+    Args:
+        user: whose each is.
+        score: the higher the better.
+        tie: of equal scores the lowest comes first.
+        k: how many a user.
+    """
+    order = np.lexsort((tie, -score, user))
+    # Rows are sorted by user, so that a place is the distance to the user's first row.
+    place = np.arange(len(order)) - np.searchsorted(user[order], user[order])
+    top = place < k
+    return order[top], place[top]
 
 
 def ages(block: Int64[np.ndarray, "b H"]) -> Int64[np.ndarray, "b H"]:

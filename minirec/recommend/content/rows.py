@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 
-WORDS, ATTRIBUTES, NOTHING = "words", "attributes", "nothing"
 
+def content_rows(
+    titles: Sequence[str], attributes: Sequence[Sequence[str]]
+) -> scipy.sparse.csr_array:
+    """Returns `[N, terms]` float32, each item's row: what is known of it before its first sale.
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ContentRows:
-    """A catalogue's items.
-
-    Attributes:
-        rows: `[N, terms]` float32, each of length one, or empty where nothing is known of an item
-            that is known of another as well.
-        kind: "words", "attributes", or "nothing" where that holds of all items.
-    """
-
-    rows: scipy.sparse.csr_array
-    kind: str
-
-
-def content_rows(titles: Sequence[str], attributes: Sequence[Sequence[str]]) -> ContentRows:
-    """Returns each item's row: what is known of it before its first sale.
+    A row has length one, or is empty where nothing is known of an item that is known of another.
 
     Where any item has a title, TF-IDF of the words of titles and attributes' values that two items
     have at least: 1 + ln(count), times 1 + ln((1 + N) / (1 + df)), as scikit-learn's
@@ -49,7 +36,7 @@ def content_rows(titles: Sequence[str], attributes: Sequence[Sequence[str]]) -> 
             rows = scipy.sparse.csr_array(vectorizer.fit_transform(texts))
         except ValueError:  # It says so where no word is left, as where there is one item alone.
             return _nothing(len(titles))
-        return ContentRows(rows, WORDS)
+        return rows
     column_of: dict[str, int] = {}
     columns: list[int] = []
     ends = [0]
@@ -68,8 +55,8 @@ def content_rows(titles: Sequence[str], attributes: Sequence[Sequence[str]]) -> 
     rows.eliminate_zeros()  # What every item has tells none from another.
     row = np.repeat(np.arange(len(titles)), np.diff(rows.indptr))
     rows.data /= np.sqrt(np.bincount(row, rows.data**2, minlength=len(titles)))[row]
-    return ContentRows(rows.astype(np.float32), ATTRIBUTES)
+    return rows.astype(np.float32)
 
 
-def _nothing(num_items: int) -> ContentRows:
-    return ContentRows(scipy.sparse.csr_array((num_items, 1), dtype=np.float32), NOTHING)
+def _nothing(num_items: int) -> scipy.sparse.csr_array:
+    return scipy.sparse.csr_array((num_items, 1), dtype=np.float32)

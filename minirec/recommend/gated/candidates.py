@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 
 from minirec.recommend.baselines.item_transition import ItemTransition
+from minirec.recommend.baselines.lists import best_places
 from minirec.recommend.content import Neighbours
 from minirec.recommend.ranked_lists import RankedLists
 from minirec.recommend.sources import CONTENT
@@ -137,10 +138,7 @@ def _union(
         probability[name][at] = source.probability[listed[name]]
     user, item = np.divmod(union, width)
     total = np.round(sum(probability.values()), 12)
-    order = np.lexsort((item, -total, user))
-    place = np.empty(len(user), np.int64)
-    place[order] = np.arange(len(user)) - np.searchsorted(user, user)
-    kept = place < per_user
+    kept = np.sort(best_places(user, total, item, per_user)[0])
     return user[kept], item[kept], {name: values[kept] for name, values in probability.items()}
 
 
