@@ -68,6 +68,8 @@ class ItemDecoder(nnx.Module):
         if not config.tie_embeddings:
             self.head = normal_param(rngs, (V, D), ("vocab", "embed"), 0.02, dtype)
         self.items = normal_param(rngs, (N, D), ("vocab", "embed"), 0.02, dtype)
+        # Of a step that holds some of the table's rows alone (`minirec.training.touched_rows`).
+        self.items_touched = nnx.data(None)
         self.input_norm = RMSNorm(D, "embed", eps=config.trunk.norm_eps, param_dtype=dtype)
         self.trunk = Trunk(config.trunk, rngs=rngs)
         matrix = functools.partial(normal_param, rngs, dtype=dtype)
@@ -141,9 +143,15 @@ class ItemDecoder(nnx.Module):
         """Returns float32 logits over the SID tokens, of what `written` or a step returned."""
         return unembed(hidden, self.head_rows().astype(hidden.dtype))
 
-    def item_rows(self) -> Float[Array, "N D"]:
-        """Returns the item table, in the parameters' dtype."""
-        return gathered(self.items[...])
+    def item_rows(self, item: Int[Array, "*batch"] | None = None) -> Float[Array, "*rows D"]:
+        """Returns the item table, or the rows of some items, in the parameters' dtype."""
+        rows = gathered(self.items[...])
+        if item is None:
+            return rows
+        place = item
+        if self.items_touched is not None:
+            place = jnp.searchsorted(self.items_touched[...], item)
+        return jnp.take(rows, place, axis=0, mode="clip")
 
     def item_logits(self, state: Float[Array, "*batch D"]) -> Float[Array, "*batch N"]:
         """Returns float32 logits over all items, of the trunk's states."""
@@ -228,6 +236,5 @@ class ItemDecoder(nnx.Module):
         tokens = jnp.take(item_tokens, item, axis=0, mode="clip")
         summed = self.embed(tokens).sum(axis=-2)
         known = (item >= 0) & (item < self.config.num_items)
-        own = jnp.take(gathered(self.items[...]), item, axis=0, mode="clip")
-        own = jnp.where(known[..., None], own, 0.0).astype(summed.dtype)
+        own = jnp.where(known[..., None], self.item_rows(item), 0.0).astype(summed.dtype)
         return self.input_norm(summed + own)

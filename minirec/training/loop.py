@@ -223,6 +223,8 @@ def train(
                 seed=config.seed,
                 mesh=mesh,
                 trainable=stage.trainable,
+                # An average takes in what stays as it is, too.
+                narrows=not stage.optimizer.average_decay,
             )
             state = train_step.start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,11 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Key, UInt32
 
 from minirec.models.sharding import AXES, replicate, replicated
 from minirec.training.tasks.task import Ratios, Task, check_metric_names
+from minirec.training.touched_rows import Narrowed
 from minirec.training.weight_average import averaged
 
 
@@ -74,6 +76,7 @@ class TrainStep:
         seed: int,
         mesh: Mesh | None = None,
         trainable: Any = nnx.Param,
+        narrows: bool = True,
     ) -> None:
         """Makes the step; compiles nothing yet.
 
@@ -86,8 +89,10 @@ class TrainStep:
             seed: of the randomness of a step.
             mesh: where model and optimizer lie.
             trainable: an NNX filter of the parameters that learn.
+            narrows: whether it may learn on the rows of a table that it touches alone.
         """
         self.traces = 0
+        self._narrows = narrows
         self._trainable = trainable
         self._model_graph, model_state = nnx.split(model)
         self._optimizer_graph, optimizer_state = nnx.split(optimizer)
@@ -159,24 +164,32 @@ class TrainStep:
         key = jax.random.fold_in(jax.random.key(self._seed), number)
         learning_rate = jnp.asarray(self._schedule(optimizer.step[...]))
 
-        grads, ratios = self._gradients(model, inputs, tables, key)
+        task = getattr(self._task, "with_tables", lambda _: self._task)(tables)
+        narrowed = Narrowed(model, optimizer, self._touched_rows(task, inputs, key))
+        grads, ratios = self._gradients(model, inputs, task, key)
         _, denominator = ratios["loss"]
         # A batch without any target has loss 0 and gradient 0, not NaN.
         scale = 1.0 / jnp.where(denominator > 0, denominator, 1.0)
         grads = jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
         grad_norm = optax.tree.norm(nnx.as_pure(grads))
         optimizer.update(model, grads)
+        narrowed.widen()
 
         finite = jnp.isfinite(ratios["loss"][0]) & jnp.isfinite(grad_norm)
         state = TrainState(nnx.state(model), nnx.state(optimizer))
         return state, StepMetrics(ratios, learning_rate, grad_norm, finite)
 
+    def _touched_rows(self, task: Task, inputs: Any, key: Array) -> Mapping[str, Array]:
+        """Returns the rows that the step learns on, by table; whole tables are not among them."""
+        touched = getattr(task, "touched_rows", None)
+        if touched is None or not self._narrows or self._mesh is not None:
+            return {}
+        return touched(inputs, _keys_of_parts(key, self._accumulate))
+
     def _gradients(
-        self, model: nnx.Module, inputs: Any, tables: Any, key: Array
+        self, model: nnx.Module, inputs: Any, task: Task, key: Array
     ) -> tuple[nnx.State, Ratios]:
         """Gradient of the summed loss over all parts, and the summed ratios."""
-        with_tables = getattr(self._task, "with_tables", lambda _: self._task)
-        task = with_tables(tables)
         graph, params, frozen, rest = nnx.split(model, self._trainable, nnx.Param, ...)
 
         def summed_loss(params: nnx.State, rest: nnx.State, part: Any, key: Array) -> Any:
@@ -197,12 +210,12 @@ class TrainStep:
                 shares = NamedSharding(self._mesh, PartitionSpec(None, AXES))
                 parts = jax.lax.with_sharding_constraint(parts, shares)
 
+            keys = _keys_of_parts(key, self._accumulate)
+
             def add_part(carry: Any, part_and_index: Any) -> tuple[Any, Ratios]:
                 grads, rest = carry
                 part, index = part_and_index
-                part_grads, (ratios, rest) = gradient(
-                    params, rest, part, jax.random.fold_in(key, index)
-                )
+                part_grads, (ratios, rest) = gradient(params, rest, part, keys[index])
                 grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, part_grads)
                 return (grads, rest), ratios
 
@@ -216,6 +229,13 @@ class TrainStep:
             ratios = jax.tree.map(lambda x: jnp.sum(x, axis=0), ratios)
         nnx.update(model, rest)
         return grads, ratios
+
+
+def _keys_of_parts(key: Key[Array, ""], parts: int) -> Key[Array, " parts"]:
+    """Returns the randomness of each part of a step."""
+    if parts == 1:
+        return key[None]
+    return jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts, dtype=jnp.int32))
 
 
 def split_batch(inputs: Any, parts: int) -> Any:

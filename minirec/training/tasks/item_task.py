@@ -15,8 +15,10 @@ from minirec.models.products import unembed
 from minirec.training.tasks import item_batches
 from minirec.training.tasks.sid_prefixes import SidPrefixes
 from minirec.training.tasks.token_task import cross_entropy
+from minirec.training.touched_rows import touched_ids
 
 _NEVER = -1e9  # Finite, so that a mean over allowed and forbidden logits has no NaN.
+_FEW = 4  # A step reads few rows where the table has so many times as many.
 _SMOOTHED = 0.5  # Power of the counts that negatives are drawn by, between even and as they are.
 
 
@@ -98,7 +100,7 @@ class ItemTask:
         self, model: Any, batch: Mapping[str, Array], *, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, tuple[Array, Array]]]:
         """Returns the weighted sum of losses in nats, that of weights, and the parts."""
-        trunk_key, level_key, negative_key = jax.random.split(key, 3)
+        trunk_key, level_key, negative_key = _keys(key)
         state = model(
             batch["item"], batch["segment"], self.prefixes.item_tokens, dropout_key=trunk_key
         )
@@ -119,6 +121,21 @@ class ItemTask:
             loss = self._item_loss(model, state, item, weight, negative_key)
             total, parts = total + self.item_weight * loss, parts | {"item_loss": (loss, count)}
         return total, count, parts
+
+    def touched_rows(
+        self, batch: Mapping[str, Array], keys: Key[Array, " parts"]
+    ) -> dict[str, Int[Array, " R"]]:
+        """Returns the rows of the item table that a step reads, where they are few; see `Task`."""
+        read = batch["item"].size
+        if self.item_weight:
+            read += self.num_negatives * len(keys)
+        drawn_alone = self.draws_negatives or not self.item_weight
+        if not drawn_alone or _FEW * read > self.prefixes.num_items:
+            return {}
+        ids = [batch["item"].reshape(-1)]
+        if self.item_weight:
+            ids.append(jax.vmap(lambda key: self._draw(_keys(key)[2])[0])(keys).reshape(-1))
+        return {"items": touched_ids(jnp.concatenate(ids), self.prefixes.num_items)}
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Returns what the evaluator says of the model."""
@@ -142,9 +159,10 @@ class ItemTask:
             logits = model.item_logits(state)
             return cross_entropy(logits, item, weight, label_smoothing=self.label_smoothing)[0]
         drawn, log_expected = self._draw(key)
-        rows = model.item_rows().astype(state.dtype)
-        others = unembed(state, rows[drawn]) - log_expected
-        own = jnp.sum(state.astype(jnp.float32) * rows[item].astype(jnp.float32), axis=-1)
+        rows = model.item_rows(drawn).astype(state.dtype)
+        others = unembed(state, rows) - log_expected
+        own_rows = model.item_rows(item).astype(state.dtype)
+        own = jnp.sum(state.astype(jnp.float32) * own_rows.astype(jnp.float32), axis=-1)
         is_other = drawn[None] != item[:, None]
         return _sampled_cross_entropy(own, others, weight, is_other, self.label_smoothing)
 
@@ -159,6 +177,11 @@ class ItemTask:
         drawn = jnp.searchsorted(jnp.asarray(edges), spots, side="right")
         drawn = jnp.minimum(drawn, len(edges) - 1)
         return drawn, jnp.log(self.num_negatives * jnp.asarray(shares)[drawn])
+
+
+def _keys(key: Key[Array, ""]) -> Key[Array, " 3"]:
+    """Returns the keys of the trunk's dropout, of the levels', and of the negatives."""
+    return jax.random.split(key, 3)
 
 
 def _sampled_cross_entropy(

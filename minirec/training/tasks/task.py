@@ -25,6 +25,9 @@ class Task(Protocol):
       `with_tables(tables)`, the task with others in their place. They are an argument of the
       compiled step, whole on every device, and not constants within it;
     - `inputs(batch)`: the part of a batch that goes to the device (default `array_inputs`);
+    - `touched_rows(inputs, keys)`: by the name of a parameter that is a table, the ids of the rows
+      that a step reads, as `minirec.training.touched_rows` has them; empty where it is no use. The
+      step learns on those rows alone then. `keys` are those that `loss` gets, one a part;
     - `count_examples(batch)`: how many examples a batch holds (default `leading_axis`).
 
     Attributes:
