@@ -1,9 +1,10 @@
 """Evaluation: `python -m launch.evaluate --config=amazon_beauty --workdir=W`.
 
 Searches for every user of the split with the run's best checkpoint. Beside the model stand its item
-table, the system (which validation users choose first; W/runs/NAME/fusion.json keeps the choice)
-and the baselines. Writes W/runs/NAME/report (report_valid for `--split=valid`) and prints
-`hr@10=…`, `ndcg@10=…`, …, `invalid=0`, which are the model's, then `system_hr@10=…` and so on.
+table, that table over what the search has found ("model_head"), the system (which validation users
+choose first; W/runs/NAME/fusion.json keeps the choice) and the baselines. Writes W/runs/NAME/report
+(report_valid for `--split=valid`) and prints `hr@10=…`, `ndcg@10=…`, …, `invalid=0`, which are the
+model's, then `system_hr@10=…` and so on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from launch.wiring.reporting import REPORTS, Searched, make_report
 from launch.wiring.run_summary import write_summary
 from launch.wiring.search import search_progress
 from minirec import files
-from minirec.recommend.sources import CONTENT, ITEM_TRANSITION, MODEL, SYSTEM
+from minirec.recommend.rescored import rescored
+from minirec.recommend.sources import CONTENT, ITEM_TRANSITION, MODEL, MODEL_HEAD, SYSTEM
 from minirec.reports import Report, metric_lines
 from minirec.training.processes import is_first
 
@@ -64,6 +66,9 @@ def search(job: program.Job, split: str) -> Searched:
         for name, found in rankings.lists.items()
         if name not in (MODEL, ITEM_TRANSITION, CONTENT)
     }
+    if ranker.item_ranker is not None:
+        num_known = len(ranker.train_count)
+        lists[MODEL_HEAD] = rescored(rankings.ranked, rankings.lists[MODEL], num_known)
     if system is not None:
         lists[SYSTEM] = fusion_run.fused(rankings, system, ranker, ranker.length)
     codes = run.codes(rankings.ranked)

@@ -6,7 +6,8 @@ that is of 0, behind all that the system weighs). Instead of item ids, `--histor
 one JSON list of item ids a line.
 
 `--rank_by=system`, the default, ranks by the search, the item table, the transition count and the
-items' text together, as the validation users chose; `--rank_by=model` by the search alone.
+items' text together, as the validation users chose; `--rank_by=model` by the search alone;
+`--rank_by=model_head` ranks what the search finds by the model's item table.
 
 Item ids that the catalogue lacks are an error; `--unknown=skip` leaves them out and counts them. A
 line has a `note` where a user has no history left to go by, and one with nothing else but `user`
@@ -23,11 +24,13 @@ import numpy as np
 from absl import flags
 
 from launch.wiring import fusion_run, program
-from launch.wiring.experiment import experiment_of
+from launch.wiring.experiment import Run, experiment_of
 from launch.wiring.histories import KnownItems, read_histories
 from minirec import files
-from minirec.decoding.ranking import rank_users
-from minirec.recommend.sources import MODEL, SYSTEM
+from minirec.decoding.ranking import RankedUsers, rank_users
+from minirec.recommend.ranker import searched
+from minirec.recommend.rescored import rescored
+from minirec.recommend.sources import MODEL, MODEL_HEAD, SYSTEM
 from minirec.sids import sid_string
 from minirec.training.processes import is_first
 
@@ -35,7 +38,9 @@ _HISTORY = flags.DEFINE_string(
     "history", None, "Item ids as the log names them, oldest first, with commas; or a file."
 )
 _TOP = flags.DEFINE_integer("top", 10, "Items to recommend a user.", lower_bound=1)
-_RANK_BY = flags.DEFINE_enum("rank_by", SYSTEM, [SYSTEM, MODEL], "What ranks the items.")
+_RANK_BY = flags.DEFINE_enum(
+    "rank_by", SYSTEM, [SYSTEM, MODEL, MODEL_HEAD], "What ranks the items."
+)
 _EXCLUDE = flags.DEFINE_list("exclude", [], "Item ids that must not be recommended (no stock).")
 _UNKNOWN = flags.DEFINE_enum(
     "unknown", "error", ["error", "skip"], "What to do about item ids that the catalogue lacks."
@@ -60,7 +65,7 @@ def recommend(
         histories: raw item ids, oldest first, a list a user; it may be empty.
         top: items a user.
         exclude: raw item ids that nobody shall get.
-        rank_by: "system" or "model".
+        rank_by: "system", "model" or "model_head".
         skip_unknown: leave out items that the catalogue lacks; standard error tells how many.
 
     Raises:
@@ -78,7 +83,7 @@ def recommend(
     if known.unknown and is_first():
         print(files.shown(f"note: {known.summary()}; they were left out"), file=sys.stderr)
     prompts = run.history_batches(items)
-    if rank_by == MODEL:
+    if rank_by in (MODEL, MODEL_HEAD):
         ranked = rank_users(
             run.model,
             prompts,
@@ -88,6 +93,8 @@ def recommend(
             allowed=allowed,
         )
         best_items, best_scores = ranked.item, ranked.item_score
+        if rank_by == MODEL_HEAD:
+            best_items, best_scores = _by_item_table(run, ranked)
     else:
         best_items, best_scores = fusion_run.recommend(
             job,
@@ -111,6 +118,25 @@ def recommend(
                 "sid": sid_string(catalogue.table.codes[item]),
                 "score": round(float(scores[rank]), 6) if np.isfinite(scores[rank]) else None,
             } | ({} if len(items[user]) else {"note": _no_history(histories[user])})
+
+
+def _by_item_table(run: Run, ranked: RankedUsers) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what a search has found by the model's item table, and log-probabilities.
+
+    Raises:
+        UsageError: the model has none, or has not learnt it.
+    """
+    if run.item_ranker(1) is None:
+        raise program.UsageError(
+            "--rank_by=model_head: this run has no item table that has learnt to rank "
+            "(config.loss.item_weight, config.model.positions); use --rank_by=model"
+        )
+    catalogue, num_known = run.catalogue, run.catalogue.prepared.num_items
+    train_count = np.zeros(len(catalogue.item_tokens))
+    train_count[:num_known] = catalogue.prepared.train_count
+    lists = rescored(ranked, searched(ranked, catalogue.item_tokens, train_count), num_known)
+    with np.errstate(divide="ignore"):
+        return lists.item, np.log(lists.probability)
 
 
 def _no_history(raw: Sequence[str]) -> str:

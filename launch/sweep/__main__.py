@@ -41,7 +41,7 @@ from launch.wiring.experiment import experiment_of
 from launch.wiring.reporting import REPORTS
 from minirec import files
 from minirec.files.schema import COUNT, NUMBER, Kind, check, is_number
-from minirec.recommend.sources import ITEM_HEAD, MODEL, SYSTEM
+from minirec.recommend.sources import ITEM_HEAD, MODEL, MODEL_HEAD, SYSTEM
 from minirec.reports.log_health import tied_targets
 from minirec.reports.seeds import METRICS, best_first, setting_row
 from minirec.reports.sweep import Sweep, markdown, write_sweep
@@ -59,7 +59,7 @@ _SPLIT = flags.DEFINE_enum(
 _BY = flags.DEFINE_enum(
     "sweep_by",
     MODEL,
-    [MODEL, ITEM_HEAD, SYSTEM],
+    [MODEL, ITEM_HEAD, MODEL_HEAD, SYSTEM],
     "Recommender whose NDCG@10 sorts the table.",
 )
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"

@@ -29,6 +29,8 @@ class RankedUsers:
         sid: the beams' tokens.
         score: the beams' log-probabilities.
         dead: beams that hold no item.
+        table_score: the items' logits in the model's item table, -inf where it lacks them; None of
+            a model without one.
     """
 
     row: Int[np.ndarray, " n"]
@@ -37,6 +39,7 @@ class RankedUsers:
     sid: Int[np.ndarray, "n M L"]
     score: Float[np.ndarray, "n M"]
     dead: Bool[np.ndarray, "n M"]
+    table_score: Float[np.ndarray, "n M"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _ranked[Ranked: (RankedUsers, RankedItems)](
     def finish_oldest() -> None:
         batch, wait = pending.popleft()
         result, valid = wait(), batch["valid"]
-        found = {name: np.asarray(getattr(result, name))[valid] for name in names if name != "row"}
+        fields = {name: getattr(result, name) for name in names if name != "row"}
+        found = {name: np.asarray(x)[valid] for name, x in fields.items() if x is not None}
         pieces.append(found | {"row": batch["row"][valid]})
         if on_batch is not None:
             on_batch(int(valid.sum()))
@@ -138,5 +142,5 @@ def _ranked[Ranked: (RankedUsers, RankedItems)](
         raise ValueError("there is no user to rank: the split has no views")
     order = np.argsort(np.concatenate([piece["row"] for piece in pieces]), kind="stable")
     return kind(
-        **{name: np.concatenate([piece[name] for piece in pieces])[order] for name in names}
+        **{name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
     )

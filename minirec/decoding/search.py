@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -68,7 +69,11 @@ def beam_search(
             head=head,
             implementation=implementation,
         )
-    return finish(state, trie, excluded=excluded, allowed=allowed)
+    found = finish(state, trie, excluded=excluded, allowed=allowed)
+    item_scores = getattr(model, "item_scores", None)
+    if item_scores is None:
+        return found
+    return dataclasses.replace(found, table_score=item_scores(state.prefix, found.item))
 
 
 def prefill(

@@ -36,7 +36,8 @@ class SearchModel(Protocol):
     A prompt is a row of tokens; where the model's `reads` is "item", a row of items. What a model
     keeps of a prompt is its own affair: `prefix` is any pytree with a leading axis of
     users, or of layers and users, and goes back to `decode_step` as it came. A model may do without
-    `head_rows`: it is then searched with the plain head.
+    `head_rows`: it is then searched with the plain head. One that has an item table besides has
+    `item_scores(prefix, item)`, which is asked for the items that a search has found.
     """
 
     def prefill(
@@ -120,6 +121,8 @@ class SearchResult:
         dead: bool `[B, M]`, beams that ended without a SID. They hold nothing to show.
         item: int32 `[B, M]`, the best items; -1 where there are no more.
         item_score: float32 `[B, M]`, score of each item's SID; `-inf` where there is no item.
+        table_score: float32 `[B, M]`, each item's logit in the model's item table; `-inf` where
+            there is no item, or the table lacks it. None of a model without a table.
     """
 
     sid: Int32[Array, "B M L"]
@@ -128,3 +131,4 @@ class SearchResult:
     dead: Bool[Array, "B M"]
     item: Int32[Array, "B M"]
     item_score: Float32[Array, "B M"]
+    table_score: Float32[Array, "B M"] | None = None

@@ -184,3 +184,17 @@ class ItemReader(_Reader):
     def item_logits(self, state: Float[Array, "*batch D"]) -> Float[Array, "*batch N"]:
         """Returns logits over all items that the decoder's table has."""
         return self.decoder.item_logits(state)
+
+    def item_scores(
+        self, prefix: Float[Array, "B D"], item: Int[Array, "B M"]
+    ) -> Float[Array, "B M"]:
+        """Returns some items' entries of `item_logits`; -inf for items that the table lacks.
+
+        Args:
+            prefix: the trunk's states, as `prefill` returned them.
+            item: M items a user, or negative numbers.
+        """
+        rows = self.decoder.item_rows(item).astype(prefix.dtype)
+        score = jnp.einsum("bd,bmd->bm", prefix, rows, preferred_element_type=jnp.float32)
+        known = (item >= 0) & (item < self.decoder.config.num_items)
+        return jnp.where(known, score, -jnp.inf)

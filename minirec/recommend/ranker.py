@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from kernels.trie import Trie
 from minirec.decoding.ranking import RankedUsers, rank_users, rank_users_items
@@ -95,8 +95,7 @@ class Ranker:
         num_items, num_known = len(self.item_tokens), len(self.train_count)
         counts = np.zeros(num_items)
         counts[:num_known] = self.train_count
-        found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
-        lists = {MODEL: shared_probability(found, self.item_tokens, counts)}
+        lists = {MODEL: searched(ranked, self.item_tokens, counts)}
         if self.item_ranker is not None:
             head = rank_users_items(self.model, batches, self.item_ranker, self.trie, **filters)
             lists[ITEM_HEAD] = RankedLists(head.item, np.exp(head.item_score.astype(np.float64)))
@@ -109,3 +108,17 @@ class Ranker:
             for name in lists.keys() - {MODEL, CONTENT}:
                 lists[name] = with_unknown(lists[name], lists[MODEL], num_known)
         return Rankings(ranked, lists, known)
+
+
+def searched(
+    ranked: RankedUsers, item_tokens: Int[np.ndarray, "N L"], train_count: Float[np.ndarray, " N"]
+) -> RankedLists:
+    """Returns what a search has found, with the probabilities that it gives the items.
+
+    Args:
+        ranked: what it has found.
+        item_tokens: the tokens of each item.
+        train_count: training interactions of each item.
+    """
+    found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
+    return shared_probability(found, item_tokens, train_count)

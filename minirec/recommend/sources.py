@@ -6,6 +6,9 @@ MODEL = "model"
 ITEM_HEAD = "item_head"
 """The model's item table, where it has one."""
 
+MODEL_HEAD = "model_head"
+"""The items that the search finds, ranked by the model's item table."""
+
 ITEM_TRANSITION = "item_transition"
 """The transition count."""
 

@@ -34,6 +34,7 @@ STAND_INS = {
             "transition_content",
             "system",
             "item_head",
+            "model_head",
             "other",
             *SERIES,
         )

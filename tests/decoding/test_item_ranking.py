@@ -5,8 +5,11 @@ import pytest
 from flax import nnx
 
 from kernels.trie import build_trie
-from minirec.decoding import ItemRanker
+from minirec.decoding import BeamSearcher, ItemRanker
+from minirec.decoding.ranking import RankedUsers
 from minirec.models import ItemDecoder, ItemReader
+from minirec.recommend.ranked_lists import RankedLists
+from minirec.recommend.rescored import rescored
 from tests.bounds import assert_close, log_softmax_roundings
 from tests.models.test_item_decoder import CONFIG, READ, SIDS, L, N, V, prompts
 
@@ -62,6 +65,53 @@ def test_items_that_left_the_catalogue_are_not_ranked(model, ranker):
     smaller = build_trie(SIDS[keep], keep, codebook_sizes=[V] * L, capacities=TRIE.capacities)
     result = ranker(model, *prompts(HISTORIES), smaller)
     assert set(result.item[0]) == set(keep.tolist()) | {-1}
+
+
+def ranked_users(found):
+    names = ("item", "item_score", "sid", "score", "dead", "table_score")
+    return RankedUsers(np.arange(len(found.item)), **{name: getattr(found, name) for name in names})
+
+
+def test_a_search_over_all_items_ranks_by_the_table_as_a_ranking_of_all_does(
+    model, ranker, expected
+):
+    # One item more than the table has rows: it came after training.
+    sids = np.concatenate([SIDS, [[2, 6, 10]]]).astype(np.int32)
+    assert len(np.unique(sids, axis=0)) == N + 1
+    trie = build_trie(sids, codebook_sizes=[V] * L)
+    later = ItemReader(model.decoder, sids)
+    excluded = np.array([[1, 2], [-1, -1], [5, -1]], np.int32)
+    search = BeamSearcher(num_beams=N + 1, normalize="children")
+    found = search(later, *prompts(HISTORIES), trie, excluded=excluded)
+    full = ranker(model, *prompts(HISTORIES), TRIE, excluded=excluded)
+    logits = expected - expected[:, :1]
+    for user in range(3):
+        item, score = found.item[user], found.table_score[user]
+        known = (item >= 0) & (item < N)
+        assert (score[~known] == -np.inf).all()
+        relative = score[known] - score[item == 0]
+        assert_close(relative, logits[user, item[known]], 2 * ERROR[0], ERROR[1])
+    ranked = ranked_users(found)
+    searched = RankedLists(found.item, np.exp(found.item_score.astype(np.float64)))
+    lists = rescored(ranked, searched, N)
+    for user in range(3):
+        order = lists.item[user]
+        left = full.item[user][full.item[user] >= 0]
+        np.testing.assert_array_equal(order[(order >= 0) & (order < N)], left)
+        assert np.isclose(lists.probability[user].sum(), 1.0)
+        # The later item keeps what the search says of it, and stands where that puts it.
+        place = int(np.flatnonzero(order == N)[0])
+        at = int(np.flatnonzero(found.item[user] == N)[0])
+        assert lists.probability[user, place] == searched.probability[user, at]
+        assert (np.diff(lists.probability[user]) <= 0).all()
+
+
+def test_a_model_without_a_table_cannot_rank_by_it():
+    item = np.zeros((1, 1), np.int32)
+    zero = np.zeros((1, 1))
+    ranked = RankedUsers(np.arange(1), item, zero, item[..., None], zero, item > 0)
+    with pytest.raises(ValueError, match="no item table"):
+        rescored(ranked, RankedLists(item, zero), 1)
 
 
 def test_no_items_are_an_error():

@@ -1,7 +1,6 @@
 """The compiled search: what it shares between batches, and what it refuses."""
 
-import dataclasses
-
+import jax
 import numpy as np
 import pytest
 
@@ -37,10 +36,11 @@ class TestBeamSearcher:
         )
         assert searcher.num_traces == 1
         assert first.item.shape == (3, 6)
-        for field in dataclasses.fields(first):
-            expected = getattr(first, field.name)
-            np.testing.assert_array_equal(getattr(two, field.name), expected[:2])
-            np.testing.assert_array_equal(getattr(wider, field.name), expected)
+        assert jax.tree.structure(two) == jax.tree.structure(wider) == jax.tree.structure(first)
+        leaves = map(jax.tree.leaves, (first, two, wider))
+        for expected, of_two, of_wider in zip(*leaves, strict=True):
+            np.testing.assert_array_equal(of_two, expected[:2])
+            np.testing.assert_array_equal(of_wider, expected)
         # Another bucket is another program with the same answer.
         longer = np.pad(tokens, ((0, 0), (0, 5)), constant_values=9)
         other = searcher(model, longer, lengths, trie, excluded=excluded)

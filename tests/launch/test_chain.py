@@ -87,7 +87,7 @@ def test_a_run_leaves_its_files(smoke):
         assert (job.run / name).is_file(), name
     report = json.loads((job.run / "report" / "report.json").read_text())
     assert list(report["metrics"]) == [
-        *("model", "item_head", "system"),
+        *("model", "item_head", "model_head", "system"),
         *("transition_content", "item_transition", "popularity"),
     ]
     fusion = json.loads((job.run / "fusion.json").read_text())["fusion"]
@@ -170,7 +170,7 @@ def test_a_user_to_whom_no_item_is_left_has_a_line_that_says_so(smoke):
     job, _ = smoke
     raw = Prepared.load(job.prepared).raw_item_ids
     histories = [raw[:1], raw[1:2], raw[2:3]]
-    for rank_by in ("system", "model"):
+    for rank_by in ("system", "model", "model_head"):
         rows = list(recommend.recommend(job, histories, top=3, exclude=raw[1:], rank_by=rank_by))
         assert rows[0].keys() == {"user", "note"}
         assert rows[0]["note"] == (
@@ -275,6 +275,7 @@ def test_a_valid_report_stands_beside_the_test_report(smoke):
     assert valid["chosen_on"] == {
         "model": counts["valid"],
         "item_head": counts["valid"],
+        "model_head": counts["valid"],
         "transition_content": counts["fusion"],
         "system": counts["fusion"],
     }
@@ -325,7 +326,7 @@ def test_without_validation_users_there_is_no_system_and_the_search_recommends(s
     replace_array(copy.prepared, "splits/valid.npy", np.zeros((0, 3), np.int64))
     again = evaluate.run_evaluation(copy)
     assert list(again.evaluations) == [
-        *("model", "item_head"),
+        *("model", "item_head", "model_head"),
         *("transition_content", "item_transition", "popularity"),
     ]
     assert again.model.metrics == report.model.metrics
@@ -512,6 +513,13 @@ def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(sm
     of_model = {row["item_id"]: row["score"] for row in alone}
     for name in ("new", "other"):
         assert found[name]["score"] == pytest.approx(of_model[name], abs=1e-5)
+    # Among what the search finds the table ranks those that it knows, and takes its word, too.
+    alone = recommend.recommend(copy, [[prepared.raw_item_ids[0]]], top=ALL, rank_by="model_head")
+    by_table = {row["item_id"]: row["score"] for row in alone}
+    assert by_table.keys() == of_model.keys()
+    for name in ("new", "other"):
+        assert by_table[name] == pytest.approx(of_model[name], abs=1e-5)
+    assert sum(np.exp(score) for score in by_table.values()) == pytest.approx(1, abs=1e-4)
     seen = {row["item_id"] for row in recommend.recommend(copy, [["new"]], top=ALL)}
     assert "new" not in seen
     # The same command again, as after a kill before its end, changes nothing.

@@ -350,6 +350,8 @@ def test_it_recommends_to_any_history(done):
     # What it answers alone is what the evaluation found.
     predictions = json.loads((done.run / "report" / "predictions.json").read_text())
     first = next(recommend.recommend(done, histories[:1], top=1, rank_by="model"))
+    with pytest.raises(program.UsageError, match="no item table"):
+        next(recommend.recommend(done, histories[:1], top=1, rank_by="model_head"))
     assert first["sid"] == predictions[0]["predict"][0]
 
 
