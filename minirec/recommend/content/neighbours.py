@@ -141,6 +141,7 @@ def _blocks(work: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 _LOW = np.int64(2**32 - 1)
+_RELATIVE, _ABSOLUTE = 2.0**-10, 2.0**-24  # As far apart as two that round to one float16 can be.
 
 
 def _item_of(keys: Int64[np.ndarray, " E"]) -> Int32[np.ndarray, " E"]:
@@ -155,11 +156,13 @@ def _best(
     A key has the cosine's bits above and the item, counted downwards, below. Bits of numbers from 0
     on are in the numbers' order, so that keys are in the order of neighbours, and no two are equal.
     """
+    near = _near(product, kept + 1)  # The item itself may be among them.
+    row = np.searchsorted(product.indptr, near, side="right") - 1
+    column = product.indices[near].astype(np.int64)
+    bits = product.data[near].astype(np.float16).view(np.uint16).astype(np.int64)
+    other = (column != row + start) & (bits > 0)
+    row, keys = row[other], ((bits << 32) + (_LOW - column))[other]
     numbers = np.diff(product.indptr)
-    row = np.repeat(np.arange(len(numbers)), numbers)
-    bits = product.data.astype(np.float16).view(np.uint16).astype(np.int64)
-    other = (product.indices != row + start) & (bits > 0)
-    row, keys = row[other], ((bits << 32) + (_LOW - product.indices))[other]
     ends = np.searchsorted(row, np.arange(len(numbers) + 1))
     best = []
     for first, last in itertools.pairwise(ends):
@@ -171,3 +174,20 @@ def _best(
     numbers = np.minimum(np.diff(ends), kept)
     order = np.lexsort((_item_of(best), np.repeat(np.arange(len(numbers)), numbers)))
     return best[order], numbers
+
+
+def _near(product: scipy.sparse.csr_array, number: int) -> Int64[np.ndarray, " E"]:
+    """Returns the places of each row's largest entries, so many of them and all that round alike.
+
+    Rows have thousands of entries: what is done to all of them is to be little.
+    """
+    places = []
+    for first, last in itertools.pairwise(product.indptr.tolist()):
+        entries = product.data[first:last]
+        if last - first > number:
+            least = np.partition(entries, last - first - number)[last - first - number]
+            alike = max(least * _RELATIVE, _ABSOLUTE)
+            places.append(first + np.flatnonzero(entries >= least - alike))
+        else:
+            places.append(np.arange(first, last))
+    return np.concatenate(places)
