@@ -2,21 +2,29 @@
 
 Makes SIDs of the prepared catalogue in several ways (`--quantisers=given,rq_kmeans,rq_vae`), all of
 the same item vectors, and writes W/sids/compare/index.html and compare.json: reconstruction error,
-codebook use, perplexity, collisions, seconds, and how much each level tells of the next item. For
-that the last item of every training sequence is held out, of the vectors as of the counts; nothing
-of validation or test is looked at. Leaves W/sids/sids.json, which the other steps use, as it is.
+codebook use, perplexity, collisions, seconds, how much each level tells of the next item, and how
+much of the items' neighbourhoods, by text and by transitions, it keeps together. For that the last
+item of every training sequence is held out, of the vectors as of the counts; nothing of validation
+or test is looked at. Leaves W/sids/sids.json, which the other steps use, as it is.
+
+`--sweep=W/sweeps/NAME` sets the validation NDCG@10 of the models beside that a sweep has trained on
+such SIDs, and how what is known before training goes with it.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from launch import make_sids
+from launch.sweep.results import RESULTS, read_lines
 from launch.wiring import catalogue, program, quantisers
 from minirec import files
 from minirec.evaluation.sid_comparison import (
@@ -25,13 +33,24 @@ from minirec.evaluation.sid_comparison import (
     additive_error,
 )
 from minirec.evaluation.sid_information import (
+    Transitions,
     hold_out_last,
     item_information,
     prefix_information,
     transitions_of,
 )
+from minirec.evaluation.sid_neighbourhoods import (
+    NEAREST,
+    Neighbourhood,
+    kept_by_chance,
+    kept_by_prefixes,
+    transition_neighbourhood,
+)
+from minirec.recommend.content import content_rows, nearest
+from minirec.recommend.sources import MODEL
 from minirec.reports.sid_page import write_comparison
 from minirec.sids import SidTable
+from pipelines.prepared import Prepared
 
 QUANTISERS: Mapping[str, Mapping[str, Any]] = {
     "given": {"source": "given"},
@@ -54,6 +73,10 @@ _QUANTISERS = flags.DEFINE_list(
     [],
     f"What to compare: {', '.join(QUANTISERS)}. Default: {', '.join(_DEFAULT)} and, where "
     "config.sids.path names an index, given.",
+)
+
+_SWEEP = flags.DEFINE_string(
+    "sweep", None, "Folder of a sweep over config.sids, whose models' NDCG@10 stands beside."
 )
 
 
@@ -81,10 +104,17 @@ def quantiser_config(config: ConfigDict, name: str) -> ConfigDict:
     return changed
 
 
-def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
+def run_comparison(
+    job: program.Job, names: Sequence[str] = (), sweep: Path | None = None
+) -> Comparison:
     """Makes the SIDs, judges them and writes the page.
 
     Items that collide are left so: a level that numbers them would hide how well the others do.
+
+    Args:
+        job: whose records and settings.
+        names: of `QUANTISERS`; none: those that the config can make.
+        sweep: folder of a sweep over their settings, to read NDCG@10 from; None: no models.
 
     Raises:
         ValueError: a name or a setting is wrong, the given SIDs do not fit the records, or no
@@ -98,6 +128,7 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
     configs = {name: quantiser_config(sids, name) for name in names}
     for config in configs.values():
         quantisers.check(config, folder)
+    ndcg = {} if sweep is None else trained_ndcg(sweep, names)
     prepared = catalogue.load_prepared(job)
     given = {
         name: SidTable.load(quantisers.index_file(config.path, folder), prepared.raw_item_ids)
@@ -111,6 +142,7 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
         raise ValueError(f"{prepared.folder}: training sequences: {error}") from error
     files.check_writable(job.sids / _FOLDER)
     vectors, _ = make_sids.item_vectors(prepared, sids, seed, (item, offsets))
+    around = neighbourhoods(prepared, transitions)
     made = {}
     for name, config in configs.items():
         started = time.monotonic()
@@ -129,6 +161,8 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
             relative_error=error,
             information=prefix_information(codes, transitions),
             seconds=seconds,
+            kept={kind: kept_by_prefixes(codes, found) for kind, found in around.items()},
+            by_chance=kept_by_chance(codes),
         )
         print(_line(name, made[name]), flush=True)
     comparison = Comparison(
@@ -139,9 +173,53 @@ def run_comparison(job: program.Job, names: Sequence[str] = ()) -> Comparison:
         num_transitions=len(transitions.train),
         config=job.config.to_dict(),
         seed=seed,
+        ndcg=ndcg,
     )
     write_comparison(job.sids / _FOLDER, comparison)
     return comparison
+
+
+def trained_ndcg(folder: Path, names: Sequence[str]) -> dict[str, float]:
+    """Returns NDCG@10 of the models that a sweep has trained on each quantiser's SIDs.
+
+    A run belongs to a quantiser if what its setting changes is what the quantiser changes in
+    `config.sids`, and nothing else. Runs of several seeds count by their mean; all are of
+    validation users.
+
+    Raises:
+        ValueError: no file of a sweep's results, or none of them belongs to a quantiser.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        raise ValueError(f"--sweep: {path} is missing; expected the folder of a sweep")
+    found: dict[str, list[float]] = {}
+    for line in read_lines(path).values():
+        for name in names:
+            fields = {f"sids.{field}": value for field, value in QUANTISERS[name].items()}
+            if line["split"] == "valid" and line.get("fields") == fields:
+                found.setdefault(name, []).append(line["metrics"][MODEL]["item"]["ndcg@10"])
+    if not found:
+        raise ValueError(
+            f"--sweep: {path} has no run on validation users whose setting is a quantiser's, such "
+            f"as {json.dumps({f'sids.{field}': x for field, x in QUANTISERS[names[0]].items()})}"
+        )
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def neighbourhoods(prepared: Prepared, transitions: Transitions) -> dict[str, Neighbourhood]:
+    """Returns each item's nearest, by kind: by its text, and by the transitions that are counted.
+
+    A kind of which nothing is known, as the text of items without any, is left out.
+    """
+    items = prepared.items
+    like = nearest(
+        content_rows(items["title"].to_list(), items["attributes"].to_list()), kept=NEAREST
+    )
+    found = {
+        "content": Neighbourhood(like.offsets, like.item),
+        "transitions": transition_neighbourhood(transitions.train, prepared.num_items),
+    }
+    return {kind: one for kind, one in found.items() if len(one.item)}
 
 
 def _line(name: str, scores: QuantiserScores) -> str:
@@ -152,6 +230,10 @@ def _line(name: str, scores: QuantiserScores) -> str:
         "perplexity": ",".join(f"{level['perplexity']:.0f}" for level in levels),
         "items_sharing_sid": str(scores.report["items_sharing_sid"]),
         "bits": ",".join(f"{entry.bits:.3f}" for entry in scores.information[:-1]),
+        **{
+            f"{kind}_kept": ",".join(f"{share:.3f}" for share in shares)
+            for kind, shares in scores.kept.items()
+        },
         "seconds": f"{scores.seconds:.1f}",
     }
     return " ".join([name, *(f"{key}={value}" for key, value in values.items())])
@@ -159,7 +241,10 @@ def _line(name: str, scores: QuantiserScores) -> str:
 
 def main(job: program.Job) -> None:
     """Prints a line a quantiser, and where the page is."""
-    comparison = run_comparison(job, _QUANTISERS.value)
+    folder = None if _SWEEP.value is None else Path(_SWEEP.value)
+    comparison = run_comparison(job, _QUANTISERS.value, folder)
+    for measure, correlation in comparison.correlations().items():
+        print(f"correlation with ndcg@10 of {len(comparison.ndcg)}: {measure} {correlation:+.2f}")
     print(f"item_pairs bits={comparison.item_level.bits:.3f}")
     print(f"wrote {job.sids / _FOLDER / 'index.html'}")
 

@@ -35,21 +35,22 @@ from ml_collections import ConfigDict
 
 from launch.sweep import sweep_run
 from launch.sweep.grid import Setting, read_grid
+from launch.sweep.results import FAILURES, RESULTS, check_scores, read_lines, write_lines
 from launch.sweep.sweep_run import SweepJob
 from launch.wiring import made_with, program
 from launch.wiring.experiment import experiment_of
 from launch.wiring.reporting import REPORTS
 from minirec import files
-from minirec.files.schema import COUNT, NUMBER, Kind, check, is_number
+from minirec.files.schema import NUMBER
 from minirec.recommend.sources import ITEM_HEAD, MODEL, MODEL_HEAD, SYSTEM
 from minirec.reports.log_health import tied_targets
-from minirec.reports.seeds import METRICS, best_first, setting_row
+from minirec.reports.seeds import best_first, setting_row
 from minirec.reports.sweep import Sweep, markdown, write_sweep
 from minirec.training import TrainResult, compare, read_metrics
 from minirec.training.metrics_log import FINAL, METRICS_FILE
 from minirec.training.run_folder import OVERWRITE_FILE, locked, overwrite_once
 
-RESULTS, FAILURES, RECORD = "results.jsonl", "failed.jsonl", "sweep.json"
+RECORD = "sweep.json"
 _GRID = flags.DEFINE_string(
     "grid", None, "Fields and their values, FIELD=VALUE,VALUE;FIELD=…, or a .json of settings."
 )
@@ -65,22 +66,6 @@ _BY = flags.DEFINE_enum(
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"
 # A run's record tells these by what lies there; before there is a run, their paths must do.
 _TOLD_BY_PATH = ("family", "model.checkpoint")
-# What a report and a line of results say of how good a run is, and by what code.
-_PAIR = Kind(
-    "two numbers",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_number, value)),
-)
-_METRICS = {"item": dict.fromkeys(METRICS, NUMBER)}
-_INTERVALS = {"item": dict.fromkeys(METRICS, _PAIR)}
-_SCORES = {
-    "users": COUNT,
-    "metrics": {str: _METRICS},
-    "intervals": {str: _INTERVALS},
-    "chosen_on?": {str: COUNT},
-    "health?": (dict, None),
-}
-_CODE = {"commit": (str, None), "uncommitted_changes": (bool, None)}
-_LINE_REMEDY = "remove the line: the same command makes it anew from its run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +153,8 @@ def run_sweep(
         files.clear_leftovers(folder, recursive=True)
         runs = plan(job, settings, folder)
         _claim(folder, job, runs, split)
-        results = _read_lines(folder / RESULTS)
-        failures = _read_lines(folder / FAILURES, {"error": str})
+        results = read_lines(folder / RESULTS)
+        failures = read_lines(folder / FAILURES, {"error": str})
         sweep = _summary(job, runs, split, by, results, failures)
         write_sweep(folder, sweep)
         for number, run in enumerate(runs, 1):
@@ -192,8 +177,8 @@ def run_sweep(
             else:
                 failures[key] = _about(run, split) | {"error": _error(error_path, code)}
                 print(f"failed: {files.shown(failures[key]['error'])}", file=sys.stderr)
-            _write_lines(folder / RESULTS, results)
-            _write_lines(folder / FAILURES, failures)
+            write_lines(folder / RESULTS, results)
+            write_lines(folder / FAILURES, failures)
             sweep = _summary(job, runs, split, by, results, failures)
             write_sweep(folder, sweep)
     return sweep
@@ -216,7 +201,7 @@ def _claim(folder: Path, job: program.Job, runs: Sequence[Run], split: str) -> N
                 entry.unlink()
 
     def finished() -> bool:
-        results = _read_lines(folder / RESULTS)
+        results = read_lines(folder / RESULTS)
         return all((run.name, split) in results for run in runs)
 
     work = record | {"runs": sorted(run.name for run in runs), "split": split}
@@ -293,7 +278,7 @@ def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
     """Returns the line of a finished run."""
     files.check_folder(report_path.parent, [report_path.name], remedy="run the sweep again")
     report = files.read_json(report_path, {"seconds": NUMBER})
-    _check_scores(report, str(report_path))
+    check_scores(report, str(report_path))
     lines = read_metrics(run.job.run)
     if not lines or lines[-1]["kind"] != FINAL:
         raise ValueError(f"{run.job.run / METRICS_FILE}: its last line must be of kind {FINAL!r}")
@@ -309,12 +294,6 @@ def _result(run: Run, split: str, report_path: Path) -> dict[str, Any]:
         "train_seconds": round(final.seconds, 1),
         "evaluate_seconds": report["seconds"],
     }
-
-
-def _check_scores(scores: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError unless what a report or a line says of its users is as rows need it."""
-    check(scores, _SCORES, where)
-    check(scores["intervals"], dict.fromkeys(scores["metrics"], dict), f"{where}: intervals")
 
 
 def _error(path: Path, code: int) -> str:
@@ -364,33 +343,6 @@ def _value(config: Mapping[str, Any], field: str) -> Any:
     for part in field.split("."):
         value = value[part]
     return value
-
-
-def _read_lines(path: Path, shape: Any = None) -> dict[tuple[str, str], dict[str, Any]]:
-    """Returns the lines of a file by run and split.
-
-    Args:
-        path: the file.
-        shape: what its lines are, beside run and split; None: results.
-    """
-    if not path.is_file():
-        return {}
-    found = {}
-    for number, line in files.read_json_lines(path):
-        where = f"{path}, line {number}"
-        line = files.unseal(line, where, _LINE_REMEDY)
-        check(line, {"run": str, "split": str, **(shape or _CODE)}, where)
-        if shape is None:
-            _check_scores(line, where)
-        found[line["run"], line["split"]] = line
-    return found
-
-
-def _write_lines(path: Path, lines: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
-    texts = [
-        json.dumps(files.seal(line), ensure_ascii=False, allow_nan=False) for line in lines.values()
-    ]
-    files.write_text(path, "".join(f"{text}\n" for text in texts))
 
 
 def main(job: program.Job) -> None:

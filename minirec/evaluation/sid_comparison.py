@@ -27,6 +27,8 @@ class QuantiserScores:
             level stand for, divided by the vectors' variance.
         information: for each prefix length, and for the items below whole SIDs, what it saves.
         seconds: how long it took to make the SIDs of the vectors.
+        kept: by kind of neighbourhood, the share of it that each prefix length keeps together.
+        by_chance: the share of random items that each prefix length keeps together.
     """
 
     settings: Mapping[str, Any]
@@ -35,6 +37,8 @@ class QuantiserScores:
     relative_error: Sequence[float]
     information: Sequence[Information]
     seconds: float
+    kept: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    by_chance: Sequence[float] = ()
 
     @functools.cached_property
     def report(self) -> dict[str, Any]:
@@ -59,6 +63,8 @@ class Comparison:
         num_transitions: how many training transitions were counted.
         config: the experiment's configuration, as JSON knows it.
         seed: of vectors and codebooks.
+        ndcg: by quantiser, NDCG@10 on validation users of models that were trained on such SIDs;
+            of those alone for which somebody has.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Comparison:
     num_transitions: int
     config: Any
     seed: int
+    ndcg: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks that the parts belong together.
@@ -77,6 +84,8 @@ class Comparison:
         """
         if not self.quantisers:
             raise ValueError("quantisers: none given; at least one is needed")
+        if unknown := sorted(set(self.ndcg) - set(self.quantisers)):
+            raise ValueError(f"ndcg: {unknown[0]!r} is none of {list(self.quantisers)}")
         numbers = {name: len(scores.codes) for name, scores in self.quantisers.items()}
         if len(set(numbers.values())) > 1:
             raise ValueError(f"quantisers: numbers of items differ: {numbers}")
@@ -88,6 +97,16 @@ class Comparison:
                     f"quantisers: {name} has {num_levels} levels, {found[0]} errors and "
                     f"{found[1]} entries of information, which should be {num_levels + 1}"
                 )
+            wrong = {
+                kind: len(shares)
+                for kind, shares in {**scores.kept, "by_chance": scores.by_chance}.items()
+                if len(shares) != (num_levels if scores.kept else 0)
+            }
+            if wrong:
+                raise ValueError(
+                    f"quantisers: {name} has {num_levels} levels, and shares of neighbourhoods "
+                    f"for {wrong}"
+                )
 
     @property
     def num_items(self) -> int:
@@ -98,6 +117,40 @@ class Comparison:
     def num_held_out(self) -> int:
         """How many held-out transitions the information was measured on."""
         return len(self.item_level.saved)
+
+    @property
+    def measures(self) -> dict[str, dict[str, float]]:
+        """By name of what is known before training, its value for each quantiser.
+
+        Of neighbourhoods, what the first code keeps beyond chance: longer prefixes keep little.
+        """
+        kinds = dict.fromkeys(kind for one in self.quantisers.values() for kind in one.kept)
+        found = {
+            "bits, first code": {n: one.information[0].bits for n, one in self.quantisers.items()},
+            "bits, whole SID": {n: one.whole.bits for n, one in self.quantisers.items()},
+            "error": {n: one.relative_error[-1] for n, one in self.quantisers.items()},
+        }
+        for kind in kinds:
+            found[f"{kind} kept"] = {
+                name: one.kept[kind][0] - one.by_chance[0]
+                for name, one in self.quantisers.items()
+                if kind in one.kept
+            }
+        return found
+
+    def correlations(self) -> dict[str, float]:
+        """Returns how each of `measures` goes with NDCG@10 over the quantisers that have both.
+
+        Pearson's correlation; measures that do not vary, or of less than three quantisers, are
+        left out.
+        """
+        found = {}
+        for measure, values in self.measures.items():
+            names = [name for name in values if name in self.ndcg]
+            x, y = (np.array([by[name] for name in names]) for by in (values, self.ndcg))
+            if len(names) >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0:
+                found[measure] = float(np.corrcoef(x, y)[0, 1])
+        return found
 
     def difference(self, one: str, other: str) -> tuple[float, float]:
         """Returns by how many bits whole SIDs of `one` save more than those of `other`.
@@ -113,7 +166,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Returns the content of `compare.json`.
 
     `quantisers` holds by name what `sid_report` tells, without the count of each code; each of its
-    `levels` has `relative_error` and `information` besides. An
+    `levels` has `relative_error`, `information` and `neighbourhood_kept` besides. An
     `information` is `bits`, `standard_error`, `of_item_level` (its ratio to the item-level model's
     bits, None if that saves none), `alpha` and `num_groups`.
     """
@@ -123,6 +176,11 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         for level, row in enumerate(entry["levels"]):
             row["relative_error"] = float(scores.relative_error[level])
             row["information"] = _information(scores.information[level], comparison)
+            row["neighbourhood_kept"] = {
+                kind: float(shares[level]) for kind, shares in scores.kept.items()
+            }
+            if scores.kept:
+                row["neighbourhood_kept"]["by_chance"] = float(scores.by_chance[level])
         quantisers[name] = {
             "settings": dict(scores.settings),
             "seconds": round(scores.seconds, 3),
@@ -137,6 +195,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "held_out_transitions": comparison.num_held_out,
         "item_level": _information(comparison.item_level, comparison),
         "quantisers": quantisers,
+        "ndcg@10": dict(comparison.ndcg),
+        "correlation_with_ndcg@10": comparison.correlations(),
         "config": comparison.config,
         "seed": comparison.seed,
     }

@@ -13,6 +13,8 @@ from minirec.evaluation.sid_information import Information
 from minirec.reports import sid_plots
 from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render, signed
 
+_KINDS = {"content": "text", "transitions": "transitions"}
+
 
 def write_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> Path:
     """Writes `compare.json` and `index.html`; returns the page's path.
@@ -165,6 +167,25 @@ def _figures(comparison: Comparison) -> list[Figure]:
         label="Items that share their prefix, by its length. " + _spoken(comparison, shared),
         y_label="share of the items",
     )
+    kept = []
+    for kind, called in _KINDS.items():
+        shares = {
+            number: list(one.kept[kind]) for number, one in enumerate(scores) if kind in one.kept
+        }
+        if shares:
+            plot = sid_plots.level_lines(
+                shares,
+                prefixes,
+                label=f"Share of the nearest by {called} that a prefix keeps together. "
+                + _spoken(comparison, list(shares.values())),
+                y_label="share of the 50 nearest",
+            )
+            chance = [f"{one.by_chance[0]:.1%}" for one in scores]
+            caption = (
+                f"Of the 50 items that are nearest by {called}, those that have the same first "
+                f"codes. Of random items one code keeps {', '.join(chance)}."
+            )
+            kept.append(Figure(f"Neighbours by {called}", plot, caption, _named(comparison)))
     fitted = "Of given SIDs, that of codebooks fitted to them, level by level."
     solid = (
         "Solid: perplexity, as many equally used codes would spread the items as widely. Pale: "
@@ -178,21 +199,55 @@ def _figures(comparison: Comparison) -> list[Figure]:
         Figure(
             "Items not told apart", collisions, "Items whose prefix another item has too.", legend
         ),
+        *kept,
+        *_trained(comparison),
     ]
+
+
+def _trained(comparison: Comparison) -> list[Figure]:
+    """Returns how what is known before training goes with what models reached, if any did."""
+    if not comparison.ndcg:
+        return []
+    place = {name: number for number, name in enumerate(comparison.quantisers)}
+    correlations = comparison.correlations()
+    panels = {}
+    for measure, values in comparison.measures.items():
+        r = f", r = {correlations[measure]:+.2f}" if measure in correlations else ""
+        panels[measure + r] = {
+            place[name]: (value, comparison.ndcg[name])
+            for name, value in values.items()
+            if name in comparison.ndcg
+        }
+    reached = "; ".join(f"{name} {value:.4f}" for name, value in comparison.ndcg.items())
+    plot = sid_plots.against(
+        panels,
+        label=f"Validation NDCG@10 of models, by quantiser: {reached}. " + "; ".join(panels),
+        y_label="NDCG@10",
+    )
+    caption = (
+        f"Of the models that a sweep has trained on such SIDs: {reached}. Kept: of the 50 nearest, "
+        f"by the first code, beyond chance. r: Pearson’s correlation over {len(comparison.ndcg)} "
+        "quantisers."
+    )
+    return [Figure("What models reached", plot, caption, _named(comparison), wide=True)]
 
 
 def _levels(comparison: Comparison) -> Table:
     rows: list[Row] = []
     for head, one in zip(_named(comparison), comparison.quantisers.values(), strict=True):
         rows += _level_rows(head, one)
-    names = "Quantiser Level Codes Used Perplexity Largest Prefixes Sharing Error Bits Added"
+    names = (
+        "Quantiser Level Codes Used Perplexity Largest Prefixes Sharing Error Text Transitions "
+        "Bits Added"
+    )
     return Table(
         "Every level of every quantiser",
         cells(*names.split()),
         rows,
         caption="Largest: share of the items with the most frequent code. Prefixes: how many "
         "different ones up to this level; Sharing: items whose prefix another item has too. Bits: "
-        "saved by the prefix; Added: beyond the level before. The last line of each is what is "
+        "saved by the prefix; Added: beyond the level before. Text, Transitions: share of the 50 "
+        "nearest items of that kind that have the same prefix. The last line of each is what is "
         "known with the items below whole SIDs.",
     )
 
@@ -200,8 +255,8 @@ def _levels(comparison: Comparison) -> Table:
 def _level_rows(head: Cell, one: QuantiserScores) -> list[Row]:
     rows: list[Row] = []
     before = 0.0
-    for row, error, information in zip(
-        one.report["levels"], one.relative_error, one.information[:-1], strict=True
+    for level, (row, error, information) in enumerate(
+        zip(one.report["levels"], one.relative_error, one.information[:-1], strict=True)
     ):
         line = cells(
             row["level"],
@@ -212,6 +267,7 @@ def _level_rows(head: Cell, one: QuantiserScores) -> list[Row]:
             f"{row['distinct_prefixes']:,}",
             f"{row['items_sharing_prefix']:,}",
             f"{error:.4f}",
+            *(f"{one.kept[kind][level]:.1%}" if kind in one.kept else "–" for kind in _KINDS),
             f"{information.bits:.3f}",
             signed(information.bits - before, 3),
         )
@@ -219,7 +275,7 @@ def _level_rows(head: Cell, one: QuantiserScores) -> list[Row]:
         before = information.bits
     with_items = one.information[-1].bits
     prefixes, bits = f"{one.report['num_items']:,}", f"{with_items:.3f}"
-    line = cells("items", *"––––", prefixes, 0, "–", bits, signed(with_items - before, 3))
+    line = cells("items", *"––––", prefixes, 0, *"–––", bits, signed(with_items - before, 3))
     return [*rows, Row(Cell(""), line)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from minirec.reports.canvas import SERIES, STAND_INS, one_axes, to_svg
+from minirec.reports.canvas import SERIES, STAND_INS, new_figure, one_axes, style_axes, to_svg
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -84,4 +84,34 @@ def level_bars(
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.5, len(ticks) - 0.5)
     axes.set_ylim(0, 1.03)
+    return to_svg(figure, label)
+
+
+def against(
+    panels: Mapping[str, Mapping[int, tuple[float, float]]], *, label: str, y_label: str
+) -> Markup:
+    """Returns panels side by side as SVG: a point a quantiser, each measure against one result.
+
+    Args:
+        panels: by title, by place of the quantiser in the list, its measure and its result.
+        label: what the plot shows, for those who cannot see it.
+        y_label: of the result, beside the first panel.
+    """
+    figure = new_figure(2.1 * len(panels) + 0.5, 2.6)
+    for place, (title, points) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        style_axes(axes, title, y_label if place == 0 else "")
+        for number, (x, y) in points.items():
+            axes.plot(
+                x,
+                y,
+                color=STAND_INS[series_name(number)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=6,
+                clip_on=False,
+            )
+        axes.margins(0.12)
+        axes.locator_params(axis="x", nbins=3)
+        if place:
+            axes.tick_params(labelleft=False)
     return to_svg(figure, label)

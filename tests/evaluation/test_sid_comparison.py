@@ -27,6 +27,8 @@ def scores(codes, bits):
         relative_error=(0.5, 0.25),
         information=information,
         seconds=1.0,
+        kept={"content": [0.75, 0.5], "transitions": [0.25, 0.125]},
+        by_chance=[0.3, 0.2],
     )
 
 
@@ -65,6 +67,8 @@ def test_the_file_holds_every_level_and_the_page_is_whole_and_escaped(comparison
     assert level["relative_error"] == 0.25
     assert level["information"]["bits"] == 1.5
     assert level["information"]["of_item_level"] == 1.5
+    kept = {"content": 0.5, "transitions": 0.125, "by_chance": 0.2}
+    assert level["neighbourhood_kept"] == kept
     assert content["quantisers"]["one"]["items_sharing_sid"] == 2
     assert content["quantisers"]["o<i>ther"]["items_sharing_sid"] == 0
     page = path.read_text()
@@ -72,6 +76,28 @@ def test_the_file_holds_every_level_and_the_page_is_whole_and_escaped(comparison
     assert "<i>ther" not in page
     assert "1.500 bits" in page
     assert "may have been made with these transitions" in page
+    for words in ("Neighbours by text", "Neighbours by transitions", "75.0%", "12.5%"):
+        assert words in page
+
+
+def test_correlations_are_of_the_quantisers_that_models_were_trained_on(comparison, tmp_path):
+    one = comparison.quantisers["one"]
+    quantisers = {
+        name: dataclasses.replace(one, kept={"content": [kept, 0.0]}, by_chance=[0.0, 0.0])
+        for name, kept in (("a", 0.1), ("b", 0.2), ("c", 0.4), ("d", 0.9))
+    }
+    found = dataclasses.replace(
+        comparison, quantisers=quantisers, ndcg={"a": 0.05, "b": 0.04, "c": 0.02}
+    )
+    # The others are alike in all of them, which tells nothing.
+    assert found.correlations() == {"content kept": pytest.approx(-1.0)}
+    write_comparison(tmp_path, found)
+    content = json.loads((tmp_path / "compare.json").read_text())
+    assert content["correlation_with_ndcg@10"] == {"content kept": pytest.approx(-1.0)}
+    assert "content kept, r = −1.00" in (tmp_path / "index.html").read_text().replace("-1", "−1")
+    assert dataclasses.replace(found, ndcg={"a": 0.05, "b": 0.04}).correlations() == {}
+    with pytest.raises(ValueError, match="ndcg: 'e' is none of"):
+        dataclasses.replace(found, ndcg={"e": 0.5})
 
 
 def test_differences_are_of_the_same_transitions(comparison):
@@ -85,6 +111,7 @@ def test_parts_that_do_not_belong_together_are_named(comparison):
         ({}, "none given"),
         ({"a": one, "b": dataclasses.replace(one, codes=one.codes[:2])}, "numbers of items differ"),
         ({"a": dataclasses.replace(one, relative_error=(0.5,))}, "a has 2 levels, 1 errors"),
+        ({"a": dataclasses.replace(one, by_chance=[0.1])}, "neighbourhoods for {'by_chance': 1}"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(comparison, quantisers=quantisers)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from launch import compare_sids, make_sids, prepare
+from launch.sweep.results import RESULTS, write_lines
 from launch.wiring import append, catalogue, program, sid
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import LatentCodebooks, load_codebooks
@@ -54,6 +55,34 @@ def comparison(workdir, given):
     return compare_sids.run_comparison(job_of(workdir, **changes))
 
 
+def result(run, fields, ndcg, split="valid"):
+    metrics = {"hr@10": 0.5, "ndcg@10": ndcg}
+    return (run, split), {
+        **{"run": run, "split": split, "fields": fields, "commit": None},
+        **{"uncommitted_changes": None, "users": 9, "metrics": {"model": {"item": metrics}}},
+        "intervals": {"model": {"item": {name: [0.1, 0.9] for name in metrics}}},
+    }
+
+
+def test_models_of_a_sweep_belong_to_the_quantisers_whose_settings_they_change(tmp_path):
+    kmeans, balanced = {"sids.source": "rq_kmeans"}, {"sids.balance": 1.0}
+    lines = [
+        result("a", kmeans, 0.25),
+        result("b", kmeans, 0.75),
+        result("c", kmeans, 0.9, split="test"),
+        result("d", kmeans | {"model.width": 8}, 0.9),
+        result("e", kmeans | balanced, 0.125),
+    ]
+    write_lines(tmp_path / RESULTS, dict(lines))
+    names = ["rq_vae", "rq_kmeans", "rq_kmeans_balanced"]
+    found = compare_sids.trained_ndcg(tmp_path, names)
+    assert found == {"rq_kmeans": 0.5, "rq_kmeans_balanced": 0.125}
+    with pytest.raises(ValueError, match=r"no run on validation users .* such as .*rq_vae"):
+        compare_sids.trained_ndcg(tmp_path, names[:1])
+    with pytest.raises(ValueError, match="is missing; expected the folder of a sweep"):
+        compare_sids.trained_ndcg(tmp_path / "none", names)
+
+
 def test_all_quantisers_stand_side_by_side_in_one_page(workdir, comparison):
     names = ["given", "rq_kmeans", "rq_kmeans_balanced", "rq_vae", "rq_vae_gradient"]
     folder = job_of(workdir).sids / "compare"
@@ -66,7 +95,7 @@ def test_all_quantisers_stand_side_by_side_in_one_page(workdir, comparison):
             assert np.isfinite(level["information"]["bits"])
     page = (folder / "index.html").read_text()
     assert not re.search(r"(src|href)=.?https?:", page)
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert "NaN" not in page
     tags = []
 

@@ -16,6 +16,7 @@ import pytest
 
 from launch.sweep import __main__ as sweep
 from launch.sweep import sweep_run
+from launch.sweep.results import FAILURES, RESULTS, read_lines, write_lines
 from launch.wiring import baselines, catalogue, fusion_run, language, sid, wandb_log
 from minirec import files
 from minirec.models.hf import save_checkpoint
@@ -61,7 +62,7 @@ def whole(smoke, tmp_path_factory):
     report = files.read_json(job.run / "report" / "report.json")
     line = {name: report[name] for name in ("users", "metrics", "intervals", "chosen_on")}
     line |= {"run": "r", "split": "test", "commit": None, "uncommitted_changes": None}
-    sweep._write_lines(workdir / "sweeps" / "s" / sweep.RESULTS, {("r", "test"): line})
+    write_lines(workdir / "sweeps" / "s" / RESULTS, {("r", "test"): line})
     files.write_sealed(workdir / "sweeps" / "s" / sweep.RECORD, {"config": job.config.to_dict()})
     save_checkpoint(make(QWEN2), workdir / "fine_tuned")
     files.write_checksums(workdir / "fine_tuned")
@@ -71,7 +72,7 @@ def whole(smoke, tmp_path_factory):
         job.run / language.NEW_ROWS_FILE, {"record": digest, "losses": {"mean": [1.0]}}
     )
     failed = {"run": "r", "split": "test", "error": "why"}
-    sweep._write_lines(workdir / "sweeps" / "s" / sweep.FAILURES, {("r", "test"): failed})
+    write_lines(workdir / "sweeps" / "s" / FAILURES, {("r", "test"): failed})
     return job
 
 
@@ -118,7 +119,7 @@ def of_content(job, path):
 
 def of_lines(shape):
     def read(job, path):
-        return sweep._read_lines(path, shape)
+        return read_lines(path, shape)
 
     return read
 
