@@ -18,6 +18,10 @@ from minirec.sids.text_transform import TermWeights, TextTransform, split_words,
 
 # Up to this many rows or columns a dense decomposition is quick, and finds all of the rank.
 _DENSE_SIDE = 512
+# From so many rows and columns on a decomposition is sketched: the exact one takes minutes.
+_SKETCHED_SIDE = 50_000
+_OVERSAMPLED, _POWER_ITERATIONS = 16, 4
+_GRAM_ROWS = 65_536
 # Directions weaker than this, beside the strongest, are rounding.
 _RANK_TOLERANCE = 1e-6
 
@@ -230,6 +234,8 @@ def _truncated_svd(
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         if min(num_items, width) <= max(_DENSE_SIDE, dim + 1):
             left, strength = _svd_by_gram(matrix)
+        elif min(num_items, width) > _SKETCHED_SIDE:
+            left, strength = _svd_by_sketch(matrix, dim, seed)
         else:
             start = np.random.default_rng(seed).normal(size=min(num_items, width))
             left, strength, _ = scipy.sparse.linalg.svds(
@@ -241,6 +247,41 @@ def _truncated_svd(
     largest = left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])]
     vectors[:, : len(order)] = left * np.sign(largest) * strength**power
     return vectors
+
+
+def _svd_by_sketch(
+    matrix: scipy.sparse.csr_array, dim: int, seed: int
+) -> tuple[Float[np.ndarray, "N R"], Float[np.ndarray, " R"]]:
+    """Returns left singular vectors and singular values, nearly, of a matrix with long sides.
+
+    A randomised range finder (Halko, Martinsson and Tropp, 2011) looks at the matrix a few times,
+    where Lanczos' iterations look at it hundreds of times, a vector at a time. scikit-learn's takes
+    most of its time for QR decompositions of tall blocks, which their Gram matrices stand in for.
+    """
+    matrix = scipy.sparse.csr_array(matrix, dtype=np.float32)
+    transposed = scipy.sparse.csr_array(matrix.T)
+    random = np.random.default_rng(seed)
+    draw = random.standard_normal((_shape(matrix)[1], dim + _OVERSAMPLED), np.float32)
+    basis = _orthonormal(matrix @ draw)
+    for _ in range(_POWER_ITERATIONS):
+        basis = _orthonormal(matrix @ _orthonormal(transposed @ basis))
+    basis = _orthonormal(basis)  # What one time leaves is of the size of a rounding's root.
+    squares, turn = np.linalg.eigh(_gram(transposed @ basis))
+    return basis @ turn.astype(np.float32), np.sqrt(np.maximum(squares, 0.0))
+
+
+def _orthonormal(block: Float32[np.ndarray, "N k"]) -> Float32[np.ndarray, "N k2"]:
+    """Returns an orthonormal basis, nearly, of a tall block's columns, but for mere roundings."""
+    squares, turn = np.linalg.eigh(_gram(block))
+    kept = squares > np.finfo(np.float32).eps * squares.max(initial=0.0)
+    return block @ (turn[:, kept] / np.sqrt(squares[kept])).astype(np.float32)
+
+
+def _gram(block: Float32[np.ndarray, "N k"]) -> Float[np.ndarray, "k k"]:
+    """Returns the products of a tall block's columns with each other, summed in float64."""
+    rows = range(0, len(block), _GRAM_ROWS)
+    parts = (block[start : start + _GRAM_ROWS].astype(np.float64) for start in rows)
+    return sum((part.T @ part for part in parts), np.zeros((block.shape[1],) * 2))
 
 
 def _svd_by_gram(

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import scipy.sparse
 
 from minirec.sids.item_vectors import (
+    _truncated_svd,
     combine_vectors,
     cooccurrence_vectors,
     load_vectors,
@@ -159,6 +161,27 @@ def test_the_iterative_decomposition_agrees_with_the_dense_one(monkeypatch):
     monkeypatch.setattr("minirec.sids.item_vectors._DENSE_SIDE", 8)
     iterative = cooccurrence_vectors(item, offsets, 60, dim=6, seed=5)
     np.testing.assert_allclose(iterative, dense, atol=1e-4)
+
+
+def test_a_sketched_decomposition_keeps_nearly_all_that_the_exact_one_does(monkeypatch):
+    # A matrix of rank 20 whose strengths fall slowly, and noise.
+    rng = np.random.default_rng(5)
+    factors = rng.normal(size=(700, 20)) * 0.9 ** np.arange(20)
+    dense = factors @ rng.normal(size=(20, 600)) + 0.05 * rng.normal(size=(700, 600))
+    matrix = scipy.sparse.csr_array(np.where(rng.random(dense.shape) < 0.5, dense, 0.0))
+    exact = _truncated_svd(matrix, 12, 0, 1.0)
+    monkeypatch.setattr("minirec.sids.item_vectors._SKETCHED_SIDE", 512)
+    sketched = _truncated_svd(matrix, 12, 0, 1.0)
+    assert sketched.shape == exact.shape
+    captured = np.square(sketched).sum() / np.square(exact).sum()
+    assert 0.995 < captured <= 1 + 1e-5
+    lengths = np.linalg.norm(sketched, axis=0)
+    directions = sketched / lengths
+    np.testing.assert_allclose(directions.T @ directions, np.eye(12), atol=1e-4)
+    np.testing.assert_array_equal(sketched, _truncated_svd(matrix, 12, 0, 1.0))
+    # Columns beyond the rank are zeros, as those of the exact one.
+    low = scipy.sparse.csr_array(factors[:, :3] @ rng.normal(size=(3, 600)))
+    assert (_truncated_svd(low, 12, 0, 1.0)[:, 3:] == 0).all()
 
 
 def test_combined_rows_have_length_one_and_unknown_kinds_are_filled_by_others():
