@@ -6,7 +6,7 @@ index are timed beside ours where the environment's STATIC_PATH names a checkout
 GPU the same command times the real thing.
 
 `--plot=FOLDER` sweeps catalogue, vocabulary, beams and children instead, and draws the beam step's
-cost against each of them.
+cost against each of them; with `--only=scale` it draws how the chain's cost grows.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from launch.bench import (
     prepare,
     prepare_spark,
     rq_kmeans,
+    scale,
     sft_training,
     training,
 )
@@ -71,12 +72,13 @@ _GENERATE_USERS = flags.DEFINE_integer(
 _NUM_TITLES = flags.DEFINE_integer(
     "num_titles", 1_000_000, "Items whose neighbours content finds.", lower_bound=100
 )
+_MAX_ITEMS = flags.DEFINE_integer(
+    "max_items", scale.SIZES[-1], "Largest catalogue of scale.", lower_bound=scale.SIZES[0]
+)
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
 )
-_PLOT = flags.DEFINE_string(
-    "plot", None, "Folder: draw the beam step's cost into it (two minutes on two cores)."
-)
+_PLOT = flags.DEFINE_string("plot", None, "Folder: draw the beam step's cost, or scale's, into it.")
 _PLOT_MAX_SIDS = flags.DEFINE_integer(
     "plot_max_sids",
     1_000_000,
@@ -110,6 +112,9 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "training": training.run,
     "sft_training": sft_training.run,
+    "scale": lambda: scale.run(
+        [size for size in scale.SIZES if size <= _MAX_ITEMS.value], folder=_BENCH_DIR.value
+    ),
 }
 
 
@@ -122,14 +127,20 @@ def main() -> None:
     unknown = sorted(set(_ONLY.value) - set(BENCHMARKS))
     if unknown:
         raise program.UsageError(f"--only={','.join(unknown)}: known are {', '.join(BENCHMARKS)}")
-    if _PLOT.value and _ONLY.value not in ([], ["beam_step"]):
-        raise program.UsageError("--plot draws beam_step; --only may name nothing else beside it")
+    if _PLOT.value and _ONLY.value not in ([], ["beam_step"], ["scale"]):
+        raise program.UsageError(
+            "--plot draws beam_step, or scale; --only may name nothing else beside it"
+        )
     if program.asked_for_config():
         print("\n".join(_ONLY.value or BENCHMARKS))
         return
     if _PLOT.value:
-        rows = list(_printed(kernels.bench.sweep.run(_PLOT_MAX_SIDS.value)))
-        for file in plot.draw(rows, Path(_PLOT.value)):
+        if _ONLY.value == ["scale"]:
+            files = scale.draw(list(_printed(BENCHMARKS["scale"]())), Path(_PLOT.value))
+        else:
+            rows = list(_printed(kernels.bench.sweep.run(_PLOT_MAX_SIDS.value)))
+            files = plot.draw(rows, Path(_PLOT.value))
+        for file in files:
             print(file, file=sys.stderr)
         return
     for name in _ONLY.value or BENCHMARKS:

@@ -169,7 +169,7 @@ def _ours(log: Path, out: Path, k_core: int) -> dict[str, Any]:
     begin = time.perf_counter()
     prepare({"source": source, "k_core": k_core, "split": "leave_one_out"}, out)
     seconds = time.perf_counter() - begin
-    peak = _peak_gb()
+    peak = peak_gb()
     prepared = Prepared.load(out)
     return {
         "seconds": seconds,
@@ -231,7 +231,7 @@ def _pandas(log: Path, out: Path, k_core: int) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     return {
         "seconds": seconds,
-        "peak_gb": _peak_gb(),
+        "peak_gb": peak_gb(),
         "rows": len(frame),
         "digest": _digest(
             *columns.values(),
@@ -285,7 +285,7 @@ def _long_tail(random: np.random.Generator, num: int, size: int, exponent: float
     return np.minimum(draw ** (1 / power) - 1, num - 1).astype(np.int64)
 
 
-def _peak_gb() -> float:
+def peak_gb() -> float:
     """The most memory that this process has held, in 10^9 bytes."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would count what the parent held when it forked.
