@@ -72,8 +72,11 @@ _GENERATE_USERS = flags.DEFINE_integer(
 _NUM_TITLES = flags.DEFINE_integer(
     "num_titles", 1_000_000, "Items whose neighbours content finds.", lower_bound=100
 )
-_MAX_ITEMS = flags.DEFINE_integer(
-    "max_items", scale.SIZES[-1], "Largest catalogue of scale.", lower_bound=scale.SIZES[0]
+_SCALE_ITEMS = flags.DEFINE_multi_integer(
+    "scale_items",
+    list(scale.SIZES),
+    "Items of a catalogue that scale goes through the chain with; may be given several times.",
+    lower_bound=100,
 )
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
@@ -112,9 +115,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "training": training.run,
     "sft_training": sft_training.run,
-    "scale": lambda: scale.run(
-        [size for size in scale.SIZES if size <= _MAX_ITEMS.value], folder=_BENCH_DIR.value
-    ),
+    "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
 }
 
 

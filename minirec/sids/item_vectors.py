@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +24,7 @@ _DENSE_SIDE = 512
 _SKETCHED_SIDE = 50_000
 _OVERSAMPLED, _POWER_ITERATIONS = 16, 4
 _GRAM_ROWS = 65_536
+_BLOCK_ENTRIES = 1_000_000
 # Directions weaker than this, beside the strongest, are rounding.
 _RANK_TOLERANCE = 1e-6
 
@@ -259,15 +262,35 @@ def _svd_by_sketch(
     most of its time for QR decompositions of tall blocks, which their Gram matrices stand in for.
     """
     matrix = scipy.sparse.csr_array(matrix, dtype=np.float32)
-    transposed = scipy.sparse.csr_array(matrix.T)
+    rows, columns = _row_blocks(matrix), _row_blocks(scipy.sparse.csr_array(matrix.T))
     random = np.random.default_rng(seed)
     draw = random.standard_normal((_shape(matrix)[1], dim + _OVERSAMPLED), np.float32)
-    basis = _orthonormal(matrix @ draw)
+    basis = _orthonormal(_times(rows, draw))
     for _ in range(_POWER_ITERATIONS):
-        basis = _orthonormal(matrix @ _orthonormal(transposed @ basis))
+        basis = _orthonormal(_times(rows, _times(columns, basis)))
     basis = _orthonormal(basis)  # What one time leaves is of the size of a rounding's root.
-    squares, turn = np.linalg.eigh(_gram(transposed @ basis))
+    squares, turn = np.linalg.eigh(_gram(_times(columns, basis)))
     return basis @ turn.astype(np.float32), np.sqrt(np.maximum(squares, 0.0))
+
+
+def _row_blocks(matrix: scipy.sparse.csr_array) -> list[scipy.sparse.csr_array]:
+    """Returns a matrix as runs of its rows with about as many entries each."""
+    starts = np.searchsorted(matrix.indptr, np.arange(0, matrix.nnz + 1, _BLOCK_ENTRIES))
+    starts = np.unique([0, *starts.tolist(), _shape(matrix)[0]]).tolist()
+    return [
+        scipy.sparse.csr_array(matrix[first:last]) for first, last in itertools.pairwise(starts)
+    ]
+
+
+def _times(
+    blocks: Sequence[scipy.sparse.csr_array], factor: Float32[np.ndarray, "K k"]
+) -> Float32[np.ndarray, "N k"]:
+    """Returns the product of a matrix, as runs of its rows, with a dense one.
+
+    Each row is summed by itself, in its own order, however many cores share the rows.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate(list(pool.map(lambda block: block @ factor, blocks)))
 
 
 def _orthonormal(block: Float32[np.ndarray, "N k"]) -> Float32[np.ndarray, "N k2"]:

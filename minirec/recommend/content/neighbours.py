@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -117,13 +119,20 @@ def nearest(
     affordable = np.sort(by_number[np.cumsum(number[by_number] ** 2) <= max_work])
     searched = scipy.sparse.csr_array(rows[:, affordable], dtype=np.float32)
     columns = scipy.sparse.csr_array(searched.T)
+
+    def search(block: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        start, stop = block
+        keys, found = _best(searched[start:stop] @ columns, start, kept)
+        return _item_of(keys), (keys >> 32).astype(np.uint16).view(np.float16), found
+
     items, cosines, numbers = [], [], [np.zeros(0, np.int64)]
-    for start, stop in _blocks(searched.astype(bool) @ number[affordable]):
-        product = searched[start:stop] @ columns
-        keys, found = _best(product, start, kept)
-        items.append(_item_of(keys))
-        cosines.append((keys >> 32).astype(np.uint16).view(np.float16))
-        numbers.append(found)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # The products leave the interpreter alone.
+        for item, cosine, found in pool.map(
+            search, _blocks(searched.astype(bool) @ number[affordable])
+        ):
+            items.append(item)
+            cosines.append(cosine)
+            numbers.append(found)
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(numbers))])
     return Neighbours(
         offsets.astype(np.int64),
