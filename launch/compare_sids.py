@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from launch import make_sids
-from launch.sweep.results import RESULTS, read_lines
+from launch.sweep.results import RECORD, RESULTS, read_lines
 from launch.wiring import catalogue, program, quantisers
 from minirec import files
 from minirec.evaluation.sid_comparison import (
@@ -50,6 +50,7 @@ from minirec.recommend.content import content_rows, nearest
 from minirec.recommend.sources import MODEL
 from minirec.reports.sid_page import write_comparison
 from minirec.sids import SidTable
+from minirec.training import compare
 from pipelines.prepared import Prepared
 
 QUANTISERS: Mapping[str, Mapping[str, Any]] = {
@@ -128,7 +129,7 @@ def run_comparison(
     configs = {name: quantiser_config(sids, name) for name in names}
     for config in configs.values():
         quantisers.check(config, folder)
-    ndcg = {} if sweep is None else trained_ndcg(sweep, names)
+    ndcg = {} if sweep is None else trained_ndcg(job, sweep, names)
     prepared = catalogue.load_prepared(job)
     given = {
         name: SidTable.load(quantisers.index_file(config.path, folder), prepared.raw_item_ids)
@@ -179,31 +180,55 @@ def run_comparison(
     return comparison
 
 
-def trained_ndcg(folder: Path, names: Sequence[str]) -> dict[str, float]:
+def trained_ndcg(job: program.Job, folder: Path, names: Sequence[str]) -> dict[str, float]:
     """Returns NDCG@10 of the models that a sweep has trained on each quantiser's SIDs.
 
-    A run belongs to a quantiser if what its setting changes is what the quantiser changes in
-    `config.sids`, and nothing else. Runs of several seeds count by their mean; all are of
+    A run belongs to a quantiser if its setting changes `config.sids` alone, and makes of it what
+    the quantiser makes of the job's. Runs of several seeds count by their mean; all are of
     validation users.
 
+    Args:
+        job: whose records are compared on.
+        folder: of the sweep.
+        names: of `QUANTISERS`.
+
     Raises:
-        ValueError: no file of a sweep's results, or none of them belongs to a quantiser.
+        ValueError: no file of a sweep's results, a sweep over other records, or none of its runs
+            belongs to a quantiser.
     """
-    path = folder / RESULTS
-    if not path.is_file():
+    path, record = folder / RESULTS, folder / RECORD
+    if not path.is_file() or not record.is_file():
         raise ValueError(f"--sweep: {path} is missing; expected the folder of a sweep")
+    shape = {"config": {"data": dict, "sids": dict}}
+    swept = files.read_sealed(record, "run the sweep again", shape)["config"]
+    ours = json.loads(json.dumps(job.config.data.to_dict()))
+    if differences := compare(swept["data"], ours):
+        field, theirs, own = differences[0]
+        raise ValueError(
+            f"--sweep: {record}: config.data.{field} is {theirs} there and {own} here: models of "
+            "other records tell nothing of these SIDs"
+        )
+    wanted = {name: _plain(quantiser_config(job.config.sids, name)) for name in names}
     found: dict[str, list[float]] = {}
     for line in read_lines(path).values():
-        for name in names:
-            fields = {f"sids.{field}": value for field, value in QUANTISERS[name].items()}
-            if line["split"] == "valid" and line.get("fields") == fields:
+        fields = line.get("fields") or {}
+        if line["split"] != "valid" or any(not field.startswith("sids.") for field in fields):
+            continue
+        config = ConfigDict(swept["sids"])
+        config.update_from_flattened_dict(fields, "sids.")
+        for name, sids in wanted.items():
+            if _plain(config) == sids:
                 found.setdefault(name, []).append(line["metrics"][MODEL]["item"]["ndcg@10"])
     if not found:
         raise ValueError(
-            f"--sweep: {path} has no run on validation users whose setting is a quantiser's, such "
-            f"as {json.dumps({f'sids.{field}': x for field, x in QUANTISERS[names[0]].items()})}"
+            f"--sweep: {path} has no run on validation users whose setting makes of config.sids "
+            f"what a quantiser makes of it, such as {names[0]}: {dict(QUANTISERS[names[0]])}"
         )
     return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def neighbourhoods(prepared: Prepared, transitions: Transitions) -> dict[str, Neighbourhood]:

@@ -74,6 +74,11 @@ def recommend(
     """
     experiment, exclude_seen = experiment_of(job.config), job.config.search.exclude_seen
     run = experiment.load(job, with_appended=True)
+    if rank_by == MODEL_HEAD and run.item_ranker(1) is None:
+        raise program.UsageError(
+            "--rank_by=model_head: this run has no item table that has learnt to rank "
+            "(config.loss.item_weight, config.model.positions); use --rank_by=model"
+        )
     catalogue = run.catalogue
     raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
     known = KnownItems(raw_item_ids, catalogue.prepared, skip=skip_unknown)
@@ -121,16 +126,7 @@ def recommend(
 
 
 def _by_item_table(run: Run, ranked: RankedUsers) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a search has found by the model's item table, and log-probabilities.
-
-    Raises:
-        UsageError: the model has none, or has not learnt it.
-    """
-    if run.item_ranker(1) is None:
-        raise program.UsageError(
-            "--rank_by=model_head: this run has no item table that has learnt to rank "
-            "(config.loss.item_weight, config.model.positions); use --rank_by=model"
-        )
+    """Returns what a search has found by the model's item table, and log-probabilities."""
     catalogue, num_known = run.catalogue, run.catalogue.prepared.num_items
     train_count = np.zeros(len(catalogue.item_tokens))
     train_count[:num_known] = catalogue.prepared.train_count

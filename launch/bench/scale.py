@@ -131,7 +131,7 @@ def _measure(place: Path, num_items: int, num_users: int) -> dict[str, Any]:
     }
     flags = [f"--config={_CONFIG}", f"--workdir={place / 'work'}", "--overwrite"]
     flags += [f"--config.{name}={value}" for name, value in settings.items()]
-    row: dict[str, Any] = {"events": num_events, "users": num_users}
+    row: dict[str, Any] = {"events": num_events}
     for step in ("prepare", "make_sids", "train"):
         begin = time.perf_counter()
         row[f"{step}_gb"] = _child(place, f"launch.{step}", *flags)["gigabytes"]
@@ -170,6 +170,7 @@ def _rankings() -> dict[str, Any]:
         run = experiment_of(job.config).load(job)
         ranker = run.ranker()
         batches = run.split_batches("test", num_users)
+        told["users"] = min(num_users, len(run.catalogue.prepared.views("test")))
         if ranker.item_ranker is None:
             raise program.UsageError(f"--config={_CONFIG}: has no item table to rank by")
         given = {"trie": ranker.trie, "exclude_seen": True}
@@ -185,10 +186,13 @@ def _rankings() -> dict[str, Any]:
             for _ in range(2):  # The first compiles.
                 begin = time.perf_counter()
                 rank()
-                told[name] = round(time.perf_counter() - begin, 1)
+                told[name] = round(time.perf_counter() - begin, 3)
 
-    with contextlib.suppress(SystemExit):
+    try:
         program.run(measure)
+    except SystemExit as ended:
+        if ended.code:
+            raise
     return told
 
 

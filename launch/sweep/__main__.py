@@ -35,7 +35,7 @@ from ml_collections import ConfigDict
 
 from launch.sweep import sweep_run
 from launch.sweep.grid import Setting, read_grid
-from launch.sweep.results import FAILURES, RESULTS, check_scores, read_lines, write_lines
+from launch.sweep.results import FAILURES, RECORD, RESULTS, check_scores, read_lines, write_lines
 from launch.sweep.sweep_run import SweepJob
 from launch.wiring import made_with, program
 from launch.wiring.experiment import experiment_of
@@ -50,7 +50,6 @@ from minirec.training import TrainResult, compare, read_metrics
 from minirec.training.metrics_log import FINAL, METRICS_FILE
 from minirec.training.run_folder import OVERWRITE_FILE, locked, overwrite_once
 
-RECORD = "sweep.json"
 _GRID = flags.DEFINE_string(
     "grid", None, "Fields and their values, FIELD=VALUE,VALUE;FIELD=…, or a .json of settings."
 )

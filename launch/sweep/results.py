@@ -11,7 +11,7 @@ from minirec import files
 from minirec.files.schema import COUNT, NUMBER, Kind, check, is_number
 from minirec.reports.seeds import METRICS
 
-RESULTS, FAILURES = "results.jsonl", "failed.jsonl"
+RESULTS, FAILURES, RECORD = "results.jsonl", "failed.jsonl", "sweep.json"
 # What a report and a line of results say of how good a run is, and by what code.
 _PAIR = Kind(
     "two numbers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from minirec import files
@@ -127,6 +128,7 @@ def _bits_cell(information: Information, most: float) -> Cell:
 
 
 def _figures(comparison: Comparison) -> list[Figure]:
+    names = list(comparison.quantisers)
     scores = list(comparison.quantisers.values())
     depth = max(len(one.codebook_sizes) for one in scores)
     prefixes = ["1 code", *(f"{length} codes" for length in range(2, depth + 1))]
@@ -144,43 +146,42 @@ def _figures(comparison: Comparison) -> list[Figure]:
     information = sid_plots.level_lines(
         dict(enumerate(bits)),
         prefixes,
-        label="Bits saved on the next item by length of prefix. " + _spoken(comparison, bits),
+        label="Bits saved on the next item by length of prefix. " + _spoken(names, bits),
         y_label="bits a transition",
         reference=(comparison.item_level.bits, "item pairs, no SIDs"),
     )
     reconstruction = sid_plots.level_lines(
         dict(enumerate(errors)),
         prefixes,
-        label="Reconstruction error by length of prefix. " + _spoken(comparison, errors),
+        label="Reconstruction error by length of prefix. " + _spoken(names, errors),
         y_label="error, relative to the variance",
     )
     bars = sid_plots.level_bars(
         dict(enumerate(even)),
         dict(enumerate(used)),
         levels,
-        label="Perplexity as a share of the codebook, by level. " + _spoken(comparison, even),
+        label="Perplexity as a share of the codebook, by level. " + _spoken(names, even),
         y_label="share of the codebook",
     )
     collisions = sid_plots.level_lines(
         dict(enumerate(shared)),
         prefixes,
-        label="Items that share their prefix, by its length. " + _spoken(comparison, shared),
+        label="Items that share their prefix, by its length. " + _spoken(names, shared),
         y_label="share of the items",
     )
     kept = []
     for kind, called in _KINDS.items():
-        shares = {
-            number: list(one.kept[kind]) for number, one in enumerate(scores) if kind in one.kept
-        }
+        having = {name: one for name, one in comparison.quantisers.items() if kind in one.kept}
+        shares = {names.index(name): list(one.kept[kind]) for name, one in having.items()}
         if shares:
             plot = sid_plots.level_lines(
                 shares,
                 prefixes,
                 label=f"Share of the nearest by {called} that a prefix keeps together. "
-                + _spoken(comparison, list(shares.values())),
+                + _spoken(having, list(shares.values())),
                 y_label="share of the 50 nearest",
             )
-            chance = [f"{one.by_chance[0]:.1%}" for one in scores]
+            chance = [f"{one.by_chance[0]:.1%}" for one in having.values()]
             caption = (
                 f"Of the 50 items that are nearest by {called}, those that have the same first "
                 f"codes. Of random items one code keeps {', '.join(chance)}."
@@ -279,10 +280,10 @@ def _level_rows(head: Cell, one: QuantiserScores) -> list[Row]:
     return [*rows, Row(Cell(""), line)]
 
 
-def _spoken(comparison: Comparison, values: list[list[float]]) -> str:
+def _spoken(names: Iterable[str], values: list[list[float]]) -> str:
     return "; ".join(
         f"{name} {', '.join(f'{value:.3f}' for value in line)}"
-        for name, line in zip(comparison.quantisers, values, strict=True)
+        for name, line in zip(names, values, strict=True)
     )
 
 

@@ -112,6 +112,4 @@ def against(
             )
         axes.margins(0.12)
         axes.locator_params(axis="x", nbins=3)
-        if place:
-            axes.tick_params(labelleft=False)
     return to_svg(figure, label)

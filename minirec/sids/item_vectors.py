@@ -16,6 +16,7 @@ import threadpoolctl
 from jaxtyping import Float, Float32, Int
 
 from minirec import files
+from minirec.cores import num_threads
 from minirec.sids.text_transform import TermWeights, TextTransform, split_words, unit_rows
 
 # Up to this many rows or columns a dense decomposition is quick, and finds all of the rank.
@@ -23,7 +24,7 @@ _DENSE_SIDE = 512
 # From so many rows and columns on a decomposition is sketched: the exact one takes minutes.
 _SKETCHED_SIDE = 50_000
 _OVERSAMPLED, _POWER_ITERATIONS = 16, 4
-_GRAM_ROWS = 65_536
+_PART_ROWS = 65_536
 _BLOCK_ENTRIES = 1_000_000
 # Directions weaker than this, beside the strongest, are rounding.
 _RANK_TOLERANCE = 1e-6
@@ -267,7 +268,7 @@ def _svd_by_sketch(
     draw = random.standard_normal((_shape(matrix)[1], dim + _OVERSAMPLED), np.float32)
     basis = _orthonormal(_times(rows, draw))
     for _ in range(_POWER_ITERATIONS):
-        basis = _orthonormal(_times(rows, _times(columns, basis)))
+        basis = _orthonormal(_times(rows, _orthonormal(_times(columns, basis))))
     basis = _orthonormal(basis)  # What one time leaves is of the size of a rounding's root.
     squares, turn = np.linalg.eigh(_gram(_times(columns, basis)))
     return basis @ turn.astype(np.float32), np.sqrt(np.maximum(squares, 0.0))
@@ -289,22 +290,33 @@ def _times(
 
     Each row is summed by itself, in its own order, however many cores share the rows.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         return np.concatenate(list(pool.map(lambda block: block @ factor, blocks)))
 
 
 def _orthonormal(block: Float32[np.ndarray, "N k"]) -> Float32[np.ndarray, "N k2"]:
     """Returns an orthonormal basis, nearly, of a tall block's columns, but for mere roundings."""
     squares, turn = np.linalg.eigh(_gram(block))
-    kept = squares > np.finfo(np.float32).eps * squares.max(initial=0.0)
-    return block @ (turn[:, kept] / np.sqrt(squares[kept])).astype(np.float32)
+    kept = squares > _RANK_TOLERANCE**2 * squares.max(initial=0.0)
+    turn = (turn[:, kept] / np.sqrt(squares[kept])).astype(np.float32)
+    with ThreadPoolExecutor(num_threads()) as pool:
+        return np.concatenate(list(pool.map(lambda part: part @ turn, _parts(block))))
 
 
 def _gram(block: Float32[np.ndarray, "N k"]) -> Float[np.ndarray, "k k"]:
     """Returns the products of a tall block's columns with each other, summed in float64."""
-    rows = range(0, len(block), _GRAM_ROWS)
-    parts = (block[start : start + _GRAM_ROWS].astype(np.float64) for start in rows)
-    return sum((part.T @ part for part in parts), np.zeros((block.shape[1],) * 2))
+
+    def gram(part: np.ndarray) -> np.ndarray:
+        part = part.astype(np.float64)
+        return part.T @ part
+
+    with ThreadPoolExecutor(num_threads()) as pool:
+        return sum(pool.map(gram, _parts(block)), np.zeros((block.shape[1],) * 2))
+
+
+def _parts(block: np.ndarray) -> list[np.ndarray]:
+    """Returns a tall block as runs of its rows: the same ones on any number of cores."""
+    return [block[start : start + _PART_ROWS] for start in range(0, len(block), _PART_ROWS)]
 
 
 def _svd_by_gram(

@@ -235,7 +235,9 @@ def _keys_of_parts(key: Key[Array, ""], parts: int) -> Key[Array, " parts"]:
     """Returns the randomness of each part of a step."""
     if parts == 1:
         return key[None]
-    return jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts, dtype=jnp.int32))
+    # Not vmap, under which some generators give other bits.
+    indices = jnp.arange(parts, dtype=jnp.int32)
+    return jax.lax.map(lambda part: jax.random.fold_in(key, part), indices)
 
 
 def split_batch(inputs: Any, parts: int) -> Any:

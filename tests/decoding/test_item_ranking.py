@@ -1,5 +1,7 @@
 """All items by the item table, with the filters of a search."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -104,6 +106,20 @@ def test_a_search_over_all_items_ranks_by_the_table_as_a_ranking_of_all_does(
         at = int(np.flatnonzero(found.item[user] == N)[0])
         assert lists.probability[user, place] == searched.probability[user, at]
         assert (np.diff(lists.probability[user]) <= 0).all()
+
+
+def test_items_too_improbable_to_have_a_share_are_in_the_tables_order():
+    item = np.array([[10, 3, 1, 2, -1]], np.int32)
+    logit = np.array([[-np.inf, 1.0, 3.0, -900.0, -np.inf]])
+    zero = np.zeros((1, 5))
+    ranked = RankedUsers(np.arange(1), item, zero, item[..., None], zero, item < 0, logit)
+    all_to_the_later = RankedLists(item, np.array([[1.0, 0, 0, 0, 0]]))
+    assert rescored(ranked, all_to_the_later, 10).item.tolist() == [[10, 1, 3, 2, -1]]
+    nothing = RankedLists(item, zero)
+    assert rescored(ranked, nothing, 10).item.tolist() == [[1, 3, 2, 10, -1]]
+    damaged = dataclasses.replace(ranked, table_score=np.where(item == 3, np.nan, logit))
+    with pytest.raises(ValueError, match="NaN for user 0"):
+        rescored(damaged, nothing, 10)
 
 
 def test_a_model_without_a_table_cannot_rank_by_it():

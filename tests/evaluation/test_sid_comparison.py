@@ -100,6 +100,16 @@ def test_correlations_are_of_the_quantisers_that_models_were_trained_on(comparis
         dataclasses.replace(found, ndcg={"e": 0.5})
 
 
+def test_a_kind_that_some_quantisers_lack_is_drawn_of_the_others(comparison, tmp_path):
+    one, other = comparison.quantisers.values()
+    lacking = dataclasses.replace(one, kept={"content": one.kept["content"]})
+    nothing = dataclasses.replace(other, kept={}, by_chance=())
+    found = dataclasses.replace(comparison, quantisers={"a": lacking, "b": other, "c": nothing})
+    page = write_comparison(tmp_path, found).read_text()
+    assert "Neighbours by transitions" in page
+    assert "30.0%, 30.0%" in page
+
+
 def test_differences_are_of_the_same_transitions(comparison):
     gap, error = comparison.difference("one", "o<i>ther")
     assert (gap, error) == pytest.approx((1.0, 1.0))

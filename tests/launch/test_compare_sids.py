@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from launch import compare_sids, make_sids, prepare
-from launch.sweep.results import RESULTS, write_lines
+from launch.sweep.results import RECORD, RESULTS, write_lines
 from launch.wiring import append, catalogue, program, sid
+from minirec import files
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import LatentCodebooks, load_codebooks
 from pipelines.prepared import Prepared
@@ -72,15 +73,23 @@ def test_models_of_a_sweep_belong_to_the_quantisers_whose_settings_they_change(t
         result("c", kmeans, 0.9, split="test"),
         result("d", kmeans | {"model.width": 8}, 0.9),
         result("e", kmeans | balanced, 0.125),
+        result("f", {"sids.source": "rq_vae", "sids.balance": 0.0}, 0.25),
     ]
-    write_lines(tmp_path / RESULTS, dict(lines))
-    names = ["rq_vae", "rq_kmeans", "rq_kmeans_balanced"]
-    found = compare_sids.trained_ndcg(tmp_path, names)
-    assert found == {"rq_kmeans": 0.5, "rq_kmeans_balanced": 0.125}
-    with pytest.raises(ValueError, match=r"no run on validation users .* such as .*rq_vae"):
-        compare_sids.trained_ndcg(tmp_path, names[:1])
+    job = job_of(tmp_path)
     with pytest.raises(ValueError, match="is missing; expected the folder of a sweep"):
-        compare_sids.trained_ndcg(tmp_path / "none", names)
+        compare_sids.trained_ndcg(job, tmp_path, ["rq_kmeans"])
+    write_lines(tmp_path / RESULTS, dict(lines))
+    files.write_sealed(tmp_path / RECORD, {"config": job.config.to_dict()})
+    names = ["rq_vae", "rq_kmeans", "rq_kmeans_balanced"]
+    found = compare_sids.trained_ndcg(job, tmp_path, names)
+    # What a quantiser's settings name is the default here, and said by no line.
+    assert found == {"rq_kmeans": 0.5, "rq_kmeans_balanced": 0.125, "rq_vae": 0.25}
+    with pytest.raises(ValueError, match=r"no run on validation users .* such as .*gradient"):
+        compare_sids.trained_ndcg(job, tmp_path, ["rq_vae_gradient"])
+    with pytest.raises(ValueError, match=r"config.data.k_core is .* there and 9 here"):
+        compare_sids.trained_ndcg(job_of(tmp_path, **{"data.k_core": 9}), tmp_path, names)
+    with pytest.raises(ValueError, match="no run on validation users"):
+        compare_sids.trained_ndcg(job_of(tmp_path, **{"sids.dim": 9}), tmp_path, names)
 
 
 def test_all_quantisers_stand_side_by_side_in_one_page(workdir, comparison):

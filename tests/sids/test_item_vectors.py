@@ -179,6 +179,13 @@ def test_a_sketched_decomposition_keeps_nearly_all_that_the_exact_one_does(monke
     directions = sketched / lengths
     np.testing.assert_allclose(directions.T @ directions, np.eye(12), atol=1e-4)
     np.testing.assert_array_equal(sketched, _truncated_svd(matrix, 12, 0, 1.0))
+    # Directions that are weak beside the first are directions still.
+    left, _ = np.linalg.qr(rng.normal(size=(700, 40)))
+    right, _ = np.linalg.qr(rng.normal(size=(600, 40)))
+    for strength in (0.6 ** np.arange(40), np.r_[1.0, np.full(39, 0.004)]):
+        falling = scipy.sparse.csr_array((left * strength) @ right.T)
+        found = np.linalg.norm(_truncated_svd(falling, 12, 0, 1.0), axis=0)
+        np.testing.assert_allclose(found, strength[:12], rtol=0.02)
     # Columns beyond the rank are zeros, as those of the exact one.
     low = scipy.sparse.csr_array(factors[:, :3] @ rng.normal(size=(3, 600)))
     assert (_truncated_svd(low, 12, 0, 1.0)[:, 3:] == 0).all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +14,11 @@ import scipy.sparse
 from jaxtyping import Float16, Int, Int32, Int64
 
 from minirec import files
+from minirec.cores import num_threads
 from minirec.files.schema import COUNT
 
 _MAX_WORK = 1e10  # multiplications of a search; 1e8 a second, or so
-_BLOCK_WORK = 4e6  # of them, and so entries at most, that are held at one time
+_BLOCK_WORK = 4e6  # of them, and so entries at most, that a thread holds at one time
 _KEPT_AT_LEAST = 100
 _KEPT_IN_ALL = 12_000_000
 _DTYPES = {"offsets": "int64", "item": "int32", "cosine": "float16"}
@@ -126,7 +126,7 @@ def nearest(
         return _item_of(keys), (keys >> 32).astype(np.uint16).view(np.float16), found
 
     items, cosines, numbers = [], [], [np.zeros(0, np.int64)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # The products leave the interpreter alone.
+    with ThreadPoolExecutor(num_threads()) as pool:  # The products leave the interpreter alone.
         for item, cosine, found in pool.map(
             search, _blocks(searched.astype(bool) @ number[affordable])
         ):

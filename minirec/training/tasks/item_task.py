@@ -134,7 +134,9 @@ class ItemTask:
             return {}
         ids = [batch["item"].reshape(-1)]
         if self.item_weight:
-            ids.append(jax.vmap(lambda key: self._draw(_keys(key)[2])[0])(keys).reshape(-1))
+            # Not vmap, under which some generators give other bits.
+            drawn = jax.lax.map(lambda key: self._draw(_keys(key)[2])[0], keys)
+            ids.append(drawn.reshape(-1))
         return {"items": touched_ids(jnp.concatenate(ids), self.prefixes.num_items)}
 
     def evaluate(self, model: Any) -> dict[str, float]:
