@@ -105,7 +105,7 @@ class Codebooks:
         text = np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
         levels |= {"about": text, **(arrays or {})}
         with files.atomic_path(path) as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **levels)
+            np.savez(temporary, allow_pickle=False, **levels)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> tuple[Self, dict[str, Any], dict[str, Any]]:
