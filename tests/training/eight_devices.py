@@ -210,9 +210,8 @@ def test_search_results_are_those_of_one_device(mesh):
     trie = replicate(trie, mesh)
     for given in (allowed, np.tile(allowed, (USERS, 1))):
         found = search(over_mesh, model, trie, slice(USERS), given)
-        for field in dataclasses.fields(found):
-            expected = np.concatenate([getattr(part, field.name) for part in parts])
-            np.testing.assert_array_equal(getattr(found, field.name), expected, field.name)
+        expected = jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_parameters_come_together_and_activations_stay_apart(mesh):
