@@ -70,15 +70,12 @@ ROUNDINGS = 4 * (B * P + NEGATIVES + 40)
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "item_weight", "generator"),
-    [(1, 1.0, "threefry2x32"), (2, 1.0, "rbg"), (1, 0.0, "threefry2x32")],
-    ids=["plain", "parts", "sids"],
+    ("accumulate", "generator"), [(1, "threefry2x32"), (2, "rbg")], ids=["plain", "parts"]
 )
-def test_the_first_step_is_that_on_the_whole_table(accumulate, item_weight, generator):
-    fields = {"accumulate": accumulate, "item_weight": item_weight}
+def test_the_first_step_is_that_on_the_whole_table(accumulate, generator):
     with jax.default_prng_impl(generator):  # Of some the bits are others under vmap.
         (whole, loss), (touched, same) = (
-            after(batches(1), narrows=narrows, **fields) for narrows in (False, True)
+            after(batches(1), narrows=narrows, accumulate=accumulate) for narrows in (False, True)
         )
     assert_close(same[0], loss[0], ROUNDINGS)
     assert whole.keys() == touched.keys()
@@ -100,9 +97,6 @@ def test_rows_that_no_step_reads_stay_as_they_are():
     assert 10 < len(read) < 50
     np.testing.assert_array_equal(flat[("items",)][still], first[still])
     assert (flat[("items",)][read] != first[read]).any(axis=1).all()
-    # The whole table's steps do decay them.
-    dense, _ = after(steps, narrows=False, item_weight=0.0, weight_decay=0.5)
-    assert (dense[("items",)][still] != first[still]).any(axis=1).all()
 
 
 def test_a_small_table_is_learnt_whole():
