@@ -8,6 +8,7 @@ level, seed 0, invalid 0, seen items excluded:
                          HR@5    NDCG@5   HR@10   NDCG@10
     system               .4165   .2878    .6028   .3476
     item_head            .4042   .2720    .5942   .3332
+    model_head           .4042   .2720    .5952   .3336
     model                .3957   .2706    .5765   .3287
     transition_content   .0885   .0536    .1487   .0730
     item_transition      .0867   .0537    .1527   .0749

@@ -127,10 +127,9 @@ def recommend(
 
 def _by_item_table(run: Run, ranked: RankedUsers) -> tuple[np.ndarray, np.ndarray]:
     """Returns what a search has found by the model's item table, and log-probabilities."""
-    catalogue, num_known = run.catalogue, run.catalogue.prepared.num_items
-    train_count = np.zeros(len(catalogue.item_tokens))
-    train_count[:num_known] = catalogue.prepared.train_count
-    lists = rescored(ranked, searched(ranked, catalogue.item_tokens, train_count), num_known)
+    train_count = run.catalogue.prepared.train_count
+    of_search = searched(ranked, run.catalogue.item_tokens, train_count)
+    lists = rescored(ranked, of_search, len(train_count))
     with np.errstate(divide="ignore"):
         return lists.item, np.log(lists.probability)
 

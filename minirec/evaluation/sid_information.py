@@ -37,7 +37,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
-from minirec.sids.collisions import check_codes, refine
+from minirec.sids.collisions import check_codes, prefix_groups
 
 # From groups that follow each other strictly to groups that tell nothing new.
 _ALPHAS = 2.0 ** np.arange(-12, 41)
@@ -170,10 +170,7 @@ def prefix_information(
     codes = check_codes(codes)
     if len(codes) != transitions.num_items:
         raise ValueError(f"codes: {len(codes)} items; the transitions have {transitions.num_items}")
-    groups = [np.zeros(len(codes), np.int64)]
-    for level in range(codes.shape[1]):
-        groups.append(refine(groups[-1], codes[:, level]))
-    return list(_chain([*groups[1:], np.arange(len(codes))], transitions))
+    return list(_chain([*prefix_groups(codes), np.arange(len(codes))], transitions))
 
 
 def _chain(

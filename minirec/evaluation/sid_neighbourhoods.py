@@ -9,13 +9,13 @@ on. Long codebooks keep less by chance alone, so that the share of random items 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Int, Int64
 
-from minirec.sids.collisions import check_codes, refine
+from minirec.recommend.baselines.lists import best_places
+from minirec.sids.collisions import check_codes, prefix_groups
 
 NEAREST = 50
 """Neighbours of an item that are looked at."""
@@ -56,9 +56,7 @@ def transition_neighbourhood(
     ends = (np.concatenate([first, second]), np.concatenate([second, first]))
     count = scipy.sparse.coo_array((ones, ends), shape=(num_items, num_items)).tocsr()
     row = np.repeat(np.arange(num_items), np.diff(count.indptr))
-    order = np.lexsort((count.indices, -count.data, row))
-    place = np.arange(len(row)) - count.indptr[row[order]]
-    order = order[place < number]
+    order, _ = best_places(row, count.data, count.indices, number)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row[order], minlength=num_items))])
     return Neighbourhood(offsets.astype(np.int64), count.indices[order])
 
@@ -78,22 +76,14 @@ def kept_by_prefixes(codes: Int[np.ndarray, "N L"], neighbourhood: Neighbourhood
     item = np.repeat(np.arange(len(codes)), number)
     weight = 1.0 / np.maximum(number[item], 1) / max(1, np.count_nonzero(number))
     return [
-        float(weight[group[item] == group[neighbourhood.item]].sum()) for group in _groups(codes)
+        float(weight[group[item] == group[neighbourhood.item]].sum())
+        for group in prefix_groups(codes)
     ]
 
 
 def kept_by_chance(codes: Int[np.ndarray, "N L"]) -> list[float]:
     """Returns the share of an item's others that have its first code, its first two, …."""
     codes = check_codes(codes)
-    sizes = [np.bincount(group).astype(np.float64) for group in _groups(codes)]
+    sizes = [np.bincount(group).astype(np.float64) for group in prefix_groups(codes)]
     pairs = max(1, len(codes) * (len(codes) - 1))
     return [float(np.sum(size * (size - 1)) / pairs) for size in sizes]
-
-
-def _groups(codes: Int[np.ndarray, "N L"]) -> Sequence[Int64[np.ndarray, " N"]]:
-    """Returns which items share their first code, their first two, …."""
-    groups, group = [], np.zeros(len(codes), np.int64)
-    for level in range(codes.shape[1]):
-        group = refine(group, codes[:, level])
-        groups.append(group)
-    return groups

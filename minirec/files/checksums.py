@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from minirec.cores import num_threads
 from minirec.files.digest import sha256
 from minirec.files.schema import COUNT, SHA256, check
 from minirec.files.sealed import DamagedError, read_sealed, write_sealed
@@ -101,5 +101,5 @@ def _checksum(path: Path) -> dict[str, Any]:
 
 def _parallel[T](work: Callable[[Path], T], paths: list[Path]) -> list[T]:
     # Hashing lets other threads run.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         return list(pool.map(work, paths))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from kernels.trie import Trie
 from minirec.decoding.ranking import RankedUsers, rank_users, rank_users_items
@@ -93,9 +93,7 @@ class Ranker:
             self.model, batches, self.searcher, self.trie, on_batch=on_batch, **filters
         )
         num_items, num_known = len(self.item_tokens), len(self.train_count)
-        counts = np.zeros(num_items)
-        counts[:num_known] = self.train_count
-        lists = {MODEL: searched(ranked, self.item_tokens, counts)}
+        lists = {MODEL: searched(ranked, self.item_tokens, self.train_count)}
         if self.item_ranker is not None:
             head = rank_users_items(self.model, batches, self.item_ranker, self.trie, **filters)
             lists[ITEM_HEAD] = RankedLists(head.item, np.exp(head.item_score.astype(np.float64)))
@@ -111,14 +109,18 @@ class Ranker:
 
 
 def searched(
-    ranked: RankedUsers, item_tokens: Int[np.ndarray, "N L"], train_count: Float[np.ndarray, " N"]
+    ranked: RankedUsers,
+    item_tokens: Int[np.ndarray, "N L"],
+    train_count: Int[np.ndarray, " known"],
 ) -> RankedLists:
     """Returns what a search has found, with the probabilities that it gives the items.
 
     Args:
         ranked: what it has found.
         item_tokens: the tokens of each item.
-        train_count: training interactions of each item.
+        train_count: training interactions of each item; those past its end came later.
     """
+    counts = np.zeros(len(item_tokens))
+    counts[: len(train_count)] = train_count
     found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
-    return shared_probability(found, item_tokens, train_count)
+    return shared_probability(found, item_tokens, counts)

@@ -152,10 +152,16 @@ def nearest_first(
 
 def group_of_prefix(codes: Int[np.ndarray, "N l"]) -> Int[np.ndarray, " N"]:
     """Returns, a row, the lexicographic rank of its tuple among the distinct ones, from 0."""
-    group = np.zeros(codes.shape[0], dtype=np.int64)
+    return [np.zeros(len(codes), np.int64), *prefix_groups(codes)][-1]
+
+
+def prefix_groups(codes: Int[np.ndarray, "N l"]) -> list[Int[np.ndarray, " N"]]:
+    """Returns `group_of_prefix` of the first code, of the first two, …."""
+    groups, group = [], np.zeros(len(codes), np.int64)
     for level in range(codes.shape[1]):
         group = refine(group, codes[:, level])
-    return group
+        groups.append(group)
+    return groups
 
 
 def refine(group: Int[np.ndarray, " N"], code: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:

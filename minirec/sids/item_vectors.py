@@ -233,8 +233,8 @@ def _truncated_svd(
     vectors = np.zeros((num_items, dim))
     if matrix.nnz == 0:
         return vectors
-    # One thread: the products wait for memory, not for cores, and one thread always adds in the
-    # same order, so that codes do not depend on how many cores a machine has.
+    # One thread a product: one always adds in the same order, so that codes do not depend on how
+    # many cores a machine has. What a sketch shares among cores, it cuts alike on any of them.
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         if min(num_items, width) <= max(_DENSE_SIDE, dim + 1):
             left, strength = _svd_by_gram(matrix)

@@ -210,12 +210,10 @@ class TrainStep:
                 shares = NamedSharding(self._mesh, PartitionSpec(None, AXES))
                 parts = jax.lax.with_sharding_constraint(parts, shares)
 
-            keys = _keys_of_parts(key, self._accumulate)
-
-            def add_part(carry: Any, part_and_index: Any) -> tuple[Any, Ratios]:
+            def add_part(carry: Any, part_and_key: Any) -> tuple[Any, Ratios]:
                 grads, rest = carry
-                part, index = part_and_index
-                part_grads, (ratios, rest) = gradient(params, rest, part, keys[index])
+                part, part_key = part_and_key
+                part_grads, (ratios, rest) = gradient(params, rest, part, part_key)
                 grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, part_grads)
                 return (grads, rest), ratios
 
@@ -224,7 +222,7 @@ class TrainStep:
                 lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
             )
             (grads, rest), ratios = jax.lax.scan(
-                add_part, (zeros, rest), (parts, jnp.arange(self._accumulate, dtype=jnp.int32))
+                add_part, (zeros, rest), (parts, _keys_of_parts(key, self._accumulate))
             )
             ratios = jax.tree.map(lambda x: jnp.sum(x, axis=0), ratios)
         nnx.update(model, rest)
