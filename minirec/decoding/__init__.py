@@ -1,7 +1,7 @@
 """Decoding: constrained beam search from a model and a trie to ranked items."""
 
-from minirec.decoding.item_ranking import ItemModel, ItemRanking, rank_items
-from minirec.decoding.search import beam_search, finish, prefill, step
+from minirec.decoding.item_ranking import ItemModel, ItemRanking, rank_items, rank_states
+from minirec.decoding.search import beam_search, begin, finish, prefill, search_on, step
 from minirec.decoding.searcher import BeamSearcher, Buckets, CompiledRanking, ItemRanker
 from minirec.decoding.state import DecodeState, SearchModel, SearchResult
 
@@ -12,9 +12,12 @@ __all__ = [
     "CompiledRanking",
     "ItemRanker",
     "rank_items",
+    "rank_states",
     "ItemModel",
     "ItemRanking",
     "prefill",
+    "begin",
+    "search_on",
     "step",
     "finish",
     "DecodeState",

@@ -60,7 +60,30 @@ def rank_items(
         excluded: item ids that a user shall not get, -1 pads.
         allowed: which items may be returned at all, by item id, for the batch or each user.
     """
-    score = jax.nn.log_softmax(model.item_logits(model.read(item, lengths)), axis=-1)
+    state = model.read(item, lengths)
+    return rank_states(model, state, trie, num_items=num_items, excluded=excluded, allowed=allowed)
+
+
+def rank_states(
+    model: ItemModel,
+    state: Float[Array, "B D"],
+    trie: Trie,
+    *,
+    num_items: int,
+    excluded: Int[Array, "B E"] | None = None,
+    allowed: Bool[Array, "*B items"] | None = None,
+) -> ItemRanking:
+    """Returns what `rank_items` does, of histories that have been read already.
+
+    Args:
+        model: scores items.
+        state: the state after each history, as the model's `read` returned it.
+        trie: as for `rank_items`, and the same holds for the others.
+        num_items: see `rank_items`.
+        excluded: see `rank_items`.
+        allowed: see `rank_items`.
+    """
+    score = jax.nn.log_softmax(model.item_logits(state), axis=-1)
     B, N = score.shape
     leaf = _fitted(trie.item_leaf, N, DEAD_NODE)
     wanted = jnp.broadcast_to(leaf != DEAD_NODE, (B, N))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kernels.beam_step import Beams
 from kernels.indices import int32_indices
@@ -54,10 +55,54 @@ def beam_search(
     Raises:
         ValueError: arguments whose shapes or dtypes do not fit.
     """
+    state = prefill(model, tokens, lengths, num_beams=num_beams, num_levels=trie.num_levels)
+    return search_on(
+        model,
+        state,
+        trie,
+        num_beams=num_beams,
+        normalize=normalize,
+        excluded=excluded,
+        allowed=allowed,
+        head=head,
+        implementation=implementation,
+    )
+
+
+def search_on(
+    model: SearchModel,
+    state: DecodeState,
+    trie: Trie,
+    *,
+    num_beams: int,
+    normalize: str = "vocab",
+    excluded: Int[Array, "B E"] | None = None,
+    allowed: Bool[Array, "*B items"] | None = None,
+    head: str | None = None,
+    implementation: str | None = None,
+    on_level: Callable[[int, DecodeState, DecodeState], None] | None = None,
+) -> SearchResult:
+    """Returns what `beam_search` does, of prompts that have been read already.
+
+    Args:
+        model: the model that `state` was made with.
+        state: the state before the first level, as `prefill` or `begin` returned it.
+        trie: as for `beam_search`, and the same holds for the others.
+        num_beams: as given to `prefill`.
+        normalize: see `beam_search`.
+        excluded: see `beam_search`.
+        allowed: see `beam_search`.
+        head: see `beam_search`.
+        implementation: see `beam_search`.
+        on_level: called after each level with its number and the states before and after it.
+
+    Raises:
+        ValueError: as `beam_search`.
+    """
     excluded, allowed = _filters(excluded, allowed)
     live = _live(trie, excluded, allowed)
-    state = prefill(model, tokens, lengths, num_beams=num_beams, num_levels=trie.num_levels)
     for level in range(trie.num_levels):
+        before = state
         state = step(
             model,
             state,
@@ -69,6 +114,8 @@ def beam_search(
             head=head,
             implementation=implementation,
         )
+        if on_level is not None:
+            on_level(level, before, state)
     found = finish(state, trie, excluded=excluded, allowed=allowed)
     item_scores = getattr(model, "item_scores", None)
     if item_scores is None:
@@ -103,8 +150,30 @@ def prefill(
         )
     if num_beams < 1:
         raise ValueError(f"num_beams={num_beams} must be at least 1")
-    B = tokens.shape[0]
     hidden, prefix = model.prefill(tokens, lengths)
+    return begin(model, hidden, prefix, lengths, num_beams=num_beams, num_levels=num_levels)
+
+
+def begin(
+    model: SearchModel,
+    hidden: Float[Array, "B D"],
+    prefix: Any,
+    lengths: Int[Array, " B"],
+    *,
+    num_beams: int,
+    num_levels: int,
+) -> DecodeState:
+    """Returns the state before the first level, of what the model's `prefill` returned.
+
+    Args:
+        model: what read the prompts.
+        hidden: the hidden state of each prompt's last token.
+        prefix: what the model keeps of the prompts.
+        lengths: the length of each prompt.
+        num_beams: beams that the suffix cache makes room for.
+        num_levels: `L`.
+    """
+    B = hidden.shape[0]
     return DecodeState(
         lengths=lengths.astype(jnp.int32),
         prefix=prefix,

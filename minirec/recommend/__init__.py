@@ -14,7 +14,12 @@ from minirec.recommend.baselines import (
 )
 from minirec.recommend.fusion import fuse
 from minirec.recommend.fusion_weights import FusionWeights
-from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
+from minirec.recommend.ranked_lists import (
+    RankedLists,
+    shared_probability,
+    sid_shares,
+    with_unknown,
+)
 from minirec.recommend.system import System
 
 __all__ = [
@@ -29,5 +34,6 @@ __all__ = [
     "TransitionContent",
     "fuse",
     "shared_probability",
+    "sid_shares",
     "with_unknown",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Float64, Int, Int32
 
 from minirec.sids.statistics import number_sids
 
@@ -25,22 +25,32 @@ class RankedLists:
     probability: Float[np.ndarray, "n K"]
 
 
-def shared_probability(
-    lists: RankedLists, sids: Int[np.ndarray, "N L"], train_count: Float[np.ndarray, " N"]
-) -> RankedLists:
-    """Returns the lists with a SID's probability divided among the items that share it.
+def sid_shares(
+    sids: Int[np.ndarray, "N L"], train_count: Float[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
+    """Returns each item's share of the probability of its SID.
 
-    A search gives each of them the probability of the SID as a whole. They share it as they share
-    their interactions in training, of which each is granted one more than it has.
+    Items share a SID as they share their interactions in training, of which each is granted one
+    more than it has.
 
     Args:
-        lists: items with the probabilities of their SIDs.
         sids: every item's SID, as codes or tokens.
         train_count: training interactions of each item.
     """
     _, group = np.unique(number_sids(sids), return_inverse=True)
     share = train_count + 1.0
-    share = share / np.bincount(group, weights=share)[group]
+    return share / np.bincount(group, weights=share)[group]
+
+
+def shared_probability(lists: RankedLists, share: Float64[np.ndarray, " N"]) -> RankedLists:
+    """Returns the lists with a SID's probability divided among the items that share it.
+
+    A search gives each of them the probability of the SID as a whole.
+
+    Args:
+        lists: items with the probabilities of their SIDs.
+        share: of each item, as `sid_shares` returns it.
+    """
     return RankedLists(
         lists.item, lists.probability * np.where(lists.item >= 0, share[lists.item], 0)
     )

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float64, Int
 
 from kernels.trie import Trie
-from minirec.decoding.ranking import RankedUsers, rank_users, rank_users_items
+from minirec.decoding.ranking import RankedItems, RankedUsers, rank_users, rank_users_items
 from minirec.decoding.searcher import BeamSearcher, ItemRanker
 from minirec.recommend.baselines import ItemTransition
 from minirec.recommend.baselines.alike import rank_alike
+from minirec.recommend.baselines.lists import Histories
 from minirec.recommend.content import Neighbours
 from minirec.recommend.gated import Facts
-from minirec.recommend.ranked_lists import RankedLists, shared_probability, with_unknown
+from minirec.recommend.ranked_lists import (
+    RankedLists,
+    shared_probability,
+    sid_shares,
+    with_unknown,
+)
 from minirec.recommend.sources import CONTENT, ITEM_HEAD, ITEM_TRANSITION, MODEL
 
 _ALIKE = 100  # items a user
@@ -92,12 +99,39 @@ class Ranker:
         ranked = rank_users(
             self.model, batches, self.searcher, self.trie, on_batch=on_batch, **filters
         )
-        num_items, num_known = len(self.item_tokens), len(self.train_count)
-        lists = {MODEL: searched(ranked, self.item_tokens, self.train_count)}
+        head = None
         if self.item_ranker is not None:
             head = rank_users_items(self.model, batches, self.item_ranker, self.trie, **filters)
+        return self.beside(ranked, head, histories(ranked.row), **filters)
+
+    def beside(
+        self,
+        ranked: RankedUsers,
+        head: RankedItems | None,
+        histories: Sequence[Int[np.ndarray, " H"]],
+        *,
+        exclude_seen: bool,
+        allowed: Bool[np.ndarray, " N"] | None = None,
+        excluded: Histories | None = None,
+    ) -> Rankings:
+        """Returns every source's lists beside what the model has found already.
+
+        A user's lists depend on that user alone, to the bit.
+
+        Args:
+            ranked: what the search has found.
+            head: what the model's item table has; None where it has none.
+            histories: the same users' whole histories.
+            exclude_seen: whether items of a user's own history are left out.
+            allowed: items that may be recommended at all; None means every item.
+            excluded: item ids that each user shall not get beside those.
+        """
+        num_items, num_known = len(self.item_tokens), len(self.train_count)
+        filters = {"exclude_seen": exclude_seen, "allowed": allowed, "excluded": excluded}
+        lists = {MODEL: self.searched(ranked)}
+        if head is not None:
             lists[ITEM_HEAD] = RankedLists(head.item, np.exp(head.item_score.astype(np.float64)))
-        known = [history[history < num_known] for history in histories(ranked.row)]
+        known = [history[history < num_known] for history in histories]
         # What popularity would fill a list up with is not the count's word.
         lists[ITEM_TRANSITION] = self.transition.rank_followers(known, self.length, **filters)
         if self.neighbours is not None:
@@ -107,20 +141,13 @@ class Ranker:
                 lists[name] = with_unknown(lists[name], lists[MODEL], num_known)
         return Rankings(ranked, lists, known)
 
+    def searched(self, ranked: RankedUsers) -> RankedLists:
+        """Returns what a search has found, with the probabilities that it gives the items."""
+        found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
+        return shared_probability(found, self._share)
 
-def searched(
-    ranked: RankedUsers,
-    item_tokens: Int[np.ndarray, "N L"],
-    train_count: Int[np.ndarray, " known"],
-) -> RankedLists:
-    """Returns what a search has found, with the probabilities that it gives the items.
-
-    Args:
-        ranked: what it has found.
-        item_tokens: the tokens of each item.
-        train_count: training interactions of each item; those past its end came later.
-    """
-    counts = np.zeros(len(item_tokens))
-    counts[: len(train_count)] = train_count
-    found = RankedLists(ranked.item, np.exp(ranked.item_score.astype(np.float64)))
-    return shared_probability(found, item_tokens, counts)
+    @functools.cached_property
+    def _share(self) -> Float64[np.ndarray, " N"]:
+        counts = np.zeros(len(self.item_tokens))
+        counts[: len(self.train_count)] = self.train_count
+        return sid_shares(self.item_tokens, counts)

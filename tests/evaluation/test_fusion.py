@@ -14,6 +14,7 @@ from minirec.recommend import (
     RankedLists,
     fuse,
     shared_probability,
+    sid_shares,
     with_unknown,
 )
 
@@ -288,7 +289,7 @@ def test_a_field_that_is_missing_and_a_file_of_something_else_are_named(tmp_path
 def test_items_that_share_a_sid_share_its_probability_as_their_interactions():
     sids = np.array([[1, 2], [1, 3], [1, 2], [4, 2], [1, 2]])
     lists = RankedLists(np.array([[0, 2, 1, -1], [4, 3, -1, -1]], np.int32), np.full((2, 4), 0.5))
-    shared = shared_probability(lists, sids, np.array([3, 9, 0, 2, 0]))
+    shared = shared_probability(lists, sid_shares(sids, np.array([3, 9, 0, 2, 0])))
     np.testing.assert_array_equal(shared.item, lists.item)
     # Items 0, 2 and 4 share one: 4, 1 and 1 of 6.
     expected = [[0.5 * 4 / 6, 0.5 / 6, 0.5, 0], [0.5 / 6, 0.5, 0, 0]]

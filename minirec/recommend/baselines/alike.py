@@ -13,7 +13,7 @@ from minirec.recommend.baselines.lists import (
     best_places,
     blocks,
     empty_lists,
-    pairs,
+    unwanted,
 )
 from minirec.recommend.content import Neighbours
 from minirec.recommend.ranked_lists import RankedLists
@@ -46,6 +46,7 @@ def rank_alike(
     *,
     exclude_seen: bool,
     allowed: Bool[np.ndarray, " N"] | None = None,
+    excluded: Histories | None = None,
 ) -> RankedLists:
     """Returns the `k` items a user that are most like the two newest, with their share of likeness.
 
@@ -57,14 +58,16 @@ def rank_alike(
         k: length of the lists.
         exclude_seen: leave out every item of the user's history, and its share with it.
         allowed: items that may be listed at all; None means every item.
+        excluded: item ids that each user shall not get beside those, and their shares with them.
     """
     lists = RankedLists(empty_lists(histories, k), np.zeros((len(histories), k)))
     for rows, block in blocks(histories, neighbours.num_items):
         like = likeness(block, neighbours)
         total = np.asarray(like.sum(axis=1)).ravel()
         kept = like.data > 0
-        if exclude_seen:
-            kept[entries(like, neighbours.num_items, *pairs(block))] = False
+        others = None if excluded is None else excluded[rows]
+        left_out = unwanted(block, others, neighbours.num_items, exclude_seen=exclude_seen)
+        kept[entries(like, neighbours.num_items, *left_out)] = False
         if allowed is not None:
             kept &= allowed[like.indices]
         user = np.repeat(np.arange(len(block)), np.diff(like.indptr))[kept]

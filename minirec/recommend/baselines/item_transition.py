@@ -17,6 +17,7 @@ from minirec.recommend.baselines.lists import (
     empty_lists,
     no_pairs,
     pairs,
+    unwanted,
 )
 from minirec.recommend.baselines.popularity import Popularity, fill_by_popularity
 from minirec.recommend.ranked_lists import RankedLists
@@ -98,6 +99,7 @@ class ItemTransition:
         *,
         exclude_seen: bool,
         allowed: Bool[np.ndarray, " N"] | None = None,
+        excluded: Histories | None = None,
     ) -> RankedLists:
         """Returns `rank`'s lists without what popularity fills them up with: -1 stands there.
 
@@ -107,6 +109,7 @@ class ItemTransition:
             exclude_seen: leave out every item of the user's history.
             allowed: items that may be listed at all; None means every item. What is left out takes
                 its probability with it.
+            excluded: item ids that each user shall not get beside those.
 
         Raises:
             ValueError: as `recommend`.
@@ -121,10 +124,11 @@ class ItemTransition:
             leads_on = np.diff(self.transitions.indptr) > 0
             mass = self._weights(block) @ leads_on.astype(np.float64)
             kept = score > 0
-            if exclude_seen:
-                seen = pairs(block)
-                seen_keys = seen[0] * self.num_items + seen[1]
-                kept &= ~np.isin(user * self.num_items + item, seen_keys)
+            others = None if excluded is None else excluded[rows]
+            row, left_out = unwanted(block, others, self.num_items, exclude_seen=exclude_seen)
+            if len(row):
+                keys = row * self.num_items + left_out
+                kept &= ~np.isin(user * self.num_items + item, keys)
             if allowed is not None:
                 kept &= allowed[item]
             user, item, score = user[kept], item[kept], score[kept]

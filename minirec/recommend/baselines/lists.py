@@ -52,6 +52,31 @@ def pairs(block: Int64[np.ndarray, "b H"]) -> tuple[np.ndarray, np.ndarray]:
     return row, block[row, column]
 
 
+def unwanted(
+    block: Int64[np.ndarray, "b H"],
+    excluded: Histories | None,
+    num_items: int,
+    *,
+    exclude_seen: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the (row, item) pairs that must not be listed.
+
+    Args:
+        block: the padded histories of some users.
+        excluded: item ids that each of these users shall not get; None: no more than is seen.
+        num_items: of those that `excluded` names only lower ones can be listed.
+        exclude_seen: whether the items of a user's own history are among them.
+    """
+    row, item = pairs(block) if exclude_seen else no_pairs()
+    if excluded is None:
+        return row, item
+    sizes = [len(items) for items in excluded]
+    more = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, excluded)]).astype(np.int64)
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    known = (more >= 0) & (more < num_items)
+    return np.concatenate([row, of[known]]), np.concatenate([item, more[known]])
+
+
 def no_pairs() -> tuple[np.ndarray, np.ndarray]:
     """Returns what `pairs` does of a block without items."""
     return np.zeros(0, np.int64), np.zeros(0, np.int64)
