@@ -23,14 +23,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from launch.wiring import fusion_run, program
-from launch.wiring.experiment import Run, experiment_of
+from launch.wiring import program, serving
 from launch.wiring.histories import KnownItems, read_histories
 from minirec import files
-from minirec.decoding.ranking import RankedUsers, rank_users
-from minirec.recommend.ranker import searched
-from minirec.recommend.rescored import rescored
 from minirec.recommend.sources import MODEL, MODEL_HEAD, SYSTEM
+from minirec.serving.query import Query
+from minirec.serving.recommender import answered
 from minirec.sids import sid_string
 from minirec.training.processes import is_first
 
@@ -72,66 +70,41 @@ def recommend(
         ValueError: an item that the catalogue lacks, unless such are left out; or a run that does
             not fit the data.
     """
-    experiment, exclude_seen = experiment_of(job.config), job.config.search.exclude_seen
-    run = experiment.load(job, with_appended=True)
-    if rank_by == MODEL_HEAD and run.item_ranker(1) is None:
+    server = serving.load(job, at_least=top)
+    served = server.served
+    if rank_by == SYSTEM and served.system is None:
+        rank_by = MODEL  # No validation users could choose how the sources are fused.
+    if rank_by not in served.rankings:
         raise program.UsageError(
-            "--rank_by=model_head: this run has no item table that has learnt to rank "
+            f"--rank_by={rank_by}: this run has no item table that has learnt to rank "
             "(config.loss.item_weight, config.model.positions); use --rank_by=model"
         )
-    catalogue = run.catalogue
-    raw_item_ids, titles = catalogue.table.raw_item_ids, catalogue.titles
-    known = KnownItems(raw_item_ids, catalogue.prepared, skip=skip_unknown)
+    catalogue = served.catalogue
+    raw_item_ids, titles = catalogue.raw_item_ids, catalogue.titles
+    known = KnownItems(raw_item_ids, server.run.catalogue.prepared, skip=skip_unknown)
     items = known({f"--history, user {user}": history for user, history in enumerate(histories)})
     allowed = np.ones(len(raw_item_ids), bool)
     allowed[known({"--exclude": exclude})[0]] = False
     if known.unknown and is_first():
         print(files.shown(f"note: {known.summary()}; they were left out"), file=sys.stderr)
-    prompts = run.history_batches(items)
-    if rank_by in (MODEL, MODEL_HEAD):
-        ranked = rank_users(
-            run.model,
-            prompts,
-            run.searcher(at_least=top),
-            catalogue.trie,
-            exclude_seen=exclude_seen,
-            allowed=allowed,
-        )
-        best_items, best_scores = ranked.item, ranked.item_score
-        if rank_by == MODEL_HEAD:
-            best_items, best_scores = _by_item_table(run, ranked)
-    else:
-        best_items, best_scores = fusion_run.recommend(
-            job,
-            run,
-            lambda: experiment.load(job),
-            prompts,
-            items,
-            top=top,
-            allowed=allowed,
-        )
-    for user, (best, scores) in enumerate(zip(best_items, best_scores, strict=True)):
-        found = best[:top][best[:top] >= 0]
-        if not len(found):
+    nothing = np.zeros(0, np.int32)
+    queries = [
+        Query(history, np.unique(history) if job.config.search.exclude_seen else nothing, rank_by)
+        for history in items
+    ]
+    for user, found in enumerate(answered(server.recommender, served, queries, allowed)):
+        best, scores = found.item[:top], found.score
+        if not len(best):
             yield {"user": user, "note": _nothing_left(items[user], allowed)}
-        for rank, item in enumerate(found):
+        for rank, item in enumerate(best):
             yield {
                 "user": user,
                 "rank": rank,
                 "item_id": raw_item_ids[item],
                 "title": titles[item],
-                "sid": sid_string(catalogue.table.codes[item]),
+                "sid": sid_string(catalogue.codes[item]),
                 "score": round(float(scores[rank]), 6) if np.isfinite(scores[rank]) else None,
             } | ({} if len(items[user]) else {"note": _no_history(histories[user])})
-
-
-def _by_item_table(run: Run, ranked: RankedUsers) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a search has found by the model's item table, and log-probabilities."""
-    train_count = run.catalogue.prepared.train_count
-    of_search = searched(ranked, run.catalogue.item_tokens, train_count)
-    lists = rescored(ranked, of_search, len(train_count))
-    with np.errstate(divide="ignore"):
-        return lists.item, np.log(lists.probability)
 
 
 def _no_history(raw: Sequence[str]) -> str:

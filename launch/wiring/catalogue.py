@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
-from kernels.trie import Trie, build_trie
+from kernels.trie import Trie, TrieCapacities, build_trie
 from launch.wiring import made_with
 from launch.wiring.program import Job
 from minirec import files
@@ -157,14 +157,33 @@ def keep_sids(job: Job) -> None:
 
 
 def popularity_trie(
-    item_tokens: Int[np.ndarray, "N L"], train_count: Int[np.ndarray, " N"], vocab_size: int
+    item_tokens: Int[np.ndarray, "N L"],
+    train_count: Int[np.ndarray, " N"],
+    vocab_size: int,
+    *,
+    listed: Bool[np.ndarray, " N"] | None = None,
+    capacities: TrieCapacities | None = None,
 ) -> Trie:
-    """Returns the trie of the items' tokens; items that share all stand by training count."""
+    """Returns the trie of the items' tokens; items that share all stand by training count.
+
+    Args:
+        item_tokens: the tokens of each item.
+        train_count: training interactions of each item.
+        vocab_size: the model's tokens.
+        listed: the items that the trie holds; None: all.
+        capacities: sizes to pad to; see `kernels.trie.build_trie`.
+
+    Raises:
+        ValueError: no item is listed, or the capacities do not suffice.
+    """
     by_popularity = np.lexsort((np.arange(len(item_tokens)), -train_count))
+    if listed is not None:
+        by_popularity = by_popularity[listed[by_popularity]]
     return build_trie(
         item_tokens[by_popularity],
         by_popularity.astype(np.int32),
         codebook_sizes=[vocab_size] * item_tokens.shape[1],
+        capacities=capacities,
     )
 
 

@@ -30,6 +30,8 @@ from minirec.decoding.ranking import RankedUsers
 from minirec.recommend import ItemTransition
 from minirec.recommend.content import Neighbours
 from minirec.recommend.ranker import Ranker
+from minirec.serving.recommender import Prompts
+from minirec.sids import SidTable
 from minirec.training import Stage, Task, TrainConfig
 
 
@@ -84,11 +86,27 @@ class Run(abc.ABC):
     def split_batches(self, split: str, max_users: int) -> Any:
         """Returns the prompts of a split, with their `num_views`; `max_users` 0 takes all users."""
 
+    @property
     @abc.abstractmethod
-    def history_batches(
-        self, histories: Sequence[Int[np.ndarray, " H"]]
-    ) -> Sequence[Mapping[str, np.ndarray]]:
-        """Returns prompts of some histories; a batch's `row` says of which."""
+    def prompts(self) -> Prompts:
+        """What turns a history into what the model reads."""
+
+    @abc.abstractmethod
+    def tokens_of(self, table: SidTable) -> Int[np.ndarray, "N L"]:
+        """Returns the tokens that a search takes for each item of a table.
+
+        Raises:
+            ValueError: the model has no token for a code.
+        """
+
+    def with_items(self, item_tokens: Int[np.ndarray, "N L"]) -> nnx.Module:
+        """Returns the model as it reads items of other SIDs.
+
+        Args:
+            item_tokens: the tokens of each item.
+        """
+        del item_tokens  # A model of text reads its tokenizer's.
+        return self.model
 
     @abc.abstractmethod
     def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:

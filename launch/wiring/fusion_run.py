@@ -7,11 +7,8 @@ validation users choose; W/runs/NAME/fusion.json keeps the choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from launch.wiring import baselines, choices
 from launch.wiring.experiment import Run
@@ -19,6 +16,7 @@ from launch.wiring.program import Job
 from minirec import files
 from minirec.evaluation import choose_system
 from minirec.recommend import RankedLists, System
+from minirec.recommend.content import Neighbours
 from minirec.recommend.ranker import Ranker, Rankings
 from minirec.training import best_step
 from minirec.training.processes import is_first
@@ -102,28 +100,17 @@ def _made_of(job: Job) -> dict[str, Any]:
     }
 
 
-def recommend(
-    job: Job,
-    run: Run,
-    load_trained: Callable[[], Run],
-    prompts: Sequence[Mapping[str, np.ndarray]],
-    histories: Sequence[Int[np.ndarray, " H"]],
-    *,
-    top: int,
-    allowed: Bool[np.ndarray, " N"],
-) -> tuple[Int[np.ndarray, "n K"], Float[np.ndarray, "n K"]]:
-    """Returns the system's items for some histories, and the logarithms of their probabilities.
+def chosen_system(
+    job: Job, run: Run, load_trained: Callable[[], Run]
+) -> tuple[System | None, Neighbours | None]:
+    """Returns how a run's sources are fused, and which items are like which where that counts.
 
-    Where no validation users could choose its weights, the search's items take their place.
+    The system is None where no validation users could choose it.
 
     Args:
         job: whose run recommends.
         run: the run, perhaps with items that came after training.
         load_trained: loads the run with the items that it was trained with.
-        prompts: the histories as batches.
-        histories: the histories that the batches call `row`.
-        top: items a user.
-        allowed: items that may be recommended at all.
     """
     system = kept_system(job) if run.is_trained else None
     gated = run.is_trained and (system is None or system.gate is not None)
@@ -131,13 +118,7 @@ def recommend(
     if system is None and run.is_trained:  # Items that came later have no part in the choice.
         trained = load_trained()
         system = run_system(job, trained, trained.ranker(neighbours=neighbours))
-    ranker = run.ranker(at_least=top, neighbours=neighbours)
-    rankings = ranker.rank(prompts, lambda rows: [histories[row] for row in rows], allowed=allowed)
-    if system is None:
-        return rankings.ranked.item, rankings.ranked.item_score
-    lists = fused(rankings, system, ranker, top)
-    with np.errstate(divide="ignore"):
-        return lists.item, np.log(lists.probability)
+    return system, neighbours
 
 
 def fused(rankings: Rankings, system: System, ranker: Ranker, length: int) -> RankedLists:

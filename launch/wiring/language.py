@@ -65,6 +65,7 @@ MODEL = "model"
 
 NEW_ROWS_FILE = "new_rows.json"
 _NEW_ROWS = {"record": SHA256, "losses": {str: [NUMBER]}}
+_NARROWEST = 32  # tokens of a prompt's width
 _MODEL_REMEDY = "remove the folder and run launch.train again: it is written anew"
 
 
@@ -336,6 +337,47 @@ def _prompt_options(catalogue: LanguageCatalogue, config: ConfigDict) -> dict[st
     }
 
 
+class TextPrompts:
+    """Prompts of text, each padded to one of a few widths; see `minirec.serving`.
+
+    Attributes:
+        widths: ascending, each twice the one before.
+    """
+
+    def __init__(self, catalogue: LanguageCatalogue, config: ConfigDict):
+        """Finds out how long prompts get.
+
+        Args:
+            catalogue: the items.
+            config: the experiment; it names the prompt.
+        """
+        self._catalogue = catalogue
+        self._options = _prompt_options(catalogue, config) | {"batch_size": 1}
+        self._max_items = config.loader.max_items
+        longest = self._options["max_tokens"]
+        if longest is None:
+            titles = [len(title) for title in catalogue.prepared.titles]
+            long_ones = np.argsort(titles, kind="stable")[-self._max_items :]
+            longest = len(self._prompt(long_ones))
+        widths = [_NARROWEST]
+        while widths[-1] < longest:
+            widths.append(2 * widths[-1])
+        self.widths = tuple(widths)
+
+    def __call__(self, history: Int[np.ndarray, " H"]) -> Int[np.ndarray, " n"]:
+        """Returns a prompt's tokens; the oldest items are left out where it would be too long."""
+        # Nothing was trained to read what came after training.
+        known = history[history < self._catalogue.known.num_items][-self._max_items :]
+        while len(prompt := self._prompt(known)) > self.widths[-1]:
+            known = known[1:]
+        return prompt
+
+    def _prompt(self, history: Int[np.ndarray, " H"]) -> Int[np.ndarray, " n"]:
+        prepared = self._catalogue.prepared
+        (batch,) = history_prompts(prepared, [history], **self._options)
+        return batch["tokens"][0, : batch["lengths"][0]]
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """Returns the hashes of what a checkpoint's folder says of the model and its tokens."""
     names = [path.name for path in folder.glob("*.safetensors")]
@@ -507,17 +549,16 @@ class LanguageRun(Run):
         """Returns the prompts of a split; see `Run`."""
         return split_prompts(self.catalogue, self.config, split, max_users)
 
-    def history_batches(
-        self, histories: Sequence[Int[np.ndarray, " H"]]
-    ) -> list[Mapping[str, np.ndarray]]:
-        """Returns prompts of some histories; see `Run`."""
-        num_known = self.catalogue.known.num_items
-        # Nothing was trained to read what came after training.
-        known = [history[history < num_known] for history in histories]
-        if not known:
-            return []
-        options = _prompt_options(self.catalogue, self.config)
-        return list(history_prompts(self.catalogue.prepared, known, **options))
+    @functools.cached_property
+    def prompts(self) -> TextPrompts:
+        """The words of the config's prompt; see `Run`."""
+        return TextPrompts(self.catalogue, self.config)
+
+    def tokens_of(self, table: SidTable) -> Int[np.ndarray, "N L"]:
+        """Returns the tokens of the answers that name items; see `Run`."""
+        catalogue = self.catalogue
+        response = catalogue.templates[self.config.evaluate.prompt].response
+        return answer_tokens(catalogue.tokenizer, sid_tuples(table), response)
 
     def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
         """Returns the codes of the beams; see `Run`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from minirec.models import (
     TrunkConfig,
     sharding,
 )
-from minirec.sids import SidVocab
+from minirec.sids import SidTable, SidVocab
 from minirec.training import (
     ItemTask,
     SidPrefixes,
@@ -53,7 +53,7 @@ from minirec.training import (
     Task,
     load_best,
 )
-from pipelines.batches.eval_batches import EvalBatches, eval_batches, prompt_batch
+from pipelines.batches.eval_batches import EvalBatches, eval_batches
 from pipelines.batches.train_batches import BatchConfig, train_batches
 from pipelines.prepared import Prepared
 
@@ -185,28 +185,40 @@ def run_record(job: Job, catalogue: SidCatalogue) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class ItemPrompts:
+    """Prompts of items, all of one width: the newest of a history."""
+
+    widths: tuple[int]
+
+    def __call__(self, history: Int[np.ndarray, " H"]) -> Int[np.ndarray, " n"]:
+        """Returns the newest items, oldest first; there may be none."""
+        return history[-self.widths[0] :]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SidRun(Run):
     """A trained decoder of SIDs."""
 
     catalogue: SidCatalogue
+    model: SidReader | ItemReader
 
     def split_batches(self, split: str, max_users: int) -> EvalBatches:
         """Returns the prompts of a split; see `Run`."""
         return split_batches(self.catalogue, self.config, split, max_users)
 
-    def history_batches(
-        self, histories: Sequence[Int[np.ndarray, " H"]]
-    ) -> list[Mapping[str, np.ndarray]]:
-        """Returns prompts of some histories; see `Run`."""
-        size = min(self.config.evaluate.batch_size, len(histories))
-        batches: list[Mapping[str, np.ndarray]] = []
-        for start in range(0, len(histories), size or 1):
-            some = histories[start : start + size]
-            num_items = len(self.catalogue.item_tokens)
-            batch = prompt_batch(some, num_items, self.config.loader.max_items, size)
-            batches.append(batch | {"row": batch["row"] + start})
-        return batches
+    @property
+    def prompts(self) -> ItemPrompts:
+        """The newest items of a history, as many as a row of training shows; see `Run`."""
+        return ItemPrompts((self.config.loader.max_items,))
+
+    def tokens_of(self, table: SidTable) -> Int[np.ndarray, "N L"]:
+        """Returns the tokens of items' SIDs; see `Run`."""
+        return self.catalogue.vocab.encode(table.codes)
+
+    def with_items(self, item_tokens: Int[np.ndarray, "N L"]) -> nnx.Module:
+        """Returns the model as it reads items of other SIDs; see `Run`."""
+        return type(self.model)(self.model.decoder, item_tokens)
 
     def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
         """Returns the codes of the beams; see `Run`."""

@@ -1,0 +1,1 @@
+"""A trained run that answers requests: the engine, and HTTP and gRPC around it."""
