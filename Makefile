@@ -10,7 +10,7 @@ WORKDIR ?= quickstart
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format bench oracles clean
+.PHONY: help setup quickstart serve test lint format bench oracles clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ $(VENV)/.bench: requirements-bench.lock $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.lock
 	@touch $@
 
+$(VENV)/.serve: requirements-serve.lock $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serve.lock
+	@touch $@
+
 $(ORACLES)/.installed: requirements-oracles.lock
 	@$(PYTHON_ORACLES) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "the oracles need Python 3.11. Set PYTHON_ORACLES=/path/to/python3.11"; exit 1; }
@@ -44,6 +48,10 @@ setup: $(VENV)/.dev  ## Make .venv with everything that development needs
 
 quickstart: $(VENV)/.core  ## Run the whole chain on a generated catalogue (at most 5 minutes)
 	$(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
+
+serve: $(VENV)/.serve  ## Serve the quickstart's run at http://127.0.0.1:8000, until Ctrl-C
+	@test -d $(WORKDIR)/runs || $(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
+	$(BIN)/python -m launch.serve --config=quickstart --workdir=$(WORKDIR)
 
 test: $(VENV)/.dev  ## Run the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30

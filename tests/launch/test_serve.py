@@ -1,0 +1,136 @@
+"""`launch.serve` as a process: what it says when it is ready, and how it ends."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+from launch import recommend
+from launch.wiring.experiment import experiment_of
+
+
+def free_ports(number):
+    held = [socket.socket() for _ in range(number)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def command_of(job, *flags):
+    return [
+        sys.executable,
+        "-m",
+        "launch.serve",
+        "--config=quickstart:smoke",
+        f"--config.loader.max_items={job.config.loader.max_items}",
+        f"--workdir={job.workdir}",
+        *flags,
+    ]
+
+
+class Serving:
+    """A server in a process of its own, once it has said that it is ready."""
+
+    def __init__(self, job, *flags):
+        self.port, self.admin_port = free_ports(2)
+        ports = (f"--http_port={self.port}", f"--admin_port={self.admin_port}", "--grpc_port=0")
+        command = command_of(job, *ports, *flags)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.ready = json.loads(self.process.stdout.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def ask(self, route, body=None, port=None):
+        data = None if body is None else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{port or self.port}{route}"
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
+            return json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def job(smoke):
+    return smoke[0]
+
+
+def test_a_server_answers_as_launch_recommend_does_and_drains_at_sigterm(job):
+    prepared = experiment_of(job.config).load(job).catalogue.prepared
+    raw, histories = prepared.raw_item_ids, prepared.histories("test", range(8))
+    histories = [[raw[item] for item in history] for history in histories]
+    expected = list(recommend.recommend(job, histories, top=5))
+    with Serving(job, "--deadline_ms=60000") as server:
+        assert server.ready["ready"]
+        for user, history in enumerate(histories):
+            answer = server.ask("/v1/recommend", {"history": history, "num": 5})
+            items = [(item["item_id"], item["score"]) for item in answer["items"]]
+            assert items == [
+                (row["item_id"], row["score"]) for row in expected if row["user"] == user
+            ]
+        first = answer["items"][0]["item_id"]
+        server.ask("/admin/catalogue", {"withdraw": [first]}, server.admin_port)
+        user = prepared.users["raw_user_id"][0]
+        assert server.ask("/v1/recommend", {"user": user})["items"]
+        under_load(server, histories)
+        _, log = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {"request_id", "route", "status", "ms"} <= set(lines[0])
+    assert raw[0] not in log
+    with Serving(job, "--deadline_ms=60000") as server:  # The version before the end is served.
+        answer = server.ask("/v1/recommend", {"history": histories[-1], "num": 20})
+        assert answer["catalogue_version"].startswith("2.")
+        assert first not in [item["item_id"] for item in answer["items"]]
+
+
+def under_load(server, histories):
+    """Ends a server while clients ask: each gets an answer, or is told that it goes down."""
+    statuses, begun = [], threading.Event()
+
+    def client(history):
+        while True:
+            try:
+                server.ask("/v1/recommend", {"history": history})
+                statuses.append(200)
+                begun.set()
+            except urllib.error.HTTPError as error:
+                statuses.append(error.code)
+                return
+            except (urllib.error.URLError, ConnectionError):
+                return  # It has gone: nobody took this request on.
+
+    threads = [threading.Thread(target=client, args=(history,)) for history in histories]
+    for thread in threads:
+        thread.start()
+    begun.wait(60)
+    server.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join(60)
+    assert set(statuses) <= {200, 503}
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(job):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        command = command_of(job, f"--http_port={port}", "--admin_port=0", "--grpc_port=0")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"--http_port={port}" in done.stderr
+    assert "Traceback" not in done.stderr
