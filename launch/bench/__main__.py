@@ -36,6 +36,7 @@ from launch.bench import (
     prepare_spark,
     rq_kmeans,
     scale,
+    serving,
     sft_training,
     training,
 )
@@ -115,6 +116,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "training": training.run,
     "sft_training": sft_training.run,
+    "serving": lambda: serving.run(_BENCH_DIR.value),
     "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
 }
 

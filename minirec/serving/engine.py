@@ -41,6 +41,7 @@ class Request:
         allow: rules about the catalogue's columns.
         rank_by: one of `Served.rankings`; None: the first of them.
         exclude_seen: whether items of the history are left out; None: as the run's config says.
+        sold_out: whether items that are out of stock may be recommended.
         skip_unknown: leave out ids that the catalogue lacks, and list them in the answer.
         explain: whether the answer says how it came about.
         deadline_s: seconds in which the answer must be there; None: the engine's.
@@ -52,6 +53,7 @@ class Request:
     allow: tuple[Rule, ...] = ()
     rank_by: str | None = None
     exclude_seen: bool | None = None
+    sold_out: bool = False
     skip_unknown: bool = False
     explain: bool = False
     deadline_s: float | None = None
@@ -264,7 +266,7 @@ class Engine:
         query, num, unknown = self._query(request, served)
         if request.allow:
             served.catalogue.columns.mask(request.allow, served.catalogue.num_items)
-        key = (served, request.allow, self.recommender.key(query))
+        key = (served, request.allow, request.sold_out, self.recommender.key(query))
         deadline_s = self._deadline_s if request.deadline_s is None else request.deadline_s
         if not deadline_s > 0:
             raise BadRequestError("deadline_ms", f"{deadline_s * 1000:g}; must be above 0")
@@ -408,7 +410,7 @@ class Engine:
         try:
             allowed, stock_number = first.stock.now()
             catalogue = first.served.catalogue
-            allowed = allowed & catalogue.listed
+            allowed = catalogue.listed if first.request.sold_out else allowed & catalogue.listed
             if first.request.allow:
                 rules = first.request.allow
                 allowed = allowed & catalogue.columns.mask(rules, catalogue.num_items)

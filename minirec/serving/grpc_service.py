@@ -128,6 +128,7 @@ def _asked(request: Any, seconds_left: float | None) -> RecommendRequest:
         allow=rules,
         rank_by=request.rank_by or None,
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else None,
+        sold_out=request.sold_out,
         unknown="skip" if request.skip_unknown else "error",
         # gRPC's own deadline; a client without one gets the server's.
         deadline_ms=None if seconds_left is None else 1e3 * min(seconds_left, 60.0),

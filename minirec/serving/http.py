@@ -135,6 +135,7 @@ class Service:
             allow=rules,
             rank_by=message.rank_by,
             exclude_seen=message.exclude_seen,
+            sold_out=message.sold_out,
             # A user's history may hold what a version of the catalogue has dropped.
             skip_unknown=message.unknown == "skip" or message.user is not None,
             explain=message.explain,

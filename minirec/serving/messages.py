@@ -31,6 +31,7 @@ class RecommendRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults
     allow: Annotated[list[AllowRule], msgspec.Meta(max_length=16)] = []
     rank_by: str | None = None
     exclude_seen: bool | None = None
+    sold_out: bool = False
     unknown: Literal["error", "skip"] = "error"
     explain: bool = False
     deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=60_000)] | None = None

@@ -55,6 +55,7 @@ def test_stock_changes_at_once_without_another_version(versions, served_engine):
     first = recommended(served_engine)
     assert versions.change_stock(first[:3], []) == 1
     assert not set(first[:3]) & set(recommended(served_engine))
+    assert recommended(served_engine, sold_out=True) == first
     versions.change_stock([], first[:3])
     assert recommended(served_engine) == first
     assert served_engine.served.catalogue.number == 1

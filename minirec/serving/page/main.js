@@ -66,6 +66,7 @@ function wanted() {
     num: Math.max(1, Number(byId("num").value) || 10),
     rank_by: byId("rank_by").value || null,
     exclude_seen: byId("exclude_seen").checked,
+    sold_out: byId("sold_out").checked,
     explain: true,
     unknown: "skip",
   };
@@ -115,6 +116,7 @@ async function begin() {
   const serves = await status();
   byId("rank_by").replaceChildren(...serves.rank_by.map((name) => element("option", { value: name }, name)));
   byId("num").max = serves.num_beams;
+  byId("num").value = Math.min(10, serves.num_beams);
   byId("beams").max = serves.num_beams;
   byId("exclude_seen").checked = serves.exclude_seen;
   byId("column").append(...serves.columns.map((name) => element("option", { value: name }, name)));
@@ -123,7 +125,7 @@ async function begin() {
   byId("switches").addEventListener("submit", (event) => event.preventDefault());
   byId("words").addEventListener("input", search);
   byId("clear").addEventListener("click", () => { state.history = []; changed(); });
-  for (const id of ["rank_by", "num", "exclude_seen", "value"]) byId(id).addEventListener("change", changed);
+  for (const id of ["rank_by", "num", "exclude_seen", "sold_out", "value"]) byId(id).addEventListener("change", changed);
   byId("column").addEventListener("change", () => {
     byId("value").disabled = !byId("column").value;
     changed();
