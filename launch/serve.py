@@ -22,6 +22,7 @@ from launch.wiring import program, serving
 from launch.wiring.compiled import keep_programs
 
 _COMPILED = ".compiled"
+_SWITCH_S = 0.0005
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
 _HTTP_PORT = flags.DEFINE_integer("http_port", 8000, "Port of HTTP; 0: none.", lower_bound=0)
 _GRPC_PORT = flags.DEFINE_integer("grpc_port", 8001, "Port of gRPC; 0: none.", lower_bound=0)
@@ -111,6 +112,8 @@ def main(job: program.Job) -> None:
         line |= {name: f"{host}:{port}" for name, (host, port) in at.items() if port}
         print(json.dumps(line), flush=True)
 
+    # Who answers and who searches take turns: at the usual 5 ms each answer would wait for several.
+    sys.setswitchinterval(_SWITCH_S)
     run(server.serve(load, addresses, drain_s=_DRAIN_S.value, on_ready=ready))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -12,7 +13,6 @@ from minirec.serving.catalogue import Catalogue
 from minirec.serving.engine import Answer
 from minirec.serving.messages import BeamLevel, CatalogueItem, Item, RecommendAnswer
 from minirec.serving.query import Explanation
-from minirec.sids import sid_string
 from minirec.sids.table import token_string
 
 _LINKS = 3  # history items that a reason names
@@ -48,8 +48,8 @@ def to_message(answer: Answer, request_id: str, *, history: Sequence[str] = ()) 
         entry = Item(
             catalogue.raw_item_ids[item],
             catalogue.titles[item],
-            sid_string(catalogue.codes[item]),
-            round(score, 6) if np.isfinite(score) else None,
+            catalogue.sid(item),
+            round(score, 6) if score > -math.inf else None,
             rank,
         )
         message.items.append(entry)
@@ -67,7 +67,7 @@ def catalogue_item(catalogue: Catalogue, item: int, *, in_stock: bool) -> Catalo
     return CatalogueItem(
         catalogue.raw_item_ids[item],
         catalogue.titles[item],
-        sid_string(catalogue.codes[item]),
+        catalogue.sid(item),
         bool(catalogue.listed[item]),
         in_stock,
         catalogue.columns.of(item),

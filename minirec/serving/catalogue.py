@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, Int32
 from kernels.trie import Trie
 from minirec.serving.rules import Columns
 from minirec.serving.titles import TitleIndex
-from minirec.sids import SidTable
+from minirec.sids import SidTable, sid_string
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +44,17 @@ class Catalogue:
     def num_items(self) -> int:
         """N, items that have a number: those that are not listed too."""
         return len(self.raw_item_ids)
+
+    @functools.cached_property
+    def _sids(self) -> dict[int, str]:
+        return {}
+
+    def sid(self, item: int) -> str:
+        """Returns an item's SID as people write it."""
+        found = self._sids.get(item)
+        if found is None:
+            found = self._sids[item] = sid_string(self.codes[item])
+        return found
 
     @functools.cached_property
     def spelling(self) -> dict[tuple[int, int], str]:

@@ -329,10 +329,10 @@ class Engine:
                     raise BadRequestError(f"{name}[{place}]", f"the catalogue has no item {raw!r}")
             known[name] = np.array(found, np.int32)
         exclude_seen = self.exclude_seen if request.exclude_seen is None else request.exclude_seen
-        excluded = known["exclude"]
+        unwanted = set(known["exclude"].tolist())
         if exclude_seen:
-            excluded = np.concatenate([excluded, known["history"]])
-        excluded = np.unique(excluded).astype(np.int32)
+            unwanted.update(known["history"].tolist())
+        excluded = np.array(sorted(unwanted), np.int32)
         query = Query(known["history"], excluded, rank_by, request.explain)
         return query, num, tuple(unknown)
 

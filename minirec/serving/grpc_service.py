@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from minirec.serving.http import MAX_BODY, Service
+from minirec.serving.http import MAX_BODY, Service, new_request_id
 from minirec.serving.messages import AllowRule, RecommendRequest
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
 
@@ -74,7 +73,7 @@ def _handler(service: Service, messages: Any) -> Any:
     class Handler:
         async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: N802
             started = time.perf_counter()
-            request_id = request.request_id or uuid.uuid4().hex
+            request_id = request.request_id or new_request_id()
             try:
                 message = _asked(request, context.time_remaining())
                 answer = await service.answer(message, request_id)

@@ -9,9 +9,9 @@ import hmac
 import json
 import logging
 import math
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minirec.serving.answers import catalogue_item, to_json, to_message
 from minirec.serving.engine import Answer, Engine
@@ -49,6 +50,7 @@ from minirec.serving.metrics import CONTENT_TYPE, Metrics
 from minirec.serving.openapi import admin_openapi, openapi
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
 from minirec.serving.rules import Rule
+from minirec.serving.slow_clients import HANG_UP
 from minirec.serving.versions import Change, Versions
 
 MAX_BODY = 256 * 1024
@@ -60,6 +62,7 @@ BODY_S = 10.0
 PAGE = Path(__file__).parent / "page"
 SIMILAR = ("text", "follows", "table", "sid")
 
+_RECOMMEND = "/v1/recommend"
 _LOG = logging.getLogger("minirec.serving.requests")
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _FIELD = re.compile(r" - at `\$\.?(.*)`$")
@@ -170,19 +173,40 @@ async def awaited(future: Future[Answer]) -> Answer:
     return await asyncio.wrap_future(future)
 
 
-def application(service: Service) -> Starlette:
-    """Returns what clients may ask: `/v1`, health, metrics, and the page."""
+def application(service: Service) -> ASGIApp:
+    """Returns what clients may ask: `/v1`, health, metrics, and the page.
 
-    async def recommend(request: Request) -> Response:
-        async def work(request_id: str) -> msgspec.Struct:
-            message = read_message(RecommendRequest, await _body(request))
-            return await _unless_gone(request, service.answer(message, request_id))
+    What is asked most goes its own short way: a framework's layers would take as long as a search.
+    """
+    rest = _application(service)
 
-        return await _answered(service, request, work)
+    async def recommend(request_id: str, scope: Scope, receive: Receive) -> msgspec.Struct:
+        message = read_message(RecommendRequest, await read_body(scope, receive))
+        return await _unless_gone(scope, receive, service.answer(message, request_id))
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != _RECOMMEND or scope["method"] != "POST":
+            await rest(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        status, headers, body = await _outcome(
+            service,
+            _RECOMMEND,
+            given.decode("latin-1"),
+            lambda name: recommend(name, scope, receive),
+        )
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
+
+    return application
+
+
+def _application(service: Service) -> Starlette:
 
     async def recommend_batch(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
-            batch = read_message(BatchRequest, await _body(request))
+            batch = read_message(BatchRequest, await read_body(request.scope, request.receive))
 
             async def one(place: int, message: RecommendRequest) -> BatchEntry:
                 name = f"{request_id}.{place}"
@@ -191,7 +215,8 @@ def application(service: Service) -> Starlette:
                 except Exception as error:
                     return BatchEntry(error=_told(error, name)[1])
 
-            return await _unless_gone(request, _together(one, batch.requests))
+            work_on = _together(one, batch.requests)
+            return await _unless_gone(request.scope, request.receive, work_on)
 
         return await _answered(service, request, work)
 
@@ -262,7 +287,7 @@ def application(service: Service) -> Starlette:
 
     return _starlette(
         [
-            Route("/v1/recommend", recommend, methods=["POST"]),
+            Route(_RECOMMEND, _only_post, methods=["POST"]),
             Route("/v1/recommend:batch", recommend_batch, methods=["POST"]),
             Route("/v1/items", find_items),
             Route("/v1/items/{item_id:path}", one_item),
@@ -294,7 +319,7 @@ def admin_application(service: Service, token: str | None) -> Starlette:
                     given.encode(), f"Bearer {token}".encode()
                 ):
                     raise _HttpError("unauthorized", "authorization: needs the admin's token")
-                body = await _body(request)
+                body = await read_body(request.scope, request.receive)
                 try:
                     await asyncio.to_thread(change, body)
                 except msgspec.MsgspecError:
@@ -366,17 +391,34 @@ def _starlette(routes: Sequence[Route]) -> Starlette:
     return Starlette(routes=routes, exception_handlers={404: no_route, 405: no_route})
 
 
+async def _only_post(request: Request) -> Response:
+    """Stands for the route that `application` answers by itself."""
+    raise AssertionError(request.url.path)
+
+
 async def _answered(
     service: Service, request: Request, work: Callable[[str], Awaitable[msgspec.Struct]]
 ) -> Response:
     """Returns what `work` answers as JSON, or its error as what that is over HTTP."""
-    started = time.perf_counter()
     given = request.headers.get("x-request-id", "")
-    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    status, headers, body = await _outcome(service, request.url.path, given, work)
+    return Response(body, status, headers)
+
+
+async def _outcome(
+    service: Service,
+    route: str,
+    given_id: str,
+    work: Callable[[str], Awaitable[msgspec.Struct]],
+) -> tuple[int, dict[str, str], bytes]:
+    """Returns status, headers and body of what `work` answers, and writes a line about it."""
+    started = time.perf_counter()
+    request_id = given_id if _REQUEST_ID.fullmatch(given_id) else new_request_id()
+    headers = {"content-type": "application/json", "x-request-id": request_id}
     more: dict[str, Any] = {}
     try:
         message = await work(request_id)
-        response = Response(to_json(message), media_type="application/json")
+        status, body = 200, to_json(message)
         if isinstance(message, RecommendAnswer):
             more = {
                 "items": len(message.items),
@@ -386,15 +428,16 @@ async def _answered(
             if service.log_histories:
                 more["answered"] = [item.item_id for item in message.items]
     except (ClientDisconnect, asyncio.CancelledError):
-        service.log(request_id, request.url.path, 499, started)
+        service.log(request_id, route, 499, started)
         raise
     except Exception as error:
-        status, body, headers = _told(error, request_id)
-        more = {"reason": body.reason}
-        response = _error(status, body, headers)
-    response.headers["x-request-id"] = request_id
-    service.log(request_id, request.url.path, response.status_code, started, **more)
-    return response
+        status, told, its = _told(error, request_id)
+        headers |= its
+        body = to_json(ErrorAnswer(told))
+        more = {"reason": told.reason}
+    headers["content-length"] = str(len(body))
+    service.log(request_id, route, status, started, **more)
+    return status, headers, body
 
 
 def _told(error: Exception, request_id: str) -> tuple[int, ErrorBody, Mapping[str, str]]:
@@ -430,35 +473,50 @@ def _error(status: int, body: ErrorBody, headers: Mapping[str, str] | None = Non
     return Response(to_json(ErrorAnswer(body)), status, dict(headers or {}), "application/json")
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(scope: Scope, receive: Receive) -> bytes:
     """Returns a request's body.
 
     Raises:
         _HttpError: it is too large, or does not come.
+        ClientDisconnect: the client has hung up.
     """
-    announced = request.headers.get("content-length", "0")
+    announced = next((v for name, v in scope["headers"] if name == b"content-length"), b"0")
     if announced.isdigit() and int(announced) > MAX_BODY:
-        raise _HttpError("too_large", f"the body has {announced} bytes; at most {MAX_BODY}")
-    body = bytearray()
+        size = announced.decode()
+        raise _HttpError("too_large", f"the body has {size} bytes; at most {MAX_BODY}")
+    body = b""
     try:
         async with asyncio.timeout(BODY_S):
-            async for piece in request.stream():
-                body += piece
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
                 if len(body) > MAX_BODY:
                     raise _HttpError("too_large", f"the body has more than {MAX_BODY} bytes")
+                if not message.get("more_body", False):
+                    return body
     except TimeoutError as error:
         raise _HttpError("timeout", f"the body did not come within {BODY_S:g} s") from error
-    return bytes(body)
 
 
-async def _unless_gone[Result](request: Request, work: Awaitable[Result]) -> Result:
+async def _unless_gone[Result](scope: Scope, receive: Receive, work: Awaitable[Result]) -> Result:
     """Returns what `work` does; where the client hangs up first, it is cancelled.
 
     Raises:
         ClientDisconnect: the client has hung up.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+    hang_up = scope.get(HANG_UP)
+    if hang_up is not None:  # Our own protocol calls when the connection is lost.
+        hang_up.append(task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError as error:
+            raise ClientDisconnect from error
+        finally:
+            hang_up.clear()
+    gone = asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -472,9 +530,14 @@ async def _unless_gone[Result](request: Request, work: Awaitable[Result]) -> Res
                     await one
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def new_request_id() -> str:
+    """Returns an id that no other request has."""
+    return os.urandom(16).hex()
 
 
 async def _together(

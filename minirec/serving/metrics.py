@@ -61,9 +61,9 @@ class Metrics:
         self._phases["searched"].observe(answer.searched_s)
         self._phases["all"].observe(seconds)
         self._answered.labels(answer.rank_by).inc()
-        invalid = int((~answer.served.catalogue.listed[answer.found.item]).sum())
-        if invalid:
-            self._invalid.inc(invalid)
+        listed = answer.served.catalogue.listed[answer.found.item]
+        if not listed.all():
+            self._invalid.inc(len(listed) - int(listed.sum()))
 
     def refused(self, reason: str) -> None:
         """Counts a refusal."""

@@ -22,21 +22,36 @@ from minirec.decoding import ItemRanking, SearchResult, begin, rank_states, sear
 from minirec.decoding.state import DecodeState
 
 
+class _Graph:
+    """What is static of a model, hashed once: every call of a program asks for the hash."""
+
+    def __init__(self, graph: Any):
+        self.graph = graph
+        self._hash = hash(graph)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Graph) and (self is other or self.graph == other.graph)
+
+
 class Weights(NamedTuple):
     """A model as programs take it: what is static of it, and its arrays."""
 
-    graph: Any
+    graph: _Graph
     state: Any
 
     @classmethod
     def of(cls, model: nnx.Module) -> Weights:
         """Returns a model's."""
-        return cls(*nnx.split(model))
+        graph, state = nnx.split(model)
+        return cls(_Graph(graph), state)
 
     @property
     def model(self) -> Any:
         """The model."""
-        return nnx.merge(self.graph, self.state)
+        return nnx.merge(self.graph.graph, self.state)
 
 
 class Reading(NamedTuple):
@@ -112,9 +127,9 @@ class Programs:
         self.trace = self._compiled(self._trace)
 
     def _compiled(self, program: Callable[..., Any]) -> Callable[..., Any]:
-        def traced(graph: Any, state: Any, *args: Any) -> Any:
+        def traced(graph: _Graph, state: Any, *args: Any) -> Any:
             self.num_traces += 1  # Python runs this line only while tracing.
-            return program(nnx.merge(graph, state), *args)
+            return program(nnx.merge(graph.graph, state), *args)
 
         jitted = jax.jit(traced, static_argnums=0)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+HANG_UP = "minirec.hang_up"
+"""Field of a scope: a list of what is called when the client hangs up."""
+
 HEADERS_S = 10.0
 """Seconds in which a request's headers must have come."""
 
@@ -27,6 +30,11 @@ def impatient() -> type[asyncio.Protocol]:
 
         headers_timer: asyncio.TimerHandle | None = None
 
+        def on_message_begin(self) -> None:
+            """Lets who answers hear of it when the client hangs up."""
+            super().on_message_begin()
+            self.scope[HANG_UP] = []
+
         def connection_made(self, transport: Any) -> None:
             """Begins to wait."""
             super().connection_made(transport)
@@ -47,6 +55,8 @@ def impatient() -> type[asyncio.Protocol]:
             """Forgets the timer."""
             self._stop()
             super().connection_lost(exc)
+            for hang_up in list((self.scope or {}).get(HANG_UP, ())):
+                hang_up()
 
         def _wait(self) -> None:
             self.headers_timer = self.loop.call_later(HEADERS_S, self._too_slow)

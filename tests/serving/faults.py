@@ -1,0 +1,471 @@
+"""Attacks a server that serves: `python -m tests.serving.faults --workdir=quickstart`.
+
+A script, not a test: it takes some minutes. `--workdir` holds a run of the quickstart. It prints a
+line a fault, with counts, and ends with 1 if anything was lost, half loaded or unexplained.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import http.client
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def free_port():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, workdir, *flags, environment=None):
+        self.port, self.admin_port = free_port(), free_port()
+        self.log = open(pathlib.Path(workdir) / "server.log", "a")  # noqa: SIM115
+        begin = time.monotonic()
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "launch.serve", "--config=quickstart",
+                f"--workdir={workdir}", f"--http_port={self.port}", "--grpc_port=0",
+                f"--admin_port={self.admin_port}", "--deadline_ms=20000", *flags,
+            ],
+            stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=ROOT,
+            env=os.environ | (environment or {}),
+        )  # fmt: skip
+        assert self.process.stdout.readline(), "the server did not start: see server.log"
+        self.seconds = time.monotonic() - begin
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def ask(self, route, body=None, *, admin=False, timeout=60):
+        """Returns (status, JSON); status 0 where the connection broke."""
+        port = self.admin_port if admin else self.port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        try:
+            method = "GET" if body is None else "POST"
+            connection.request(method, route, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if text[:1] in b"{[" else text
+        except (OSError, http.client.HTTPException):
+            return 0, None
+        finally:
+            connection.close()
+
+    def recommend(self, history, **more):
+        return self.ask("/v1/recommend", {"history": history, "num": 10, **more})
+
+    def metric(self, name):
+        text = self.ask("/metrics")[1].decode()
+        lines = (line.split() for line in text.splitlines() if line.startswith(f"{name} "))
+        return next(float(value) for _, value in lines)
+
+
+@dataclasses.dataclass
+class Report:
+    """What was tried, and what went wrong."""
+
+    wrong: int = 0
+
+    def __call__(self, fault, ok, **counts):
+        self.wrong += not ok
+        print(json.dumps({"fault": fault, "ok": bool(ok), **counts}), flush=True)
+
+
+def load(server, histories, seconds, threads=8):
+    """Asks from many threads, and returns the answers as (number of the history, status, JSON)."""
+    answers, until = [], time.monotonic() + seconds
+
+    def client(seed):
+        lot = random.Random(seed)
+        while time.monotonic() < until:
+            place = lot.randrange(len(histories))
+            status, answer = server.recommend(histories[place])
+            answers.append((place, status, answer))
+            if status == 0:
+                time.sleep(0.01)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        list(pool.map(client, range(threads)))
+    return answers
+
+
+def items(answer):
+    return [(item["item_id"], item["score"]) for item in answer["items"]]
+
+
+def same_bits(report, workdir, histories):
+    """A thousand requests alone, then in company: the same answers, to the bit."""
+    with Server(workdir, "--cache_mb=0") as server:
+        asked = [histories[place % len(histories)] for place in range(1000)]
+        alone = [items(server.recommend(history)[1]) for history in asked]
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            order = random.Random(1).sample(range(1000), 1000)
+            together = dict(
+                zip(
+                    order,
+                    pool.map(lambda p: items(server.recommend(asked[p])[1]), order),
+                    strict=True,
+                )
+            )
+        differing = sum(together[place] != alone[place] for place in range(1000))
+        report("1,000 requests alone and in random company", differing == 0, differing=differing)
+
+
+def killed(report, workdir, histories):
+    """kill -9 under load while catalogues change: the last good version is served again."""
+    expected, lost = None, 0
+    with Server(workdir) as server:
+        raw = [row["item_id"] for row in server.recommend(histories[0])[1]["items"]]
+        for number in range(5):
+            status, changed = server.ask(
+                "/admin/catalogue", {"withdraw": [raw[number]]}, admin=True
+            )
+            assert status == 200, changed
+            expected = changed["catalogue_version"].split(".")[0]
+        killer = threading.Timer(2.0, server.process.kill)
+        killer.start()
+        answers = load(server, histories, 3.0)
+        lost = sum(status not in (200, 0) for _, status, _ in answers)
+    with Server(workdir) as server:
+        version = server.ask("/v1/status")[1]["catalogue_version"].split(".")[0]
+        shown = {item for item, _ in items(server.recommend(histories[0])[1])}
+        ok = version == expected and not shown & set(raw[:5]) and lost == 0
+        report(
+            "kill -9 under load, and restart",
+            ok,
+            version=version,
+            answers=len(answers),
+            restart_s=round(server.seconds, 1),
+        )
+
+
+def terminated(report, workdir, histories):
+    with Server(workdir) as server:
+        killer = threading.Timer(1.5, server.process.send_signal, [signal.SIGTERM])
+        killer.start()
+        answers = load(server, histories, 3.0)
+        code = server.process.wait(60)
+    statuses = {status for _, status, _ in answers}
+    report(
+        "SIGTERM under load",
+        code == 0 and statuses <= {200, 503, 0},
+        code=code,
+        answered=sum(status == 200 for _, status, _ in answers),
+        statuses=sorted(statuses),
+    )
+
+
+def bad_catalogues(report, workdir, histories):
+    folder = pathlib.Path(workdir) / "bad"
+    folder.mkdir(exist_ok=True)
+    sids = pathlib.Path(workdir) / "sids" / "sids.json"
+    good = sids.read_text()
+    wrong = {
+        "corrupt": good.replace('"<a_', '"<z_', 5),
+        "truncated": good[: len(good) // 2],
+        "of another vocabulary": good.replace('"<b_', '"<b_9', 50),
+        "empty": "{}",
+        "no text": "\0" * 100,
+    }
+    with Server(workdir) as server:
+        before = server.ask("/v1/status")[1]["catalogue_version"]
+        first = items(server.recommend(histories[0])[1])
+        for name, text in wrong.items():
+            path = folder / "sids.json"
+            path.write_text(text)
+            status, answer = server.ask("/admin/catalogue", {"sids": str(path)}, admin=True)
+            after = server.ask("/v1/status")[1]["catalogue_version"]
+            same = items(server.recommend(histories[0])[1]) == first
+            report(
+                f"a catalogue that is {name}",
+                status == 422 and after == before and same,
+                status=status,
+                says=str(answer)[:120],
+            )
+
+
+def full_disk(report, workdir, histories):
+    """A file system of half a megabyte under the versions, where one may be mounted."""
+    folder = pathlib.Path(workdir) / "runs" / "quickstart" / "serving"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        print(json.dumps({"fault": "a disk that fills", "left_out": "nothing may be mounted here"}))
+        return
+    try:
+        with Server(workdir) as server:
+            statuses = []
+            for place in range(6):
+                status, _ = server.ask(
+                    "/admin/catalogue", {"withdraw": [f"i{place + 1:05}"]}, admin=True
+                )
+                statuses.append(status)
+            still = server.recommend(histories[0])[0]
+            served = server.ask("/v1/status")[1]["catalogue_version"].split(".")[0]
+        with Server(workdir) as server:
+            again = server.ask("/v1/status")[1]["catalogue_version"].split(".")[0]
+        ok = 507 in statuses and still == 200 and again == served
+        report(
+            "a disk that fills while catalogues are written",
+            ok,
+            statuses=statuses,
+            served=served,
+            after_restart=again,
+        )
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lost_checkpoint(report, workdir, histories):
+    """The checkpoint goes while its model serves: answers go on, a reload says what is wrong."""
+    checkpoints = pathlib.Path(workdir) / "runs" / "quickstart" / "checkpoints"
+    away = checkpoints.with_name("away")
+    with Server(workdir) as server:
+        first = items(server.recommend(histories[0])[1])
+        checkpoints.rename(away)
+        try:
+            status, answer = server.ask("/admin/model", {}, admin=True)
+            same = items(server.recommend(histories[0])[1]) == first
+        finally:
+            away.rename(checkpoints)
+        report(
+            "a checkpoint that has gone",
+            status in (422, 507) and same,
+            status=status,
+            says=str(answer)[:120],
+        )
+
+
+def rude_clients(report, workdir, histories):
+    with Server(workdir) as server:
+        usual = min(timed(server, histories[0]) for _ in range(5))
+        idle = []
+        for _ in range(2000):
+            one = socket.create_connection(("127.0.0.1", server.port))
+            idle.append(one)
+        during = min(timed(server, histories[0]) for _ in range(5))
+        half = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+        for one in half:
+            one.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{")
+        with_half = min(timed(server, histories[0]) for _ in range(5))
+        for one in half:
+            one.settimeout(30)
+        said = [one.recv(200)[:12] for one in half]
+        closed = 0
+        for one in idle:
+            one.settimeout(30)
+            closed += one.recv(1) == b""
+        ok = closed == 2000 and all(line.endswith(b"408") for line in said)
+        report(
+            "2,000 idle connections and 50 half-sent requests",
+            ok,
+            idle_closed=closed,
+            half_refused=sum(line.endswith(b"408") for line in said),
+            lone_ms=[round(1e3 * s, 1) for s in (usual, during, with_half)],
+        )
+        big = socket.create_connection(("127.0.0.1", server.port))
+        big.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n")
+        told = big.recv(100)
+        report("a body of 10 MB", b" 413" in told, says=told[:20].decode())
+        slow = socket.create_connection(("127.0.0.1", server.port))
+        body = json.dumps({"requests": [{"history": histories[0], "explain": True}] * 64}).encode()
+        slow.sendall(
+            b"POST /v1/recommend:batch HTTP/1.1\r\nhost: x\r\ncontent-length: "
+            + str(len(body)).encode()
+            + b"\r\n\r\n"
+            + body
+        )
+        reading = [slow.recv(64) for _ in range(20)]
+        others = min(timed(server, histories[0]) for _ in range(5))
+        report("a slow reader", bool(reading[0]), others_ms=round(1e3 * others, 1))
+
+
+def timed(server, history):
+    begin = time.monotonic()
+    status, _ = server.recommend(history)
+    assert status == 200
+    return time.monotonic() - begin
+
+
+def swaps(report, workdir, histories, seconds):
+    """A swap a second under load: every answer is the offline search's on the version it names."""
+    import numpy as np
+
+    from launch.wiring import serving
+    from launch.wiring.program import Job, load_config_module
+    from minirec.serving.catalogue import Listing
+    from minirec.serving.query import Query
+    from minirec.serving.recommender import answered
+
+    lot = random.Random(3)
+    withdrawn = {}
+    with Server(workdir) as server:
+        before = server.metric("minirec_compilations")
+        stop = threading.Event()
+
+        def swap():
+            gone = []
+            while not stop.wait(1.0):
+                new = [
+                    raw
+                    for raw in (f"i{lot.randrange(1000) + 1:05}" for _ in range(20))
+                    if raw not in gone
+                ]
+                status, answer = server.ask(
+                    "/admin/catalogue", {"withdraw": new, "restore": gone}, admin=True
+                )
+                assert status == 200, answer
+                gone = new
+                withdrawn[answer["catalogue_version"].split(".")[0]] = set(new)
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        answers = load(server, histories, seconds, threads=6)
+        stop.set()
+        thread.join()
+        compiled = server.metric("minirec_compilations") - before
+        invalid = server.metric("minirec_invalid_items_total")
+    config = load_config_module("quickstart").get_config()
+    work = pathlib.Path(workdir)
+    offline = serving.load(Job(config, work, work / "runs" / config.name), like=True)
+    table = offline.served.catalogue
+    failed = sum(status != 200 for _, status, _ in answers)
+    by_version = {}
+    for place, status, answer in answers:
+        if status == 200:
+            version = answer["catalogue_version"].split(".")[0]
+            by_version.setdefault(version, {}).setdefault(place, set()).add(tuple(items(answer)))
+    wrong = checked = 0
+    for version, found in by_version.items():
+        if version not in withdrawn:
+            continue
+        listed = np.array([raw not in withdrawn[version] for raw in table.raw_item_ids])
+        listing = Listing(offline.listing.table, offline.listing.titles, listed)
+        catalogue = offline.catalogue(int(version), listing)
+        served = offline.version(catalogue, offline.served)
+        places = list(found)
+        queries = []
+        for place in places:
+            history = np.array([table.item_of[raw] for raw in histories[place]], np.int32)
+            queries.append(Query(history, np.unique(history), served.rankings[0]))
+        expected = answered(offline.recommender, served, queries, listed)
+        for place, one in zip(places, expected, strict=True):
+            want = tuple(
+                (table.raw_item_ids[item], round(float(score), 6) if np.isfinite(score) else None)
+                for item, score in zip(one.item[:10], one.score[:10], strict=True)
+            )
+            checked += len(found[place])
+            wrong += sum(got != want for got in found[place])
+    ok = not failed and not wrong and not invalid and not compiled
+    report(
+        "a swap a second under load",
+        ok,
+        seconds=seconds,
+        answers=len(answers),
+        failed=failed,
+        versions=len(by_version),
+        checked=checked,
+        wrong=wrong,
+        invalid=invalid,
+        compilations=compiled,
+    )
+
+
+def soak(report, workdir, histories, seconds):
+    """Load for long, a swap every ten seconds: memory and handles stay."""
+    with Server(workdir) as server:
+        stop, sizes = threading.Event(), []
+
+        def watch():
+            number = 0
+            while not stop.wait(10.0):
+                number += 1
+                raw = f"i{number % 900 + 1:05}"
+                field = ("withdraw", "restore")[number % 2]
+                server.ask("/admin/catalogue", {field: [raw]}, admin=True)
+                process = pathlib.Path(f"/proc/{server.process.pid}")
+                memory = int((process / "statm").read_text().split()[1]) * 4096 / 2**20
+                sizes.append((round(memory, 1), len(list((process / "fd").iterdir()))))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        answers = load(server, histories, seconds, threads=6)
+        stop.set()
+        thread.join()
+    settled = sizes[len(sizes) // 2 :]
+    failed = sum(status != 200 for _, status, _ in answers)
+    growth = settled[-1][0] / settled[0][0] - 1
+    report(
+        "soak",
+        not failed and growth < 0.02 and settled[-1][1] <= settled[0][1] + 2,
+        seconds=seconds,
+        answers=len(answers),
+        failed=failed,
+        megabytes=[settled[0][0], settled[-1][0]],
+        handles=[settled[0][1], settled[-1][1]],
+        growth=round(growth, 4),
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workdir", default="quickstart")
+    parser.add_argument("--swap_s", type=float, default=60.0)
+    parser.add_argument("--soak_s", type=float, default=0.0)
+    given = parser.parse_args()
+    from pipelines.prepared import Prepared
+
+    report = Report()
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder) / "W"
+        shutil.copytree(given.workdir, workdir)
+        shutil.rmtree(workdir / "runs" / "quickstart" / "serving", ignore_errors=True)
+        prepared = Prepared.load(workdir / "prepared")
+        raw = prepared.raw_item_ids
+        histories = [
+            [raw[item] for item in history] for history in prepared.histories("test", range(200))
+        ]
+        if given.soak_s:
+            soak(report, workdir, histories, given.soak_s)
+        else:
+            for attack in (
+                same_bits, bad_catalogues, killed, terminated, lost_checkpoint, rude_clients,
+                full_disk,
+            ):  # fmt: skip
+                attack(report, workdir, histories)
+            shutil.rmtree(workdir / "runs" / "quickstart" / "serving", ignore_errors=True)
+            swaps(report, workdir, histories, given.swap_s)
+        if report.wrong:
+            shutil.copy(workdir / "server.log", "server.log")
+    sys.exit(1 if report.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
