@@ -10,7 +10,7 @@ WORKDIR ?= quickstart
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart serve test lint format bench oracles clean
+.PHONY: help setup quickstart serve faults test lint format bench oracles clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ serve: $(VENV)/.serve  ## Serve the quickstart's run at http://127.0.0.1:8000, u
 
 test: $(VENV)/.dev  ## Run the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30
+
+faults: $(VENV)/.dev  ## Attack a server of the quickstart's run: kills, swaps, rude clients (some 5 minutes)
+	@test -d $(WORKDIR)/runs || $(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
+	$(BIN)/python -m tests.serving.faults --workdir=$(WORKDIR)
 
 lint: $(VENV)/.dev  ## Check style (ruff) and types (pyrefly); both block
 	$(BIN)/ruff check .

@@ -31,6 +31,11 @@ class ReadingCache:
         self._lock = threading.Lock()
 
     @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._max_bytes > 0
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that are held."""
         return self._bytes

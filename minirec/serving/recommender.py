@@ -200,19 +200,20 @@ class Recommender:
         # A catalogue may have given an item another SID: a reading is of both versions.
         versions = (served.model_version, served.catalogue.number, width)
         keys = [(*versions, _digest(prompt)) for prompt in prompts]
-        rows = [self.cache.get(key) for key in keys]
+        rows = [self.cache.get(key) if self.cache.keeps else None for key in keys]
         lengths = np.ones(self.tile, np.int32)
         lengths[: len(prompts)] = [len(prompt) for prompt in prompts]
-        if (parts := self._rows.get(width)) is None:
-            parts = self._rows[width] = Rows(self.programs, served.weights, width)
+        parts = self._parts(served, width) if self.cache.keeps else None
         held = [row for row in rows if row is not None]
-        if len(held) == len(rows):
+        if parts is not None and len(held) == len(rows):
             held += [held[0]] * (self.tile - len(held))
             return parts.together(held, lengths), _nothing
         tile = np.zeros((self.tile, width), np.int32)
         for place, prompt in enumerate(prompts):
             tile[place, : len(prompt)] = prompt
         reading = self.programs.read(served.weights, tile, lengths)
+        if parts is None:
+            return reading, _nothing
 
         def keep() -> None:
             for place, (key, row) in enumerate(zip(keys, rows, strict=True)):
@@ -220,6 +221,11 @@ class Recommender:
                     self.cache.put(key, parts.take(reading, place))
 
         return reading, keep
+
+    def _parts(self, served: Served, width: int) -> Rows:
+        if width not in self._rows:
+            self._rows[width] = Rows(self.programs, served.weights, width)
+        return self._rows[width]
 
     def _filters(
         self, served: Served, queries: Sequence[Query], allowed: Bool[np.ndarray, " N"]
