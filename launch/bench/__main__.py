@@ -116,8 +116,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "training": training.run,
     "sft_training": sft_training.run,
-    "serving": lambda: serving.run(_BENCH_DIR.value),
     "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
+    "serving": lambda: serving.run(_BENCH_DIR.value),
 }
 
 
