@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from launch.wiring import made_with, training
+from launch.wiring import baselines, made_with, training
 from launch.wiring.catalogue import (
     APPENDED,
     SIDS,
@@ -34,16 +35,19 @@ from launch.wiring.program import Job
 from launch.wiring.search import make_mesh, shared_item_ranker
 from minirec.decoding import ItemRanker
 from minirec.decoding.ranking import RankedUsers
+from minirec.files.schema import require_whole
 from minirec.models import (
     ItemDecoder,
     ItemDecoderConfig,
     ItemReader,
+    ItemTerms,
     SidDecoder,
     SidDecoderConfig,
     SidReader,
     TrunkConfig,
     sharding,
 )
+from minirec.recommend.content import Neighbours, content_rows
 from minirec.sids import SidVocab
 from minirec.training import (
     ItemTask,
@@ -51,6 +55,7 @@ from minirec.training import (
     SidTask,
     Stage,
     Task,
+    TextNeighbours,
     load_best,
 )
 from pipelines.batches.eval_batches import EvalBatches, eval_batches, prompt_batch
@@ -60,6 +65,7 @@ from pipelines.prepared import Prepared
 Model = ItemDecoder | SidDecoder
 NewModel = Callable[[ConfigDict, "SidCatalogue"], nnx.Module]
 VOCAB = "vocab.json"
+_NOT_THE_TRUNKS = ("positions", "level_width", "terms_per_item", "tie_embeddings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +74,13 @@ class SidCatalogue(Catalogue):
 
     Attributes:
         vocab: the model's tokens.
+        made_terms: what `item_terms` has made, by the number of terms an item.
     """
 
     vocab: SidVocab
+    made_terms: dict[int, ItemTerms | None] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 def load_catalogue(
@@ -126,9 +136,12 @@ def train_sid(job: Job, new_model: NewModel) -> Training:
     prompts = functools.partial(split_batches, catalogue, config)
     reader = reader_of(config, catalogue, mesh)
     validator = training.make_validator(config, catalogue, prompts, mesh, reader)
+    like = None
+    if reads_items(config) and config.loss.neighbour_share > 0:
+        like = baselines.neighbours(job, prepared)
     return Training(
         make_model=lambda: new_model(config, catalogue),
-        task=make_task(config, catalogue, validator, label_smoothing),
+        task=make_task(config, catalogue, validator, label_smoothing, like),
         stages=[Stage("train", lambda: batches, **stage_options)],
         settings=settings,
         record=run_record(job, catalogue),
@@ -143,8 +156,16 @@ def make_task(
     catalogue: SidCatalogue,
     evaluator: Callable[[Any], dict[str, float]],
     label_smoothing: float,
+    like: Neighbours | None = None,
 ) -> Task:
     """Returns what the config's model learns.
+
+    Args:
+        config: the experiment.
+        catalogue: the items.
+        evaluator: from the model to its metrics.
+        label_smoothing: share of a target that is spread.
+        like: which items are like which; needed where `config.loss.neighbour_share` is not 0.
 
     Raises:
         ValueError: a field of `config.loss` is impossible.
@@ -158,6 +179,10 @@ def make_task(
             label_smoothing=label_smoothing,
             train_count=catalogue.prepared.train_count,
             max_targets=1 if one_target_a_row else None,
+            terms=item_terms(config, catalogue),
+            neighbours=None
+            if like is None
+            else TextNeighbours.of(like.offsets, like.item, like.cosine),
             **config.loss.to_dict(),
         )
     return SidTask(
@@ -181,8 +206,22 @@ def run_record(job: Job, catalogue: SidCatalogue) -> dict[str, Any]:
     return {
         "config": made_with.run_part(job.config),
         "data": prepared.manifest["config"],
-        **fingerprints(prepared, job.sids / SIDS, catalogue.vocab.size),
+        **_trained_on(job.config, catalogue, job.sids / SIDS),
     }
+
+
+def _trained_on(config: ConfigDict, catalogue: SidCatalogue, sids: Path) -> dict[str, Any]:
+    """Returns what a run was trained on: records, SIDs and, where it reads them, terms."""
+    known = fingerprints(catalogue.prepared, sids, catalogue.vocab.size)
+    terms = item_terms(config, catalogue)
+    if terms is None:
+        return known
+    # Not the weights, whose last bits are the machine's; which terms an item has says it all.
+    num_items = catalogue.prepared.num_items
+    used = terms.weight[:num_items] > 0
+    digest = hashlib.sha256(np.asarray(used.sum(axis=1), "<i4").tobytes())
+    digest.update(np.asarray(terms.term[:num_items][used], "<i4").tobytes())
+    return known | {"terms_sha256": digest.hexdigest()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,7 +281,7 @@ def load_run(job: Job, new_model: NewModel, *, with_appended: bool = False) -> S
     trained = made_with.check_run(job)
     require_sids(job, job.run)
     catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
-    here = fingerprints(catalogue.prepared, job.run / SIDS, catalogue.vocab.size)
+    here = _trained_on(job.config, catalogue, job.run / SIDS)
     check_trained_on(job, trained, here)
     model = nnx.eval_shape(lambda: new_model(job.config, catalogue))
     sharding.place(model, mesh)
@@ -262,25 +301,60 @@ def reads_items(config: ConfigDict) -> bool:
     return positions == "items"
 
 
-def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> Model:
+def item_terms(config: ConfigDict, catalogue: SidCatalogue) -> ItemTerms | None:
+    """Returns the terms of the items' text that the config's model reads, made once a catalogue.
+
+    Those of items that were appended are among them, by their titles.
+
+    Args:
+        config: the experiment.
+        catalogue: the items.
+
+    Returns:
+        `None` where the model reads none, or nothing is known of any item.
+
+    Raises:
+        ValueError: `config.model.terms_per_item` is no whole number from 0 on.
+    """
+    per_item = config.model.terms_per_item
+    require_whole("config.model.terms_per_item", per_item, least=0)
+    if not per_item or not reads_items(config):
+        return None
+    if per_item not in catalogue.made_terms:
+        items, num_items = catalogue.prepared.items, catalogue.prepared.num_items
+        # An item without a title is shown by its raw id, which says nothing of it.
+        later = [
+            "" if title == raw else title
+            for title, raw in zip(catalogue.titles, catalogue.table.raw_item_ids, strict=True)
+        ][num_items:]
+        rows = content_rows(items["title"].to_list(), items["attributes"].to_list(), later)
+        made = ItemTerms.of(rows, num_items=num_items, per_item=per_item)
+        catalogue.made_terms[per_item] = made
+    return catalogue.made_terms[per_item]
+
+
+def make_model(
+    config: ConfigDict, vocab_size: int, items: tuple[int, int], num_terms: int = 0
+) -> Model:
     """Returns the decoder that `config.model` describes, with weights drawn from the seed.
 
     Args:
         config: the experiment.
         vocab_size: tokens of SIDs.
         items: `(N, L)`, items of the records and levels of their SIDs.
+        num_terms: terms of the items' text.
 
     Raises:
         ValueError: a field of `config.model` is unknown or impossible.
     """
     fields = config.model.to_dict()
-    own = {name: fields.pop(name) for name in ("positions", "level_width", "tie_embeddings")}
+    own = {name: fields.pop(name) for name in _NOT_THE_TRUNKS}
     trunk = TrunkConfig(**fields)
     rngs = nnx.Rngs(config.seed)
     if not reads_items(config):
         return SidDecoder(SidDecoderConfig(trunk, vocab_size, own["tie_embeddings"]), rngs=rngs)
     decoder = ItemDecoderConfig(
-        trunk, vocab_size, *items, own["level_width"], own["tie_embeddings"]
+        trunk, vocab_size, *items, own["level_width"], own["tie_embeddings"], num_terms
     )
     return ItemDecoder(decoder, rngs=rngs)
 
@@ -288,16 +362,20 @@ def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> M
 def new_model(config: ConfigDict, catalogue: SidCatalogue) -> Model:
     """Returns the decoder that `config.model` describes for a catalogue; see `make_model`."""
     items = (catalogue.prepared.num_items, catalogue.table.num_levels)
-    return make_model(config, catalogue.vocab.size, items)
+    terms = item_terms(config, catalogue)
+    return make_model(config, catalogue.vocab.size, items, terms.num_terms if terms else 0)
 
 
 def reader_of(
     config: ConfigDict, catalogue: SidCatalogue, mesh: Mesh | None
 ) -> Callable[[nnx.Module], SidReader | ItemReader]:
-    """Returns what puts a decoder and the catalogue's SIDs together; these lie on the devices."""
-    kind = ItemReader if reads_items(config) else SidReader
+    """Returns what puts a decoder and the catalogue's SIDs and terms together, on the devices."""
     item_tokens = sharding.replicate(jnp.asarray(catalogue.item_tokens, jnp.int32), mesh)
-    return lambda model: kind(model, item_tokens)
+    if not reads_items(config):
+        return lambda model: SidReader(model, item_tokens)
+    terms = jax.tree.map(jnp.asarray, item_terms(config, catalogue))
+    terms = sharding.replicate(terms, mesh)
+    return lambda model: ItemReader(model, item_tokens, terms)
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:
