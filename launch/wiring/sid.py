@@ -316,9 +316,11 @@ def item_terms(config: ConfigDict, catalogue: SidCatalogue) -> ItemTerms | None:
     Raises:
         ValueError: `config.model.terms_per_item` is no whole number from 0 on.
     """
-    per_item = config.model.terms_per_item
+    if not reads_items(config):
+        return None
+    per_item = config.model.get("terms_per_item", 0)  # A family's own model may have no such field.
     require_whole("config.model.terms_per_item", per_item, least=0)
-    if not per_item or not reads_items(config):
+    if not per_item:
         return None
     if per_item not in catalogue.made_terms:
         items, num_items = catalogue.prepared.items, catalogue.prepared.num_items
