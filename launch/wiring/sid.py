@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from launch.wiring import baselines, made_with, training
+from launch.wiring import baselines, item_text, made_with, training
 from launch.wiring.catalogue import (
     APPENDED,
     SIDS,
@@ -47,7 +46,7 @@ from minirec.models import (
     TrunkConfig,
     sharding,
 )
-from minirec.recommend.content import Neighbours, content_rows
+from minirec.recommend.content import Neighbours
 from minirec.sids import SidVocab
 from minirec.training import (
     ItemTask,
@@ -55,7 +54,6 @@ from minirec.training import (
     SidTask,
     Stage,
     Task,
-    TextNeighbours,
     load_best,
 )
 from pipelines.batches.eval_batches import EvalBatches, eval_batches, prompt_batch
@@ -180,9 +178,7 @@ def make_task(
             train_count=catalogue.prepared.train_count,
             max_targets=1 if one_target_a_row else None,
             terms=item_terms(config, catalogue),
-            neighbours=None
-            if like is None
-            else TextNeighbours.of(like.offsets, like.item, like.cosine),
+            neighbours=item_text.text_neighbours(like),
             **config.loss.to_dict(),
         )
     return SidTask(
@@ -216,12 +212,8 @@ def _trained_on(config: ConfigDict, catalogue: SidCatalogue, sids: Path) -> dict
     terms = item_terms(config, catalogue)
     if terms is None:
         return known
-    # Not the weights, whose last bits are the machine's; which terms an item has says it all.
     num_items = catalogue.prepared.num_items
-    used = terms.weight[:num_items] > 0
-    digest = hashlib.sha256(np.asarray(used.sum(axis=1), "<i4").tobytes())
-    digest.update(np.asarray(terms.term[:num_items][used], "<i4").tobytes())
-    return known | {"terms_sha256": digest.hexdigest()}
+    return known | {"terms_sha256": item_text.terms_sha256(terms, num_items)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -323,15 +315,9 @@ def item_terms(config: ConfigDict, catalogue: SidCatalogue) -> ItemTerms | None:
     if not per_item:
         return None
     if per_item not in catalogue.made_terms:
-        items, num_items = catalogue.prepared.items, catalogue.prepared.num_items
-        # An item without a title is shown by its raw id, which says nothing of it.
-        later = [
-            "" if title == raw else title
-            for title, raw in zip(catalogue.titles, catalogue.table.raw_item_ids, strict=True)
-        ][num_items:]
-        rows = content_rows(items["title"].to_list(), items["attributes"].to_list(), later)
-        made = ItemTerms.of(rows, num_items=num_items, per_item=per_item)
-        catalogue.made_terms[per_item] = made
+        catalogue.made_terms[per_item] = item_text.item_terms(
+            catalogue.prepared, catalogue.table.raw_item_ids, catalogue.titles, per_item
+        )
     return catalogue.made_terms[per_item]
 
 
