@@ -189,6 +189,8 @@ def sid_decoder() -> ConfigDict:
             # SIDs behind it. "tokens": a position a token of a SID, and nothing of the items.
             "positions": "items",
             "level_width": 256,  # inner width of that small decoder
+            # Words of an item's text, the heaviest, whose rows are added to its own; 0: none.
+            "terms_per_item": 24,
             "num_layers": 2,
             "width": 128,
             "num_heads": 4,
@@ -243,6 +245,8 @@ def loss() -> ConfigDict:
             "sid_weight": 1.0,
             "item_weight": 1.0,
             "num_negatives": 16_384,  # items drawn a step; all, in a catalogue no larger
+            # Chance that a target is replaced by an item whose text is near that of the two before.
+            "neighbour_share": 0.0,
         }
     )
 

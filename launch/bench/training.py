@@ -167,6 +167,7 @@ class Variant:
         """
         config = config.copy_and_resolve_references()
         config.model.positions = "items" if name == ITEMS else "tokens"
+        config.model.terms_per_item = 0  # What is drawn has no text.
         config.loss.update(loss)
         self.name = name
         model = sid.new_model(config, catalogue)

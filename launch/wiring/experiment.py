@@ -99,13 +99,21 @@ class Run(abc.ABC):
             ValueError: the model has no token for a code.
         """
 
-    def with_items(self, item_tokens: Int[np.ndarray, "N L"]) -> nnx.Module:
-        """Returns the model as it reads items of other SIDs.
+    def with_items(
+        self,
+        item_tokens: Int[np.ndarray, "items L"],
+        raw_item_ids: Sequence[str],
+        titles: Sequence[str],
+    ) -> nnx.Module:
+        """Returns the model as it reads other items: the records', and perhaps others behind them.
 
         Args:
-            item_tokens: the tokens of each item.
+            item_tokens: the tokens of each item's SID, with room for more items at the end; all
+                that the model holds of items has as much room.
+            raw_item_ids: what the log calls each.
+            titles: what to show people of each.
         """
-        del item_tokens  # A model of text reads its tokenizer's.
+        del item_tokens, raw_item_ids, titles  # A model of text reads its tokenizer's.
         return self.model
 
     @abc.abstractmethod

@@ -41,6 +41,8 @@ EVALUATION = (*_BOTH, "evaluate.test_users", "evaluate.fusion_users", "evaluate.
 when it is evaluated."""
 
 _PARTS = ("data", "sids")  # They have records of their own.
+# Fields that a run's record may lack, and what they were then.
+_ONCE = (("model", "terms_per_item", 0), ("loss", "neighbour_share", 0.0))
 
 
 def sids_part(config: ConfigDict) -> dict[str, Any]:
@@ -165,8 +167,14 @@ def check_run(job: Job) -> dict[str, Any]:
 
 
 def _with_present_names(trained: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
-    """Returns a run's config with a field as it is called now: a row was once counted in tokens."""
+    """Returns a run's config with its fields as they are called now, and those that it had not.
+
+    A row was once counted in tokens, and nothing was read of the items' text.
+    """
     there = without(trained, ())
+    for block, field, was in _ONCE:
+        if block in config and field in config[block] and isinstance(there.get(block), dict):
+            there[block] = {field: was} | there[block]
     match there.get("loader"):
         case {"row_tokens": 0, **rest} if "row_items" in config.loader:
             there["loader"] = rest | {"row_items": 0}

@@ -128,7 +128,7 @@ def _with_catalogue(run: Run, served: Served, catalogue: Catalogue) -> Served:
     ranker = dataclasses.replace(
         served.ranker, trie=catalogue.trie, item_tokens=tokens[: catalogue.num_items]
     )
-    weights = Weights.of(run.with_items(tokens))
+    weights = Weights.of(run.with_items(tokens, catalogue.raw_item_ids, catalogue.titles))
     return dataclasses.replace(served, weights=weights, ranker=ranker, catalogue=catalogue)
 
 

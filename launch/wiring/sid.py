@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from launch.wiring import made_with, training
+from launch.wiring import baselines, item_text, made_with, training
 from launch.wiring.catalogue import (
     APPENDED,
     SIDS,
@@ -34,16 +34,19 @@ from launch.wiring.program import Job
 from launch.wiring.search import make_mesh, shared_item_ranker
 from minirec.decoding import ItemRanker
 from minirec.decoding.ranking import RankedUsers
+from minirec.files.schema import require_whole
 from minirec.models import (
     ItemDecoder,
     ItemDecoderConfig,
     ItemReader,
+    ItemTerms,
     SidDecoder,
     SidDecoderConfig,
     SidReader,
     TrunkConfig,
     sharding,
 )
+from minirec.recommend.content import Neighbours
 from minirec.sids import SidTable, SidVocab
 from minirec.training import (
     ItemTask,
@@ -60,6 +63,7 @@ from pipelines.prepared import Prepared
 Model = ItemDecoder | SidDecoder
 NewModel = Callable[[ConfigDict, "SidCatalogue"], nnx.Module]
 VOCAB = "vocab.json"
+_NOT_THE_TRUNKS = ("positions", "level_width", "terms_per_item", "tie_embeddings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +72,13 @@ class SidCatalogue(Catalogue):
 
     Attributes:
         vocab: the model's tokens.
+        made_terms: what `items_terms` has made last, by what it was asked for.
     """
 
     vocab: SidVocab
+    made_terms: dict[Any, ItemTerms | None] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 def load_catalogue(
@@ -126,9 +134,12 @@ def train_sid(job: Job, new_model: NewModel) -> Training:
     prompts = functools.partial(split_batches, catalogue, config)
     reader = reader_of(config, catalogue, mesh)
     validator = training.make_validator(config, catalogue, prompts, mesh, reader)
+    like = None
+    if reads_items(config) and config.loss.neighbour_share > 0:
+        like = baselines.neighbours(job, prepared)
     return Training(
         make_model=lambda: new_model(config, catalogue),
-        task=make_task(config, catalogue, validator, label_smoothing),
+        task=make_task(config, catalogue, validator, label_smoothing, like),
         stages=[Stage("train", lambda: batches, **stage_options)],
         settings=settings,
         record=run_record(job, catalogue),
@@ -143,8 +154,16 @@ def make_task(
     catalogue: SidCatalogue,
     evaluator: Callable[[Any], dict[str, float]],
     label_smoothing: float,
+    like: Neighbours | None = None,
 ) -> Task:
     """Returns what the config's model learns.
+
+    Args:
+        config: the experiment.
+        catalogue: the items.
+        evaluator: from the model to its metrics.
+        label_smoothing: share of a target that is spread.
+        like: which items are like which; needed where `config.loss.neighbour_share` is not 0.
 
     Raises:
         ValueError: a field of `config.loss` is impossible.
@@ -158,6 +177,8 @@ def make_task(
             label_smoothing=label_smoothing,
             train_count=catalogue.prepared.train_count,
             max_targets=1 if one_target_a_row else None,
+            terms=item_terms(config, catalogue),
+            neighbours=item_text.text_neighbours(like),
             **config.loss.to_dict(),
         )
     return SidTask(
@@ -181,7 +202,7 @@ def run_record(job: Job, catalogue: SidCatalogue) -> dict[str, Any]:
     return {
         "config": made_with.run_part(job.config),
         "data": prepared.manifest["config"],
-        **fingerprints(prepared, job.sids / SIDS, catalogue.vocab.size),
+        **_trained_on(job.config, catalogue, job.sids / SIDS),
     }
 
 
@@ -194,6 +215,16 @@ class ItemPrompts:
     def __call__(self, history: Int[np.ndarray, " H"]) -> Int[np.ndarray, " n"]:
         """Returns the newest items, oldest first; there may be none."""
         return history[-self.widths[0] :]
+
+
+def _trained_on(config: ConfigDict, catalogue: SidCatalogue, sids: Path) -> dict[str, Any]:
+    """Returns what a run was trained on: records, SIDs and, where it reads them, terms."""
+    known = fingerprints(catalogue.prepared, sids, catalogue.vocab.size)
+    terms = item_terms(config, catalogue)
+    if terms is None:
+        return known
+    num_items = catalogue.prepared.num_items
+    return known | {"terms_sha256": item_text.terms_sha256(terms, num_items)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,9 +247,21 @@ class SidRun(Run):
         """Returns the tokens of items' SIDs; see `Run`."""
         return self.catalogue.vocab.encode(table.codes)
 
-    def with_items(self, item_tokens: Int[np.ndarray, "N L"]) -> nnx.Module:
-        """Returns the model as it reads items of other SIDs; see `Run`."""
-        return type(self.model)(self.model.decoder, item_tokens)
+    def with_items(
+        self,
+        item_tokens: Int[np.ndarray, "items L"],
+        raw_item_ids: Sequence[str],
+        titles: Sequence[str],
+    ) -> nnx.Module:
+        """Returns the model as it reads other items; see `Run`."""
+        decoder = self.model.decoder
+        if isinstance(self.model, SidReader):
+            return SidReader(decoder, item_tokens)
+        terms = items_terms(self.config, self.catalogue, raw_item_ids, titles)
+        if terms is not None:
+            per_item = self.config.model.terms_per_item
+            terms = item_text.padded(terms, len(item_tokens), per_item)
+        return ItemReader(decoder, item_tokens, terms)
 
     def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
         """Returns the codes of the beams; see `Run`."""
@@ -254,7 +297,7 @@ def load_run(job: Job, new_model: NewModel, *, with_appended: bool = False) -> S
     trained = made_with.check_run(job)
     require_sids(job, job.run)
     catalogue = load_catalogue(load_prepared(job), job.run, appended, mesh)
-    here = fingerprints(catalogue.prepared, job.run / SIDS, catalogue.vocab.size)
+    here = _trained_on(job.config, catalogue, job.run / SIDS)
     check_trained_on(job, trained, here)
     model = nnx.eval_shape(lambda: new_model(job.config, catalogue))
     sharding.place(model, mesh)
@@ -274,25 +317,76 @@ def reads_items(config: ConfigDict) -> bool:
     return positions == "items"
 
 
-def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> Model:
+def item_terms(config: ConfigDict, catalogue: SidCatalogue) -> ItemTerms | None:
+    """Returns the terms of the items' text that the config's model reads, made once a catalogue.
+
+    Those of items that were appended are among them, by their titles.
+
+    Args:
+        config: the experiment.
+        catalogue: the items.
+
+    Returns:
+        `None` where the model reads none, or nothing is known of any item.
+
+    Raises:
+        ValueError: `config.model.terms_per_item` is no whole number from 0 on.
+    """
+    return items_terms(config, catalogue, catalogue.table.raw_item_ids, catalogue.titles)
+
+
+def items_terms(
+    config: ConfigDict,
+    catalogue: SidCatalogue,
+    raw_item_ids: Sequence[str],
+    titles: Sequence[str],
+) -> ItemTerms | None:
+    """Returns `item_terms` of the records' items and of others behind them.
+
+    Args:
+        config: the experiment.
+        catalogue: the run's items.
+        raw_item_ids: of all items, those of the records first.
+        titles: what to show people of each.
+    """
+    if not reads_items(config):
+        return None
+    per_item = config.model.get("terms_per_item", 0)  # A family's own model may have no such field.
+    require_whole("config.model.terms_per_item", per_item, least=0)
+    if not per_item:
+        return None
+    num_items = catalogue.prepared.num_items
+    key = (per_item, tuple(raw_item_ids[num_items:]), tuple(titles[num_items:]))
+    if key not in catalogue.made_terms:
+        catalogue.made_terms.clear()  # Of another version of the catalogue, which has gone.
+        catalogue.made_terms[key] = item_text.item_terms(
+            catalogue.prepared, raw_item_ids, titles, per_item
+        )
+    return catalogue.made_terms[key]
+
+
+def make_model(
+    config: ConfigDict, vocab_size: int, items: tuple[int, int], num_terms: int = 0
+) -> Model:
     """Returns the decoder that `config.model` describes, with weights drawn from the seed.
 
     Args:
         config: the experiment.
         vocab_size: tokens of SIDs.
         items: `(N, L)`, items of the records and levels of their SIDs.
+        num_terms: terms of the items' text.
 
     Raises:
         ValueError: a field of `config.model` is unknown or impossible.
     """
     fields = config.model.to_dict()
-    own = {name: fields.pop(name) for name in ("positions", "level_width", "tie_embeddings")}
+    own = {name: fields.pop(name) for name in _NOT_THE_TRUNKS}
     trunk = TrunkConfig(**fields)
     rngs = nnx.Rngs(config.seed)
     if not reads_items(config):
         return SidDecoder(SidDecoderConfig(trunk, vocab_size, own["tie_embeddings"]), rngs=rngs)
     decoder = ItemDecoderConfig(
-        trunk, vocab_size, *items, own["level_width"], own["tie_embeddings"]
+        trunk, vocab_size, *items, own["level_width"], own["tie_embeddings"], num_terms
     )
     return ItemDecoder(decoder, rngs=rngs)
 
@@ -300,16 +394,20 @@ def make_model(config: ConfigDict, vocab_size: int, items: tuple[int, int]) -> M
 def new_model(config: ConfigDict, catalogue: SidCatalogue) -> Model:
     """Returns the decoder that `config.model` describes for a catalogue; see `make_model`."""
     items = (catalogue.prepared.num_items, catalogue.table.num_levels)
-    return make_model(config, catalogue.vocab.size, items)
+    terms = item_terms(config, catalogue)
+    return make_model(config, catalogue.vocab.size, items, terms.num_terms if terms else 0)
 
 
 def reader_of(
     config: ConfigDict, catalogue: SidCatalogue, mesh: Mesh | None
 ) -> Callable[[nnx.Module], SidReader | ItemReader]:
-    """Returns what puts a decoder and the catalogue's SIDs together; these lie on the devices."""
-    kind = ItemReader if reads_items(config) else SidReader
+    """Returns what puts a decoder and the catalogue's SIDs and terms together, on the devices."""
     item_tokens = sharding.replicate(jnp.asarray(catalogue.item_tokens, jnp.int32), mesh)
-    return lambda model: kind(model, item_tokens)
+    if not reads_items(config):
+        return lambda model: SidReader(model, item_tokens)
+    terms = jax.tree.map(jnp.asarray, item_terms(config, catalogue))
+    terms = sharding.replicate(terms, mesh)
+    return lambda model: ItemReader(model, item_tokens, terms)
 
 
 def batch_config(config: ConfigDict) -> BatchConfig:

@@ -3,6 +3,7 @@
 from minirec.models.cache import PrefixCache, SuffixCache
 from minirec.models.config import ItemDecoderConfig, SidDecoderConfig, TrunkConfig
 from minirec.models.item_decoder import ItemDecoder
+from minirec.models.item_terms import ItemTerms, WholeRows
 from minirec.models.masks import CausalMask, IsolatedCandidatesMask, MaskRule
 from minirec.models.sid_decoder import SidDecoder
 from minirec.models.sid_reader import ItemReader, SidReader
@@ -16,6 +17,8 @@ __all__ = [
     "SidDecoder",
     "ItemDecoderConfig",
     "ItemDecoder",
+    "ItemTerms",
+    "WholeRows",
     "SidReader",
     "ItemReader",
     "MaskRule",

@@ -112,6 +112,7 @@ class ItemDecoderConfig:
         num_levels: levels `L` of a SID.
         level_width: inner width `F` of the SID decoder.
         tie_embeddings: use the tokens' embeddings as the head's rows.
+        num_terms: terms of the items' text that have a row; 0: the text is not read.
     """
 
     trunk: TrunkConfig
@@ -120,7 +121,9 @@ class ItemDecoderConfig:
     num_levels: int
     level_width: int = 256
     tie_embeddings: bool = True
+    num_terms: int = 0
 
     def __post_init__(self):
         for name in ("vocab_size", "num_items", "num_levels", "level_width"):
             require_whole(f"ItemDecoderConfig.{name}", getattr(self, name))
+        require_whole("ItemDecoderConfig.num_terms", self.num_terms, least=0)

@@ -15,11 +15,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Int32, Key
 
+from minirec.models.item_terms import ItemTerms, WholeRows
 from minirec.sids.vocab import SidVocab
 
 
 class ItemTokens(nnx.Variable):
     """A table `[N, L]` of the tokens of every item's SID; nothing that is learnt."""
+
+
+class ItemRows(nnx.Variable):
+    """A table `[N, D]` of items' rows with their terms', made of what is learnt."""
 
 
 class TokenRows(NamedTuple):
@@ -169,21 +174,53 @@ class SidReader(_Reader):
 
 
 class ItemReader(_Reader):
-    """An `ItemDecoder`, with a position an item, as a search and a ranking of all items have it."""
+    """An `ItemDecoder`, with a position an item, as a search and a ranking of all items have it.
+
+    Where the decoder has terms, the items' rows are made here, once: what reads with it is not to
+    change it afterwards.
+    """
+
+    def __init__(
+        self,
+        decoder: Any,
+        item_tokens: Int[Array | np.ndarray, "N L"],
+        terms: ItemTerms | None = None,
+    ):
+        """Puts them together.
+
+        Args:
+            decoder: an `ItemDecoder`.
+            item_tokens: the tokens of every item's SID.
+            terms: every item's terms, where the decoder has rows for them.
+
+        Raises:
+            ValueError: the terms are not those that the decoder has rows for.
+        """
+        super().__init__(decoder, item_tokens)
+        rows = None if terms is None else decoder.whole_rows(terms)
+        self.rows = nnx.data(None) if rows is None else ItemRows(rows.rows)
+
+    @property
+    def _whole_rows(self) -> WholeRows | None:
+        return None if self.rows is None else WholeRows(self.rows[...])
 
     def read(self, item: Int[Array, "B P"], lengths: Int[Array, " B"]) -> Float[Array, "B D"]:
         """Returns the trunk's state after each history; arguments as a `SidReader`'s `prefill`."""
-        return self.decoder.read(item, lengths, self.item_tokens[...])
+        return self.decoder.read(item, lengths, self.item_tokens[...], self._whole_rows)
 
     def prefill(
         self, item: Int[Array, "B P"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B D"], Any]:
         """Reads right-padded histories once; arguments as a `SidReader`'s."""
-        return self.decoder.prefill(item, lengths, self.item_tokens[...])
+        return self.decoder.prefill(item, lengths, self.item_tokens[...], self._whole_rows)
+
+    def item_rows(self) -> Float[Array, "N D"]:
+        """Returns the rows of all items that the decoder's table has, with their terms'."""
+        return self.decoder.item_rows(None, self._whole_rows)
 
     def item_logits(self, state: Float[Array, "*batch D"]) -> Float[Array, "*batch N"]:
         """Returns logits over all items that the decoder's table has."""
-        return self.decoder.item_logits(state)
+        return self.decoder.item_logits(state, self._whole_rows)
 
     def item_scores(
         self, prefix: Float[Array, "B D"], item: Int[Array, "B M"]
@@ -194,7 +231,7 @@ class ItemReader(_Reader):
             prefix: the trunk's states, as `prefill` returned them.
             item: M items a user, or negative numbers.
         """
-        rows = self.decoder.item_rows(item).astype(prefix.dtype)
+        rows = self.decoder.item_rows(item, self._whole_rows).astype(prefix.dtype)
         score = jnp.einsum("bd,bmd->bm", prefix, rows, preferred_element_type=jnp.float32)
         known = (item >= 0) & (item < self.decoder.config.num_items)
         return jnp.where(known, score, -jnp.inf)

@@ -64,7 +64,7 @@ class Served:
     @functools.cached_property
     def item_vectors(self) -> Float32[np.ndarray, "known D"] | None:
         """The rows of the model's item table, of length one; None where it has none."""
-        rows_of = getattr(getattr(self.weights.model, "decoder", None), "item_rows", None)
+        rows_of = getattr(self.weights.model, "item_rows", None)
         if rows_of is None or self.ranker.item_ranker is None:
             return None
         return unit_rows(np.asarray(rows_of(), np.float32))

@@ -12,6 +12,7 @@ from minirec.training.tasks.item_task import ItemTask
 from minirec.training.tasks.sid_prefixes import SidPrefixes
 from minirec.training.tasks.sid_task import SidTask
 from minirec.training.tasks.task import Task
+from minirec.training.tasks.text_neighbours import TextNeighbours
 from minirec.training.tasks.token_task import TokenTask
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TokenTask",
     "ItemTask",
     "SidPrefixes",
+    "TextNeighbours",
     "OptimizerConfig",
     "make_optimizer",
     "make_schedule",

@@ -11,7 +11,7 @@ from flax import nnx
 from kernels.trie import build_trie
 from minirec.decoding import beam_search
 from minirec.models import ItemDecoder, ItemReader
-from minirec.training import ItemTask, SidPrefixes
+from minirec.training import ItemTask, SidPrefixes, TextNeighbours
 from minirec.training.tasks.item_task import _masked_cross_entropy, _sampled_cross_entropy
 from tests.bounds import assert_close, log_softmax_roundings, trunk_roundings
 from tests.models.test_item_decoder import CONFIG, SIDS, L, N, V, prompts
@@ -183,9 +183,29 @@ def test_gradients_reach_every_parameter(model):
     assert still == []
 
 
+def test_a_replaced_target_is_another_target_for_both_losses(model):
+    # Every item's one neighbour is the next, three times over: the newest item alone sums up to the
+    # 3 from which on the share is the whole one.
+    item = (np.arange(N)[:, None] + np.array([[1, 1, 1]])) % N
+    near = TextNeighbours(item.astype(np.int32), np.ones((N, 3), np.float16))
+    task = make_task(neighbours=near, neighbour_share=1.0)
+    histories = [[3, 3, 4], [5, 5, 9], [2, 6, 6, 7]]
+    weights = [[0, 0, 2], [0, 0, 1], [0, 0, 0, 0.5]]
+    found, expected = (
+        fast_jit(lambda m, b, t=t: t.loss(m, b, key=KEY))(
+            model, t.inputs(make_batch(rows, weights))
+        )
+        for t, rows in ((task, histories), (make_task(), [[3, 3, 4], [5, 5, 6], [2, 6, 6, 7]]))
+    )
+    assert_close(found[0], expected[0], THROUGH, scale=2 * SCALE)
+    assert_close(found[2]["sid_loss"][0], expected[2]["sid_loss"][0], THROUGH, scale=SCALE)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"neighbour_share": 1.5}, r"neighbour_share=1.5: must lie in"),
+        ({"neighbour_share": 0.1}, r"neighbour_share=0.1: needs neighbours"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0"),
         ({"item_weight": -1.0}, r"item_weight=-1.0"),
         ({"item_weight": 0.0, "sid_weight": 0.0}, r"both 0"),

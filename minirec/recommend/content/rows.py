@@ -9,9 +9,9 @@ import scipy.sparse
 
 
 def content_rows(
-    titles: Sequence[str], attributes: Sequence[Sequence[str]]
+    titles: Sequence[str], attributes: Sequence[Sequence[str]], later: Sequence[str] = ()
 ) -> scipy.sparse.csr_array:
-    """Returns `[N, terms]` float32, each item's row: what is known of it before its first sale.
+    """Returns `[N + M, terms]` float32, each item's row: what is known of it before its first sale.
 
     A row has length one, or is empty where nothing is known of an item that is known of another.
 
@@ -23,6 +23,8 @@ def content_rows(
     Args:
         titles: one an item, "" where it has none.
         attributes: of each item, written `name=value`.
+        later: titles of `M` more items, whose rows come behind. They change nothing in the terms
+            and their weights, and have an empty row where none of the others has a title.
     """
     if any(titles):
         from sklearn.feature_extraction.text import TfidfVectorizer  # Takes a second to import.
@@ -35,8 +37,10 @@ def content_rows(
         try:
             rows = scipy.sparse.csr_array(vectorizer.fit_transform(texts))
         except ValueError:  # It says so where no word is left, as where there is one item alone.
-            return _nothing(len(titles))
-        return rows
+            return _nothing(len(titles) + len(later))
+        if not later:
+            return rows
+        return scipy.sparse.csr_array(scipy.sparse.vstack([rows, vectorizer.transform(later)]))
     column_of: dict[str, int] = {}
     columns: list[int] = []
     ends = [0]
@@ -47,14 +51,15 @@ def content_rows(
         ends.append(len(columns))
     number = np.bincount(columns, minlength=len(column_of))
     if not (number > 1).any():
-        return _nothing(len(titles))
+        return _nothing(len(titles) + len(later))
     weight = np.log(len(titles) / number)
-    shape = (len(titles), len(column_of))
+    ends.extend([len(columns)] * len(later))
+    shape = (len(titles) + len(later), len(column_of))
     rows = scipy.sparse.csr_array((weight[columns], columns, ends), shape=shape)
     rows.sort_indices()
     rows.eliminate_zeros()  # What every item has tells none from another.
-    row = np.repeat(np.arange(len(titles)), np.diff(rows.indptr))
-    rows.data /= np.sqrt(np.bincount(row, rows.data**2, minlength=len(titles)))[row]
+    row = np.repeat(np.arange(shape[0]), np.diff(rows.indptr))
+    rows.data /= np.sqrt(np.bincount(row, rows.data**2, minlength=shape[0]))[row]
     return rows.astype(np.float32)
 
 
