@@ -6,10 +6,10 @@ On 2 CPU cores (AMD EPYC, AVX2) 4 min 38 s, the installation included. Test spli
 level, seed 0, invalid 0, seen items excluded:
 
                          HR@5    NDCG@5   HR@10   NDCG@10
-    system               .4165   .2878    .6028   .3476
-    item_head            .4042   .2720    .5942   .3332
-    model_head           .4042   .2720    .5952   .3336
-    model                .3957   .2706    .5765   .3287
+    system               .4213   .2916    .5980   .3486
+    item_head            .4148   .2804    .6025   .3408
+    model_head           .4148   .2804    .6025   .3409
+    model                .3970   .2747    .5805   .3337
     transition_content   .0885   .0536    .1487   .0730
     item_transition      .0867   .0537    .1527   .0749
     popularity           .0165   .0110    .0338   .0166

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
 import threading
 import time
 import uuid
@@ -133,7 +134,7 @@ class _Waiting:
 @dataclasses.dataclass(eq=False)
 class _Flying:
     tile: list[_Waiting]
-    wait: Callable[[], list[Found]]
+    wait: Callable[[Callable[[], None]], list[Found]]
     stock_number: int
     started: float
 
@@ -199,6 +200,7 @@ class Engine:
         self._flying: collections.deque[_Flying] = collections.deque()
         self._changed = threading.Condition()
         self._draining = self._closed = False
+        self._searched = 0  # tiles under way whose search has ended; the host still works on them
         self._beginning = 0  # tiles that are between queue and flight
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -242,6 +244,23 @@ class Engine:
         with self._changed:
             self._served, self._stock = served, stock
 
+    def check_room(self) -> None:
+        """Refuses who would be refused at any rate, before anything is read of the request.
+
+        Raises:
+            RefusedError: the queue is full, or the engine drains.
+        """
+        try:
+            self._check_room(math.inf)
+        except RefusedError as error:
+            self._observer.refused(error.reason)
+            raise
+
+    def _check_room(self, deadline_s: float) -> None:
+        if self._draining:
+            raise RefusedError("draining", "the server is going down", 1.0)
+        self._admission.check(len(self._queue), self.num_flying, deadline_s)
+
     def submit(self, request: Request) -> Future[Answer]:
         """Takes a request on and returns what will hold its answer, or `LateError` and the like.
 
@@ -276,9 +295,7 @@ class Engine:
             request, query, num, unknown, served, stock, key, now, now + deadline_s, future
         )
         with self._changed:
-            if self._draining:
-                raise RefusedError("draining", "the server is going down", 1.0)
-            self._admission.check(len(self._queue), self.num_flying, deadline_s)
+            self._check_room(deadline_s)
             self._queue.append(waiting)
             self._changed.notify_all()
         return future
@@ -355,7 +372,13 @@ class Engine:
                 self._changed.notify_all()
 
     def _may_begin(self) -> bool:
-        return self._closed or (bool(self._queue) and len(self._flying) < self._in_flight)
+        if self._closed or not self._queue:
+            return self._closed
+        # Two searches at a time answer more users a second, and each of them later: a second one
+        # begins beside a first where a whole tile waits, and not for the few that came meanwhile.
+        searching = len(self._flying) - self._searched
+        most = self._in_flight if len(self._queue) >= self.recommender.tile else 1
+        return searching < most and len(self._flying) < self._in_flight
 
     def _next_tile(self) -> list[_Waiting]:
         """Takes the first query and those that can share its tile; the lock is held."""
@@ -421,22 +444,26 @@ class Engine:
             return None
         return _Flying(on_time, wait, stock_number, started)
 
+    def _may_end(self) -> bool:
+        return bool(self._flying) or (self._closed and not self._beginning)
+
     def _end_tiles(self) -> None:
         last_end = 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or bool(self._flying))
+                self._changed.wait_for(self._may_end)
                 if not self._flying:
                     return
                 flying = self._flying[0]
             try:
-                found = flying.wait()
+                found = flying.wait(self._one_searched)
             except Exception:
                 found = None
                 self._fail(flying.tile)
             now = self._clock()
             with self._changed:
                 self._flying.popleft()
+                self._searched = 0
                 interval = now - last_end if flying.started < last_end else None
                 self._admission.tile_done(now - flying.started, interval)
                 last_end = now
@@ -445,6 +472,11 @@ class Engine:
                 self._observer.tile(len(flying.tile), now - flying.started)
                 for waiting, one in zip(flying.tile, found, strict=True):
                     self._answer(waiting, one, flying, now)
+
+    def _one_searched(self) -> None:
+        with self._changed:
+            self._searched = 1
+            self._changed.notify_all()
 
     def _answer(self, waiting: _Waiting, found: Found, flying: _Flying, now: float) -> None:
         if waiting.expires <= now:

@@ -181,6 +181,7 @@ def application(service: Service) -> ASGIApp:
     rest = _application(service)
 
     async def recommend(request_id: str, scope: Scope, receive: Receive) -> msgspec.Struct:
+        service.engine.check_room()  # In a flood, reading a body costs too much.
         message = read_message(RecommendRequest, await read_body(scope, receive))
         return await _unless_gone(scope, receive, service.answer(message, request_id))
 

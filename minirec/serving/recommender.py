@@ -146,8 +146,10 @@ class Recommender:
         allowed: Bool[np.ndarray, " N"],
         *,
         width: int | None = None,
-    ) -> Callable[[], list[Found]]:
+    ) -> Callable[..., list[Found]]:
         """Starts a tile and returns what waits for its answers.
+
+        It takes, if one likes, what is called once the search has ended and the host's part begins.
 
         Args:
             served: what answers.
@@ -177,11 +179,12 @@ class Recommender:
         if explained:
             levels = programs.trace(weights, reading, trie, filters)
 
-        def wait() -> list[Found]:
+        def wait(searched: Callable[[], None] = _nothing) -> list[Found]:
             count = len(queries)
             found = _users(RankedUsers, result, count)
             head = None if items is None else _users(RankedItems, items, count)
             levels_np = None if levels is None else jax.tree.map(np.asarray, levels)
+            searched()
             keep()
             return self._answers(served, queries, allowed, found, head, levels_np)
 

@@ -158,8 +158,9 @@ class SlowRecommender:
         self.begun.release()
         error, self.error = self.error, None
 
-        def wait():
+        def wait(searched):
             assert self.go.wait(60)
+            searched()
             if error is not None:
                 raise error
             return [Found(np.array([0], np.int32), np.zeros(1)) for _ in queries]

@@ -216,12 +216,12 @@ class SlowEngine:
     def submit(self, *history, **options):
         return self.engine.submit(Request([f"i{item}" for item in history], **options))
 
-    def fill(self, tiles=2):
-        """Lets as many tiles as may be under way be so, one query each."""
-        begun = []
-        for _ in range(tiles):
-            begun.append(self.submit(0))
-            assert self.slow.begun.acquire(timeout=60)
+    def fill(self):
+        """Lets two tiles be under way, as many as may be: one query, and a whole tile of others."""
+        begun = [self.submit(0)]
+        assert self.slow.begun.acquire(timeout=60)
+        begun += [self.submit(0) for _ in range(TILE)]
+        assert self.slow.begun.acquire(timeout=60)
         return begun
 
 
@@ -233,7 +233,7 @@ def test_what_waits_when_a_search_begins_goes_along_up_to_a_tile(world):
         for future in futures:
             future.result(60)
         sizes = [len(tile) for tile in held.slow.tiles]
-        assert sizes == [1, 1, TILE, 2]
+        assert sizes == [1, TILE, TILE, 2]
         assert [tile[0] for tile in held.slow.tiles[2:]] == [[1], [TILE + 1]]
 
 
@@ -259,9 +259,8 @@ def test_what_expires_in_the_queue_costs_nothing_and_what_is_late_is_no_answer(w
     with SlowEngine(world) as held:
         first = held.submit(7, deadline_s=5.0)
         assert held.slow.begun.acquire(timeout=60)
-        second = held.submit(7, deadline_s=50.0)
-        assert held.slow.begun.acquire(timeout=60)
         waiting = held.submit(8, deadline_s=5.0)
+        second = held.submit(7, deadline_s=50.0)
         held.clock.now += 10.0
         held.slow.go.set()
         for future in (first, waiting):
@@ -269,7 +268,20 @@ def test_what_expires_in_the_queue_costs_nothing_and_what_is_late_is_no_answer(w
                 future.result(60)
         assert second.result(60)
         assert held.engine.drain(60)
-        assert [[8]] not in held.slow.tiles
+        assert [8] not in [history for tile in held.slow.tiles for history in tile]
+
+
+def test_a_second_search_begins_beside_a_first_only_where_a_whole_tile_waits(world):
+    with SlowEngine(world) as held:
+        futures = [held.submit(0)]
+        assert held.slow.begun.acquire(timeout=60)
+        futures += [held.submit(1) for _ in range(TILE - 1)]
+        assert not held.slow.begun.acquire(timeout=0.05)
+        futures.append(held.submit(1))
+        assert held.slow.begun.acquire(timeout=60)
+        held.slow.go.set()
+        for future in futures:
+            future.result(60)
 
 
 def test_a_client_that_hangs_up_is_dropped_from_the_queue(world):
@@ -316,7 +328,7 @@ def test_who_waits_is_answered_by_the_version_that_was_served_when_it_came(world
         held.slow.go.set()
         assert before.result(60).served.catalogue.number == 1
         assert after.result(60).served.catalogue.number == 2
-        assert [len(tile) for tile in held.slow.tiles] == [1, 1, 1, 1]
+        assert [len(tile) for tile in held.slow.tiles] == [1, TILE, 1, 1]
 
 
 def test_waiting_for_company_is_asked_for_and_bounded(world):

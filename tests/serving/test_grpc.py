@@ -129,11 +129,9 @@ def test_refusals_and_deadlines_have_their_own_codes(world):
     engine = Engine(slow, world.served(), exclude_seen=False, max_queue=1)
 
     async def story(stub, *_):
-        flying = []
-        while len(flying) < 2:
-            flying.append(asyncio.ensure_future(stub.Recommend(messages.RecommendRequest())))
-            while len(slow.tiles) < len(flying):
-                await asyncio.sleep(0.001)
+        flying = asyncio.ensure_future(stub.Recommend(messages.RecommendRequest()))
+        while not slow.tiles:
+            await asyncio.sleep(0.001)
         late = asyncio.ensure_future(stub.Recommend(messages.RecommendRequest(), timeout=30))
         while not engine.num_waiting:
             await asyncio.sleep(0.001)
@@ -145,7 +143,7 @@ def test_refusals_and_deadlines_have_their_own_codes(world):
             await stub.Recommend(messages.RecommendRequest(), timeout=-1)
         codes.append(error.value.code())
         slow.go.set()
-        await asyncio.gather(*flying, late)
+        await asyncio.gather(flying, late)
         await asyncio.to_thread(engine.drain)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Recommend(messages.RecommendRequest())
