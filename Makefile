@@ -69,7 +69,7 @@ format: $(VENV)/.dev  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench  ## Print one JSON line a benchmark
+bench: $(VENV)/.bench $(VENV)/.serve  ## Print one JSON line a benchmark
 	MINIREC_PEERS=$(CURDIR)/tests/oracles $(BIN)/python -m launch.bench
 
 oracles: $(ORACLES)/.installed  ## Make .venv-oracles with PyTorch and transformers, and the fixtures of tests/fixtures/hf

@@ -34,9 +34,9 @@ _CONFIG = "quickstart"
 _STEPS = ("--config.train.num_steps=20", "--config.train.eval_every=20", "--overwrite")
 _USERS = 1600
 _NUM = 10
-_SECONDS = 12.0
+_SECONDS = 8.0
 _DEADLINE_MS = 1000.0
-_LOADS = (0.25, 0.5, 0.7, 0.85, 0.95, 1.1, 1.5, 3.0)
+_LOADS = (0.25, 0.5, 0.7, 0.9, 1.5, 3.0)
 _HELD = 4  # tiles' worth of requests that an engine is given ahead
 
 
