@@ -2,7 +2,8 @@
 
     python -m launch.bench.naive_server PLAN.json
 
-The plan says `config`, `workdir` and `port`. A line is printed once it is ready.
+The plan says `config`, `changes` of its fields, `workdir` and `port`. A line is printed once it is
+ready.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     """Serves until it is killed."""
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     config = load_config_module(plan["config"]).get_config()
+    config.update_from_flattened_dict(plan["changes"])
     workdir = Path(plan["workdir"])
     run = experiment_of(config).load(Job(config, workdir, workdir / "runs" / config.name))
     catalogue, width = run.catalogue, config.loader.max_items

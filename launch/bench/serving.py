@@ -31,7 +31,8 @@ from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.serving.engine import Engine, Request
 
 _CONFIG = "quickstart"
-_STEPS = ("--config.train.num_steps=20", "--config.train.eval_every=20", "--overwrite")
+_CHANGES = {"train.num_steps": 20, "train.eval_every": 20}
+_FLAGS = tuple(f"--config.{field}={value}" for field, value in _CHANGES.items())
 _USERS = 1600
 _NUM = 10
 _SECONDS = 8.0
@@ -57,7 +58,7 @@ def run(folder: str | None = None) -> Iterator[dict[str, Any]]:
         if not (workdir / "runs").is_dir():
             _chain(workdir)
         config = load_config_module(_CONFIG).get_config()
-        config.train.num_steps, config.train.eval_every = 20, 20
+        config.update_from_flattened_dict(_CHANGES)
         job = Job(config, workdir, workdir / "runs" / config.name)
         saturated: dict[str, float] = {}
         for row in _engine_rows(job):
@@ -70,7 +71,7 @@ def run(folder: str | None = None) -> Iterator[dict[str, Any]]:
 def _chain(workdir: Path) -> None:
     for verb in ("prepare", "make_sids", "train", "evaluate"):
         command = module_command(
-            f"launch.{verb}", f"--config={_CONFIG}", f"--workdir={workdir}", *_STEPS
+            f"launch.{verb}", f"--config={_CONFIG}", f"--workdir={workdir}", *_FLAGS
         )
         done = subprocess.run(tied(command), capture_output=True, text=True, check=False)
         if done.returncode:
@@ -256,7 +257,7 @@ def _served(workdir: Path, base: Path) -> Iterator[int]:
         "launch.serve",
         f"--config={_CONFIG}",
         f"--workdir={workdir}",
-        *_STEPS[:2],
+        *_FLAGS,
         f"--http_port={port}",
         "--grpc_port=0",
         "--admin_port=0",
@@ -273,7 +274,7 @@ def _served(workdir: Path, base: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def _naive(workdir: Path, base: Path) -> Iterator[int]:
     port, path = _free_port(), base / "naive.json"
-    plan = {"config": _CONFIG, "workdir": str(workdir), "port": port}
+    plan = {"config": _CONFIG, "changes": _CHANGES, "workdir": str(workdir), "port": port}
     path.write_text(json.dumps(plan), encoding="utf-8")
     with _process(module_command("launch.bench.naive_server", str(path)), base) as process:
         assert process.stdout is not None
