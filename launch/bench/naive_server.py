@@ -25,6 +25,8 @@ from launch.wiring.experiment import experiment_of
 from launch.wiring.program import Job, load_config_module
 from minirec.decoding import BeamSearcher, Buckets
 
+_EXCLUDED = 64  # items of a history that are not recommended again
+
 
 def main() -> None:
     """Serves until it is killed."""
@@ -40,6 +42,7 @@ def main() -> None:
         normalize=config.search.normalize,
         batch_buckets=Buckets(sizes=(1,)),
         length_buckets=Buckets(sizes=(width,)),
+        excluded_buckets=Buckets(sizes=(_EXCLUDED,)),
     )
     lock = threading.Lock()
 
@@ -47,13 +50,16 @@ def main() -> None:
         items = [item_of[raw] for raw in history]
         prompt = np.zeros((1, width), np.int32)
         prompt[0, : len(items[-width:])] = items[-width:]
+        # Of one width, so that no request waits for a compilation.
+        excluded = np.full((1, _EXCLUDED), -1, np.int32)
+        excluded[0, : len(items[-_EXCLUDED:])] = items[-_EXCLUDED:]
         with lock:
             found = searcher(
                 run.model,
                 prompt,
                 np.array([min(len(items), width)]),
                 catalogue.trie,
-                excluded=np.array([items or [-1]], np.int32),
+                excluded=excluded,
             )
         return [
             {
