@@ -69,17 +69,25 @@ class Server:
         columns = self.served.catalogue.columns
         return _catalogue(self.run, number, listing, columns, self.capacities)
 
-    def version(self, catalogue: Catalogue, served: Served) -> Served:
+    def version(self, catalogue: Catalogue, served: Served, run: Run | None = None) -> Served:
         """Returns what answers with another version of the catalogue.
 
         Args:
             catalogue: that version.
             served: what answers with the one before.
+            run: whose model `served` has; None: the server's own.
         """
-        return _with_catalogue(self.run, served, catalogue)
+        return _with_catalogue(run or self.run, served, catalogue)
 
 
-def load(job: Job, *, at_least: int = 1, cache_bytes: int = 0, like: bool = False) -> Server:
+def load(
+    job: Job,
+    *,
+    at_least: int = 1,
+    cache_bytes: int = 0,
+    like: bool = False,
+    with_appended: bool = True,
+) -> Server:
     """Returns the job's run as it answers, with items that were appended after training.
 
     Args:
@@ -87,13 +95,14 @@ def load(job: Job, *, at_least: int = 1, cache_bytes: int = 0, like: bool = Fals
         at_least: beams of a search, where that is more than the config's.
         cache_bytes: of readings that are kept.
         like: whether to look up which items are like which where the system has no use for it.
+        with_appended: whether items that were appended after training are part of it.
 
     Raises:
         ValueError: the data, the SIDs and the run do not belong together, or are damaged.
         FileNotFoundError: a step before this one has not run.
     """
     experiment = experiment_of(job.config)
-    run = experiment.load(job, with_appended=True)
+    run = experiment.load(job, with_appended=with_appended)
     if run.mesh is not None:
         raise UsageError(
             f"config.mesh has {run.mesh.size} devices; answers are made on one: set config.mesh."
@@ -193,6 +202,7 @@ class RunBuilder:
 
     job: Job
     server: Server
+    _runs: dict[str, Run] = dataclasses.field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -212,29 +222,43 @@ class RunBuilder:
 
     def with_listing(self, served: Served, number: int, listing: Listing) -> Served:
         """Returns the same model with another version of the catalogue; see `Builder`."""
-        return self.server.version(self.server.catalogue(number, listing), served)
+        run = self._runs.get(served.model_version)
+        return self.server.version(self.server.catalogue(number, listing), served, run)
 
     def with_model(self, served: Served, run: str | None) -> Served:
         """Returns another run's model with the catalogue that is served; see `Builder`."""
-        name = run or served.model_version.rpartition("@")[0]
+        name = run or served.model_version.partition("@")[0]
         if not name or Path(name).name != name or name in (".", ".."):
             raise ValueError(f"run: {name!r}; must be a plain name, a folder in WORKDIR/runs")
         job = dataclasses.replace(self.job, run=self.job.run.with_name(name))
         if not job.run.is_dir():
             raise ValueError(f"run: {job.run} is not there")
-        other = load(job, like=True)
-        old, new = self.server.served.weights, other.served.weights
-        same = old.graph == new.graph and jax.tree.all(
-            jax.tree.map(
-                lambda a, b: a.shape == b.shape and a.dtype == b.dtype, old.state, new.state
-            )
-        )
+        other = load(job, like=True, with_appended=False)
         mine, its = self.server.run.catalogue, other.run.catalogue
-        if not same or not np.array_equal(mine.item_tokens, its.item_tokens):
-            raise ValueError(
-                f"run: {name!r} has a model of another shape, or other SIDs; start a server for it"
-            )
-        return other.version(served.catalogue, other.served)
+        known = its.prepared.num_items
+        same_items = (
+            self.num_known == known
+            and list(mine.table.raw_item_ids[:known]) == list(its.table.raw_item_ids)
+            and np.array_equal(mine.item_tokens[:known], its.item_tokens)
+        )
+        if not same_items:
+            raise ValueError(f"run: {name!r} has other items or SIDs; start a server for it")
+        new = other.version(served.catalogue, other.served)
+        if not _same_shape(served.weights, new.weights):
+            raise ValueError(f"run: {name!r} has a model of another shape; start a server for it")
+        # A run that is trained anew may end at the same step: its readings are others all the same.
+        version = f"{new.model_version}+{len(self._runs) + 1}"
+        self._runs[version] = other.run
+        return dataclasses.replace(new, model_version=version)
+
+
+def _same_shape(old: Weights, new: Weights) -> bool:
+    """Returns whether programs that were compiled for a model run another."""
+    shapes = [
+        [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(weights.state)]
+        for weights in (old, new)
+    ]
+    return old.graph == new.graph and shapes[0] == shapes[1]
 
 
 def user_histories(run: Run) -> Callable[[str], Sequence[str] | None]:

@@ -215,6 +215,16 @@ class Engine:
         return self._served
 
     @property
+    def deadline_s(self) -> float:
+        """Seconds in which an answer must be there where a request does not say."""
+        return self._deadline_s
+
+    def now(self) -> tuple[Served, Stock]:
+        """Returns what is served, and what of it can be sold, of one version."""
+        with self._changed:
+            return self._served, self._stock
+
+    @property
     def stock(self) -> Stock:
         """What can be sold of the catalogue that is served."""
         return self._stock

@@ -42,7 +42,9 @@ class GrpcServer:
             OSError: the address cannot be had.
         """
         messages, services = grpc.protos_and_services(PROTO)  # pyrefly: ignore
-        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_BODY)])
+        # Two servers on one port would each get some of the clients.
+        options = [("grpc.max_receive_message_length", MAX_BODY), ("grpc.so_reuseport", 0)]
+        self._server = grpc.aio.server(options=options)
         handler = _handler(service, messages)
         services.add_RecommenderServicer_to_server(handler, self._server)
         self._health = health_aio.HealthServicer()

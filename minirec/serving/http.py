@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hmac
 import json
 import logging
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minirec.serving.answers import catalogue_item, to_json, to_message
+from minirec.serving.catalogue import Catalogue, Stock
 from minirec.serving.engine import Answer, Engine
 from minirec.serving.engine import Request as Asked
 from minirec.serving.messages import (
@@ -48,6 +50,7 @@ from minirec.serving.messages import (
 )
 from minirec.serving.metrics import CONTENT_TYPE, Metrics
 from minirec.serving.openapi import admin_openapi, openapi
+from minirec.serving.recommender import Served
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
 from minirec.serving.rules import Rule
 from minirec.serving.slow_clients import HANG_UP
@@ -70,6 +73,7 @@ _MOST_FOUND = 100
 _STATUS = {
     "bad_request": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "too_large": 413,
     "timeout": 408,
@@ -152,7 +156,12 @@ class Service:
             BadRequestError: and the other refusals.
         """
         asked = self.asked(message)
-        answer = await awaited(self.engine.submit(asked))
+        deadline_s = self.engine.deadline_s if asked.deadline_s is None else asked.deadline_s
+        try:
+            # The engine looks at deadlines between tiles; a client hears of its own in time.
+            answer = await asyncio.wait_for(awaited(self.engine.submit(asked)), deadline_s)
+        except TimeoutError as error:
+            raise LateError("the deadline passed before the answer") from error
         return to_message(answer, request_id, history=asked.history)
 
     def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
@@ -190,12 +199,12 @@ def application(service: Service) -> ASGIApp:
             await rest(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        status, headers, body = await _outcome(
-            service,
-            _RECOMMEND,
-            given.decode("latin-1"),
-            lambda name: recommend(name, scope, receive),
-        )
+        work = functools.partial(recommend, scope=scope, receive=receive)
+        name = given.decode("latin-1")
+        try:
+            status, headers, body = await _outcome(service, _RECOMMEND, name, work)
+        except ClientDisconnect:
+            return  # Nobody is there to be told.
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
@@ -225,32 +234,33 @@ def _application(service: Service) -> Starlette:
         async def work(request_id: str) -> msgspec.Struct:
             text = request.query_params.get("q", "")
             num = _number(request, "num", 20, _MOST_FOUND)
-            catalogue = service.engine.served.catalogue
-            in_stock, _ = service.engine.stock.now()
-            found = await asyncio.to_thread(catalogue.index.find, text, num)
+            served, stock = service.engine.now()
+            catalogue, (in_stock, _) = served.catalogue, stock.now()
+            found = await asyncio.to_thread(lambda: catalogue.index.find(text, num))
             items = [
                 catalogue_item(catalogue, item, in_stock=bool(in_stock[item])) for item in found
             ]
-            return ItemsAnswer(items, _catalogue_version(service))
+            return ItemsAnswer(items, _catalogue_version(served, stock))
 
         return await _answered(service, request, work)
 
     async def one_item(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
-            catalogue = service.engine.served.catalogue
-            item = _item(service, request.path_params["item_id"])
-            in_stock, _ = service.engine.stock.now()
+            served, stock = service.engine.now()
+            catalogue, (in_stock, _) = served.catalogue, stock.now()
+            item = _item(catalogue, request.path_params["item_id"])
             return catalogue_item(catalogue, item, in_stock=bool(in_stock[item]))
 
         return await _answered(service, request, work)
 
     async def similar(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
-            item = _item(service, request.path_params["item_id"])
+            served, stock = service.engine.now()
+            item = _item(served.catalogue, request.path_params["item_id"])
             by = request.query_params.get("by", SIMILAR[0])
             num = _number(request, "num", 10, _MOST_FOUND)
-            found = await asyncio.to_thread(_similar, service, item, by, num)
-            return SimilarAnswer(found, by, _catalogue_version(service))
+            found = await asyncio.to_thread(_similar, served, stock, item, by, num)
+            return SimilarAnswer(found, by, _catalogue_version(served, stock))
 
         return await _answered(service, request, work)
 
@@ -315,6 +325,7 @@ def admin_application(service: Service, token: str | None) -> Starlette:
     def guarded(change: Callable[[bytes], Any]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             async def work(request_id: str) -> msgspec.Struct:
+                _refuse_pages(request, needs_loopback=token is None)
                 given = request.headers.get("authorization", "")
                 if token is not None and not hmac.compare_digest(
                     given.encode(), f"Bearer {token}".encode()
@@ -327,14 +338,16 @@ def admin_application(service: Service, token: str | None) -> Starlette:
                     raise
                 except ValueError as error:
                     raise _HttpError("unprocessable", str(error)) from error
+                except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+                    raise _HttpError("unprocessable", f"nothing was changed: {error}") from error
                 except OSError as error:
                     what = f"nothing was changed: {error.strerror or error}"
                     raise _HttpError("cannot_write", what) from error
-                engine = service.engine
+                served, stock = service.engine.now()
                 return VersionAnswer(
-                    engine.served.model_version,
-                    _catalogue_version(service),
-                    int(engine.served.catalogue.listed.sum()),
+                    served.model_version,
+                    _catalogue_version(served, stock),
+                    int(served.catalogue.listed.sum()),
                 )
 
             return await _answered(service, request, work)
@@ -375,6 +388,25 @@ def admin_application(service: Service, token: str | None) -> Starlette:
     )
 
 
+def _refuse_pages(request: Request, *, needs_loopback: bool) -> None:
+    """Refuses what a page in an admin's browser asks: it would come from this machine, too.
+
+    Raises:
+        _HttpError: a browser asks, or, without a token, by a name that is not this machine's.
+    """
+    headers = request.headers
+    if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+        raise _HttpError("forbidden", "pages in a browser may not ask this")
+    host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+    if needs_loopback and not is_loopback(host.strip("[]")):
+        raise _HttpError("forbidden", f"host: {host!r} is not this machine, and there is no token")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is the machine itself."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 class _HttpError(Exception):
     def __init__(self, reason: str, message: str, field: str = ""):
         super().__init__(message)
@@ -402,7 +434,10 @@ async def _answered(
 ) -> Response:
     """Returns what `work` answers as JSON, or its error as what that is over HTTP."""
     given = request.headers.get("x-request-id", "")
-    status, headers, body = await _outcome(service, request.url.path, given, work)
+    try:
+        status, headers, body = await _outcome(service, request.url.path, given, work)
+    except ClientDisconnect:
+        return Response(status_code=499)  # Nobody is there to read it.
     return Response(body, status, headers)
 
 
@@ -556,22 +591,21 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def _item(service: Service, raw: str) -> int:
-    item = service.engine.served.catalogue.item_of.get(raw)
+def _item(catalogue: Catalogue, raw: str) -> int:
+    item = catalogue.item_of.get(raw)
     if item is None:
         raise _HttpError("not_found", f"the catalogue has no item {raw!r}", "item_id")
     return item
 
 
-def _catalogue_version(service: Service) -> str:
-    return f"{service.engine.served.catalogue.number}.{service.engine.stock.number}"
+def _catalogue_version(served: Served, stock: Stock) -> str:
+    return f"{served.catalogue.number}.{stock.number}"
 
 
-def _similar(service: Service, item: int, by: str, num: int) -> list[SimilarItem]:
+def _similar(served: Served, stock: Stock, item: int, by: str, num: int) -> list[SimilarItem]:
     """Returns the items that are most like another; those that are listed and in stock alone."""
     if by not in SIMILAR:
         raise BadRequestError("by", f"{by!r}; must be one of {', '.join(SIMILAR)}")
-    served = service.engine.served
     catalogue, ranker = served.catalogue, served.ranker
     items, scores = np.zeros(0, np.int64), np.zeros(0)
     is_known = item < len(ranker.train_count)
@@ -588,7 +622,7 @@ def _similar(service: Service, item: int, by: str, num: int) -> list[SimilarItem
         same = np.cumprod(catalogue.codes == catalogue.codes[item], axis=1).sum(axis=1)
         items = np.flatnonzero(same)
         scores = same[items] / catalogue.codes.shape[1]
-    in_stock, _ = service.engine.stock.now()
+    in_stock, _ = stock.now()
     wanted = (catalogue.listed & in_stock)[items] & (items != item)
     items, scores = items[wanted], np.asarray(scores, np.float64)[wanted]
     best = np.lexsort((items, -scores))[:num]
@@ -605,13 +639,13 @@ def _similar(service: Service, item: int, by: str, num: int) -> list[SimilarItem
 
 def _status(service: Service) -> Status:
     engine = service.engine
-    served, cache = engine.served, engine.recommender.cache
+    (served, stock), cache = engine.now(), engine.recommender.cache
     catalogue = served.catalogue
     return Status(
         ready=not engine.is_draining,
         draining=engine.is_draining,
         model_version=served.model_version,
-        catalogue_version=_catalogue_version(service),
+        catalogue_version=_catalogue_version(served, stock),
         num_items=catalogue.num_items,
         num_listed=int(catalogue.listed.sum()),
         rank_by=list(served.rankings),

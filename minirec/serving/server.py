@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from minirec.serving.http import Service, admin_application, application
+from minirec.serving.http import Service, admin_application, application, is_loopback
 from minirec.serving.slow_clients import impatient
 
 _HEADERS_BYTES = 16 * 1024
@@ -47,7 +47,7 @@ class Addresses:
             raise ValueError("--http_port, --grpc_port and --admin_port are all 0: none listens")
         if len(set(ports)) < len(ports):
             raise ValueError(f"ports {ports}: each must be another")
-        if self.admin_port and not self.admin_token and not _is_loopback(self.admin_host):
+        if self.admin_port and not self.admin_token and not is_loopback(self.admin_host):
             raise ValueError(
                 f"--admin_host={self.admin_host}: other machines reach it, so that it needs a "
                 "token: set MINIREC_ADMIN_TOKEN in the environment"
@@ -126,9 +126,10 @@ async def serve(
 
             grpc_server = GrpcServer(service, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
-        door.application = application(service)
-        admin_door.application = admin_application(service, addresses.admin_token)
-        on_ready(service)
+        if not stop.is_set():
+            door.application = application(service)
+            admin_door.application = admin_application(service, addresses.admin_token)
+            on_ready(service)
         await stopped
         if grpc_server is not None:
             await grpc_server.not_serving()
@@ -171,7 +172,3 @@ def _bound(host: str, port: int, flag: str) -> socket.socket:
         what = error.strerror or str(error)
         raise OSError(error.errno, f"{flag}={port}: {host}:{port} cannot be had: {what}") from error
     return bound
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")

@@ -8,13 +8,15 @@ is served again.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool
@@ -107,17 +109,21 @@ class Versions:
             first: what the run was given.
             listing: its items.
         """
-        self._folder, self._builder = folder, builder
+        # Versions of other records or SIDs mean other items: they stay in folders of their own.
+        name = hashlib.sha256(builder.fingerprint.encode()).hexdigest()[:12]
+        self._folder, self._builder = folder / name, builder
         self._lock = threading.Lock()
         self._listing, self._before = listing, []
         self._engine: Engine | None = None
         self.served, self.stock = first, Stock(np.ones(listing.table.num_items, bool))
         self._newest, self._stock_lines = first.catalogue.number, 0
-        if (folder / _CURRENT).is_file():
+        if (self._folder / _CURRENT).is_file():
             self._take_up(first)
-        if sold_out := self._sold_out():
-            self.stock = Stock(_without(self._listing, sold_out))
-            self._write_sold_out(sold_out)
+        self._sold_out = self._read_sold_out()
+        if self._sold_out:
+            self.stock = Stock(_without(self._listing, self._sold_out))
+        if (self._folder / _STOCK).is_file():
+            self._write_sold_out()
 
     def serve(self, engine: Engine) -> None:
         """Changes this engine's catalogue from now on."""
@@ -176,15 +182,27 @@ class Versions:
                 for ids, in_stock, name in ((sold_out, False, "out"), (back, True, "in"))
                 if len(ids)
             ]
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / _STOCK).open("a", encoding="utf-8") as file:
-                file.write(files.json_line({"out": list(sold_out), "in": list(back)}) + "\n")
+            self._append_stock({"out": list(sold_out), "in": list(back)})
+            self._sold_out = (self._sold_out | set(sold_out)) - set(back)
             for items, in_stock in changes:
                 self.stock.change(items, in_stock)
-            self._stock_lines += 1
-            if self._stock_lines == _STOCK_LINES:
-                self._write_sold_out(self._sold_out())
+            if self._stock_lines >= _STOCK_LINES:
+                self._write_sold_out()
             return self.stock.number
+
+    def _append_stock(self, change: Mapping[str, Any]) -> None:
+        """Writes a line, whole or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / _STOCK).open("ab", buffering=0) as file:
+            before = file.tell()
+            line = (files.json_line(change) + "\n").encode()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(before)
+                raise
+        self._stock_lines += 1
 
     def change_model(self, run: str | None) -> Served:
         """Serves another run's model, or the run's newest checkpoint.
@@ -250,11 +268,9 @@ class Versions:
 
     def _serve(self, served: Served, listing: Listing, before: Sequence[int]) -> None:
         self._write_current(served.catalogue.number, before)
-        in_stock, number = self.stock.now()
-        ids = self._listing.table.raw_item_ids
-        sold_out = {ids[item] for item in np.flatnonzero(~in_stock).tolist()}
-        self.stock = Stock(_without(listing, sold_out), number)
-        self.served, self._listing, self._before = served, listing, list(before)
+        self.stock = Stock(_without(listing, self._sold_out), self.stock.number)
+        self.served, self._listing = served, listing
+        self._before = list(before)[-KEPT:]
         self._newest = max(self._newest, served.catalogue.number)
         if self._engine is not None:
             self._engine.swap(served, self.stock)
@@ -305,9 +321,6 @@ class Versions:
     def _take_up(self, first: Served) -> None:
         """Serves what was served before, or the newest version of it that is whole."""
         current = files.read_sealed(self._folder / _CURRENT, _REMEDY, _CURRENT_SHAPE)
-        if current["of"] != self._builder.fingerprint:
-            _say(f"{self._folder}: its versions are of other records or SIDs; they are left alone")
-            return
         numbers = [current["number"], *reversed(current["before"])]
         for number in numbers:
             try:
@@ -326,7 +339,7 @@ class Versions:
     def _on_disk(self) -> list[int]:
         return [int(path.stem[-6:]) for path in self._folder.glob("catalogue-*.json")]
 
-    def _sold_out(self) -> set[str]:
+    def _read_sold_out(self) -> set[str]:
         """Returns who is out of stock after all changes that are written down."""
         path = self._folder / _STOCK
         sold_out: set[str] = set()
@@ -340,9 +353,13 @@ class Versions:
                 continue  # Cut off where the program was killed.
         return sold_out
 
-    def _write_sold_out(self, sold_out: set[str]) -> None:
-        line = files.json_line({"out": sorted(sold_out), "in": []}) + "\n"
-        files.write_text(self._folder / _STOCK, line)
+    def _write_sold_out(self) -> None:
+        """Writes all changes as one line; where that cannot be, those there are say the same."""
+        line = files.json_line({"out": sorted(self._sold_out), "in": []}) + "\n"
+        try:
+            files.write_text(self._folder / _STOCK, line)
+        except OSError as error:
+            _say(f"{self._folder / _STOCK} cannot be written ({error.strerror or error})")
         self._stock_lines = 1
 
     def _drop_old(self) -> None:

@@ -1,6 +1,8 @@
 """`launch.serve` as a process: what it says when it is ready, and how it ends."""
 
+import dataclasses
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import urllib.request
 import pytest
 
 from launch import recommend
+from launch.wiring import serving
 from launch.wiring.experiment import experiment_of
 
 
@@ -122,6 +125,29 @@ def under_load(server, histories):
     for thread in threads:
         thread.join(60)
     assert set(statuses) <= {200, 503}
+
+
+def test_a_catalogue_that_changes_after_another_model_keeps_that_model(job, tmp_path):
+    workdir = tmp_path / "W"
+    shutil.copytree(job.workdir, workdir)
+    job = dataclasses.replace(job, workdir=workdir, run=workdir / "runs" / job.run.name)
+    shutil.copytree(job.run, job.run.with_name("other"))
+    server = serving.load(job)
+    builder = serving.RunBuilder(job, server)
+    served = builder.with_model(server.served, "other")
+    assert served.model_version.startswith("other@")
+    again = builder.with_model(served, None)
+    assert again.model_version != served.model_version  # Its readings are not the other's.
+    run = builder._runs[again.model_version]
+    run.model.decoder.embedding[...] = run.model.decoder.embedding[...] * 2
+    listing = dataclasses.replace(server.listing, listed=server.listing.listed.copy())
+    listing.listed[:5] = False
+    changed = builder.with_listing(again, 2, listing)
+    assert changed.model_version == again.model_version
+    embedding = changed.weights.model.decoder.embedding[...]
+    assert (embedding == run.model.decoder.embedding[...]).all()
+    with pytest.raises(ValueError, match="is not there"):
+        builder.with_model(again, "nobody")
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_loaded(job):

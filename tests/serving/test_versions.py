@@ -1,5 +1,7 @@
 import errno
 import json
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def served_engine(engine, world, versions):
 
 def again(versions, world):
     """What a server that starts anew finds."""
-    return Versions(versions._folder, world, world.served(), world.listing)
+    return Versions(versions._folder.parent, world, world.served(), world.listing)
 
 
 def recommended(engine, **options):
@@ -176,7 +178,7 @@ def test_a_restart_after_a_kill_serves_the_newest_version_that_is_whole(
     assert new.number > 3  # Not the number of what is damaged or was half done.
 
 
-def test_versions_of_another_run_are_left_alone(world, versions, capfd):
+def test_versions_of_other_records_are_left_alone(world, versions):
     versions.change(Change(withdraw=["i1"]))
 
     class Other:
@@ -184,9 +186,42 @@ def test_versions_of_another_run_are_left_alone(world, versions, capfd):
         with_listing, num_known = world.with_listing, NUM_ITEMS
         sids_sha256 = world.sids_sha256
 
-    new = Versions(versions._folder, Other(), world.served(), world.listing)
+    before = sorted(path.name for path in versions._folder.iterdir())
+    new = Versions(versions._folder.parent, Other(), world.served(), world.listing)
     assert new.number == 1
-    assert "of other records" in capfd.readouterr().err
+    new.change(Change(withdraw=["i2"]))
+    assert sorted(path.name for path in versions._folder.iterdir()) == before
+    assert again(versions, world).number == 2
+
+
+def test_a_change_of_stock_that_cannot_be_written_leaves_no_half_line(versions, monkeypatch):
+    versions.change_stock(["i1"], [])
+    path = versions._folder / "stock.jsonl"
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("minirec.files.json_line", lambda value: "x" * 10**6)
+        patch.setattr("minirec.serving.versions.os.strerror", lambda number: "full")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            with pytest.raises(OSError):  # noqa: PT011 - the system's own
+                versions.change_stock(["i2"], [])
+        finally:
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            )
+    assert path.read_bytes() == before
+    assert np.flatnonzero(~versions.stock.now()[0]).tolist() == [1]
+
+
+def test_what_is_sold_out_is_remembered_over_a_version_that_lacks_it(world, versions, tmp_path):
+    path = append_file(world, tmp_path / "appended.json")
+    versions.change(Change(appended=str(path)))
+    versions.change_stock(["new1"], [])
+    versions.rollback()
+    versions.change(Change(appended=str(path)))
+    sold_out = versions.served.catalogue.item_of["new1"]
+    assert np.flatnonzero(~versions.stock.now()[0]).tolist() == [sold_out]
 
 
 @pytest.mark.parametrize(
