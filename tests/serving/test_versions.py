@@ -1,7 +1,6 @@
 import errno
 import json
 import resource
-import signal
 
 import numpy as np
 import pytest
@@ -200,16 +199,13 @@ def test_a_change_of_stock_that_cannot_be_written_leaves_no_half_line(versions, 
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("minirec.files.json_line", lambda value: "x" * 10**6)
-        patch.setattr("minirec.serving.versions.os.strerror", lambda number: "full")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
             with pytest.raises(OSError):  # noqa: PT011 - the system's own
                 versions.change_stock(["i2"], [])
         finally:
-            resource.setrlimit(
-                resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-            )
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert np.flatnonzero(~versions.stock.now()[0]).tolist() == [1]
 
