@@ -24,6 +24,7 @@ ELSEWHERE = {
 LEAVE_NOTHING = {
     "bench": "prints its rows",
     "probe_mask": "prints what it finds",
+    "serve": "what it leaves are versions, which tests/serving/faults.py kills and restarts",
     "publish": "git leaves what there is to leave",
     "tpu": "its work lies on the VM; test_tpu.py ends and repeats it there",
 }

@@ -218,6 +218,7 @@ def test_another_shape_under_a_right_seal_is_refused_by_name(whole, pattern, mon
         monkeypatch.setattr(sid.nnx, "eval_shape", lambda make: None)
         monkeypatch.setattr(sid.sharding, "place", lambda *_: None)
         monkeypatch.setattr(sid, "load_best", lambda folder, model: None)
+        monkeypatch.setattr(sid, "reader_of", lambda config, catalogue, mesh: lambda model: model)
     (name,) = fnmatch.filter(names(whole), pattern)
     path = whole.workdir / name
     value = json.loads(path.read_bytes())

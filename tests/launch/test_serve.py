@@ -68,8 +68,11 @@ class Serving:
 
 
 @pytest.fixture(scope="module")
-def job(smoke):
-    return smoke[0]
+def job(smoke, tmp_path_factory):
+    """The smoke run in a folder of its own: a server leaves versions in it."""
+    workdir = tmp_path_factory.mktemp("serve") / "W"
+    shutil.copytree(smoke[0].workdir, workdir)
+    return dataclasses.replace(smoke[0], workdir=workdir, run=workdir / "runs" / smoke[0].run.name)
 
 
 def test_a_server_answers_as_launch_recommend_does_and_drains_at_sigterm(job):
