@@ -80,7 +80,7 @@ def search_on(
     allowed: Bool[Array, "*B items"] | None = None,
     head: str | None = None,
     implementation: str | None = None,
-    on_level: Callable[[int, DecodeState, DecodeState], None] | None = None,
+    on_level: Callable[[int, DecodeState], None] | None = None,
 ) -> SearchResult:
     """Returns what `beam_search` does, of prompts that have been read already.
 
@@ -94,7 +94,7 @@ def search_on(
         allowed: see `beam_search`.
         head: see `beam_search`.
         implementation: see `beam_search`.
-        on_level: called after each level with its number and the states before and after it.
+        on_level: called after each level with its number and the state after it.
 
     Raises:
         ValueError: as `beam_search`.
@@ -102,7 +102,6 @@ def search_on(
     excluded, allowed = _filters(excluded, allowed)
     live = _live(trie, excluded, allowed)
     for level in range(trie.num_levels):
-        before = state
         state = step(
             model,
             state,
@@ -115,7 +114,7 @@ def search_on(
             implementation=implementation,
         )
         if on_level is not None:
-            on_level(level, before, state)
+            on_level(level, state)
     found = finish(state, trie, excluded=excluded, allowed=allowed)
     item_scores = getattr(model, "item_scores", None)
     if item_scores is None:

@@ -290,8 +290,7 @@ class Engine:
             raise
 
     def _submit(self, request: Request) -> Future[Answer]:
-        with self._changed:
-            served, stock = self._served, self._stock
+        served, stock = self.now()
         query, num, unknown = self._query(request, served)
         if request.allow:
             served.catalogue.columns.mask(request.allow, served.catalogue.num_items)

@@ -73,7 +73,7 @@ class GrpcServer:
 
 def _handler(service: Service, messages: Any) -> Any:
     class Handler:
-        async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: N802
+        async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: N802, as in the proto
             started = time.perf_counter()
             request_id = request.request_id or new_request_id()
             try:

@@ -14,7 +14,6 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minirec.serving.answers import catalogue_item, to_json, to_message
 from minirec.serving.catalogue import Catalogue, Stock
-from minirec.serving.engine import Answer, Engine
+from minirec.serving.engine import Engine
 from minirec.serving.engine import Request as Asked
 from minirec.serving.messages import (
     BatchAnswer,
@@ -52,7 +51,7 @@ from minirec.serving.metrics import CONTENT_TYPE, Metrics
 from minirec.serving.openapi import admin_openapi, openapi
 from minirec.serving.recommender import Served
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
-from minirec.serving.rules import Rule
+from minirec.serving.rules import parse_rules
 from minirec.serving.slow_clients import HANG_UP
 from minirec.serving.versions import Change, Versions
 
@@ -125,15 +124,7 @@ class Service:
             if found is None:
                 raise BadRequestError("user", f"the log has no user {message.user!r}")
             history = found
-        rules = tuple(
-            sorted(
-                {
-                    Rule.parse(msgspec.structs.asdict(rule), f"allow[{place}]")
-                    for place, rule in enumerate(message.allow)
-                },
-                key=repr,
-            )
-        )
+        rules = parse_rules([msgspec.structs.asdict(rule) for rule in message.allow])
         deadline = message.deadline_ms
         return Asked(
             history=history,
@@ -159,7 +150,8 @@ class Service:
         deadline_s = self.engine.deadline_s if asked.deadline_s is None else asked.deadline_s
         try:
             # The engine looks at deadlines between tiles; a client hears of its own in time.
-            answer = await asyncio.wait_for(awaited(self.engine.submit(asked)), deadline_s)
+            answering = asyncio.wrap_future(self.engine.submit(asked))
+            answer = await asyncio.wait_for(answering, deadline_s)
         except TimeoutError as error:
             raise LateError("the deadline passed before the answer") from error
         return to_message(answer, request_id, history=asked.history)
@@ -175,11 +167,6 @@ class Service:
                 **more,
             }
             _LOG.info(json.dumps(line))
-
-
-async def awaited(future: Future[Answer]) -> Answer:
-    """Returns what a future of the engine holds; cancelled, it cancels that."""
-    return await asyncio.wrap_future(future)
 
 
 def application(service: Service) -> ASGIApp:

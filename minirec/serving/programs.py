@@ -161,8 +161,7 @@ class Programs:
         live = trie.live_excluding(filters.excluded, filters.allowed)
         levels: list[TracedLevel] = []
 
-        def keep(level: int, before: DecodeState, after: DecodeState) -> None:
-            del before
+        def keep(level: int, after: DecodeState) -> None:
             node, below = after.beams.node, level + 1
             children = allowed = jnp.zeros_like(node)
             if below < trie.num_levels:
@@ -181,7 +180,7 @@ class Programs:
         reading: Reading,
         trie: Trie,
         filters: Filters,
-        on_level: Callable[[int, DecodeState, DecodeState], None] | None,
+        on_level: Callable[[int, DecodeState], None] | None,
     ) -> SearchResult:
         state = begin(
             model,
@@ -191,7 +190,7 @@ class Programs:
             num_beams=self.num_beams,
             num_levels=trie.num_levels,
         )
-        found = search_on(
+        return search_on(
             model,
             state,
             trie,
@@ -201,18 +200,6 @@ class Programs:
             allowed=filters.allowed,
             on_level=on_level,
         )
-        if hasattr(model, "item_scores"):
-            table_score = model.item_scores(reading.prefix, found.item)
-            found = SearchResult(
-                found.sid,
-                found.score,
-                found.leaf,
-                found.dead,
-                found.item,
-                found.item_score,
-                table_score,
-            )
-        return found
 
 
 class Rows:

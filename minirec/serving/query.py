@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
@@ -66,10 +65,8 @@ class Found:
         item: item ids, without gaps.
         score: log-probabilities; -inf where that is of 0.
         explanation: where it was asked for.
-        facts: numbers about the run of the query, for logs.
     """
 
     item: Int32[np.ndarray, " K"]
     score: Float[np.ndarray, " K"]
     explanation: Explanation | None = None
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)

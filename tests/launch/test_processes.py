@@ -1,11 +1,9 @@
 """Two real processes, joined by `jax.distributed`, do the work of one."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 
@@ -16,6 +14,7 @@ from launch import evaluate, make_sids, prepare, train
 from launch.wiring import program, training
 from minirec.training import read_metrics, without_wall_clock
 from tests.bounds import gamma
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CHANGES = {
@@ -48,12 +47,6 @@ def job(tmp_path_factory):
     prepare.main(job)
     make_sids.make(job)
     return job
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def launch_two(program_path, job, run, *arguments):

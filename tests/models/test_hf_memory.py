@@ -3,11 +3,9 @@
 Each measurement runs in processes of its own, tests/models/hf_memory.py.
 """
 
-import contextlib
 import hashlib
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -20,6 +18,7 @@ from minirec.models.hf.config_json import config_json
 from minirec.models.hf.folder import TensorFolder
 from minirec.models.hf.layout import abstract_decoder, layouts
 from minirec.models.hf.safetensors_file import write_safetensors
+from tests.ports import free_port
 
 # A third of it are projections of one kind, stacked over the layers; a ninth is the embedding.
 CONFIG = SidDecoderConfig(
@@ -89,12 +88,6 @@ def measure(checkpoint, folder, devices, processes=1):
     for process, (out, err) in zip(started, done, strict=True):
         assert process.returncode == 0, out + err
     return [read_json(folder / f"copy.{process}.json") for process in range(processes)]
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def digests(folder):

@@ -22,14 +22,9 @@ import tempfile
 import threading
 import time
 
+from tests.ports import free_port
+
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
 
 
 class Server:
@@ -37,7 +32,8 @@ class Server:
 
     def __init__(self, workdir, *flags, environment=None):
         self.port, self.admin_port = free_port(), free_port()
-        self.log = open(pathlib.Path(workdir) / "server.log", "a")  # noqa: SIM115
+        # Open for as long as the server is.
+        self.log = (pathlib.Path(workdir) / "server.log").open("a")
         begin = time.monotonic()
         self.process = subprocess.Popen(
             [

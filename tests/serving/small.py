@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import types
 
 import numpy as np
 from flax import nnx
@@ -15,11 +16,15 @@ from minirec.recommend.fusion_weights import FusionWeights
 from minirec.recommend.ranker import Ranker
 from minirec.recommend.sources import ITEM_HEAD, ITEM_TRANSITION, MODEL
 from minirec.serving.catalogue import Catalogue, Listing
+from minirec.serving.engine import Engine
+from minirec.serving.http import Service
+from minirec.serving.metrics import Metrics
 from minirec.serving.programs import Programs, Weights
 from minirec.serving.query import Found
 from minirec.serving.reading_cache import ReadingCache
 from minirec.serving.recommender import Recommender, Served
 from minirec.serving.rules import Columns
+from minirec.serving.versions import Versions
 from minirec.sids import SidTable, SidVocab
 
 NUM_ITEMS, MORE_ITEMS, TILE, BEAMS, SHOWN = 60, 30, 4, 8, 6
@@ -132,12 +137,23 @@ class World:
             raise ValueError(f"run: {run!r} is not there")
         return self.served(served.catalogue, "world@2")
 
+    def service(self, folder, users=()):
+        """A service whose catalogue may change, its versions in a folder; close its engine."""
+        versions = Versions(folder, self, self.served(), self.listing)
+        metrics = Metrics(TILE)
+        engine = Engine(
+            self.recommender(), versions.served, exclude_seen=True, stock=versions.stock,
+            deadline_s=60.0, observer=metrics,
+        )  # fmt: skip
+        metrics.watch(engine)
+        versions.serve(engine)
+        return Service(engine, versions, metrics, dict(users).get)
+
 
 class SlowRecommender:
     """Answers each tile with item 0, when it is told to; counts what it was asked for."""
 
-    class programs:  # noqa: N801
-        num_beams, num_traces = BEAMS, 0
+    programs = types.SimpleNamespace(num_beams=BEAMS, num_traces=0)
 
     def __init__(self, tile=TILE):
         self.tile, self.tiles, self.allowed = tile, [], []

@@ -14,15 +14,10 @@ from minirec.serving.engine import Engine
 from minirec.serving.grpc_service import PROTO, SERVICE, GrpcServer
 from minirec.serving.http import Service, application
 from minirec.serving.metrics import Metrics
+from tests.ports import free_port
 from tests.serving.small import TILE, SlowRecommender
 
 messages, services = grpc.protos_and_services(PROTO)
-
-
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
 
 
 @pytest.fixture

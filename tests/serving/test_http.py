@@ -9,7 +9,6 @@ from minirec.serving.engine import Engine
 from minirec.serving.http import Service, admin_application, application
 from minirec.serving.metrics import Metrics
 from minirec.serving.server import Addresses
-from minirec.serving.versions import Versions
 from tests.serving.small import BEAMS, NUM_ITEMS, TILE, SlowRecommender
 
 USERS = {"ann": ["i1", "i2", "gone"], "bob": []}
@@ -17,17 +16,9 @@ USERS = {"ann": ["i1", "i2", "gone"], "bob": []}
 
 @pytest.fixture(scope="module")
 def service(world, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("versions") / "serving"
-    versions = Versions(folder, world, world.served(), world.listing)
-    metrics = Metrics(TILE)
-    engine = Engine(
-        world.recommender(), versions.served, exclude_seen=True, stock=versions.stock,
-        deadline_s=60.0, observer=metrics,
-    )  # fmt: skip
-    metrics.watch(engine)
-    versions.serve(engine)
-    yield Service(engine, versions, metrics, USERS.get)
-    engine.close()
+    service = world.service(tmp_path_factory.mktemp("versions") / "serving", USERS)
+    yield service
+    service.engine.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,8 @@
 import pytest
 from starlette.testclient import TestClient
 
-from minirec.serving.engine import Engine
-from minirec.serving.http import Service, admin_application, application
-from minirec.serving.metrics import Metrics
+from minirec.serving.http import admin_application, application
 from minirec.serving.openapi import admin_openapi, openapi
-from minirec.serving.versions import Versions
-from tests.serving.small import TILE
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
@@ -26,12 +22,7 @@ MAY_FAIL = {503, 504, 507}  # Draining, late, no room on the disk: said as what 
 
 @pytest.mark.parametrize("kind", ["clients", "admins"])
 def test_no_request_that_the_document_allows_ends_in_a_5xx(world, tmp_path, kind):
-    versions = Versions(tmp_path / "serving", world, world.served(), world.listing)
-    engine = Engine(world.recommender(), versions.served, exclude_seen=True, stock=versions.stock)
-    metrics = Metrics(TILE)
-    metrics.watch(engine)
-    versions.serve(engine)
-    service = Service(engine, versions, metrics, {"ann": ["i1"]}.get)
+    service = world.service(tmp_path / "serving", {"ann": ["i1"]})
     document, app = {
         "clients": (openapi(), application(service)),
         "admins": (admin_openapi(), admin_application(service, None)),
@@ -47,6 +38,6 @@ def test_no_request_that_the_document_allows_ends_in_a_5xx(world, tmp_path, kind
 
         for result in schema.get_all_operations():
             SETTINGS(hypothesis.given(case=result.ok().as_strategy())(ask))()
-    engine.close()
+    service.engine.close()
     assert 200 in statuses
     assert statuses & {400, 422}

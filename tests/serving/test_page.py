@@ -5,14 +5,10 @@ import threading
 
 import pytest
 
-from minirec.serving.engine import Engine
-from minirec.serving.http import Service
-from minirec.serving.metrics import Metrics
 from minirec.serving.server import Addresses, serve
-from minirec.serving.versions import Change, Versions
+from minirec.serving.versions import Change
+from tests.ports import free_port
 from tests.serving import browser
-from tests.serving.small import TILE
-from tests.serving.test_grpc import free_port
 
 pytest.importorskip("websocket", reason="websocket-client is not installed")
 pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="there is no Chromium")
@@ -21,17 +17,8 @@ pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="there is no 
 @pytest.fixture(scope="module")
 def shop(world, tmp_path_factory):
     """A server in a thread: its address, and its versions."""
-    versions = Versions(
-        tmp_path_factory.mktemp("page") / "serving", world, world.served(), world.listing
-    )
-    metrics = Metrics(TILE)
-    engine = Engine(
-        world.recommender(), versions.served, exclude_seen=True, stock=versions.stock,
-        deadline_s=60.0, observer=metrics,
-    )  # fmt: skip
-    metrics.watch(engine)
-    versions.serve(engine)
-    service, port = Service(engine, versions, metrics, {}.get), free_port()
+    service = world.service(tmp_path_factory.mktemp("page") / "serving")
+    port = free_port()
     ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
     def run():
@@ -43,7 +30,7 @@ def shop(world, tmp_path_factory):
     thread = threading.Thread(target=run)
     thread.start()
     assert ready.wait(60)
-    yield f"http://127.0.0.1:{port}/", versions
+    yield f"http://127.0.0.1:{port}/", service.versions
     loop.call_soon_threadsafe(stop.set)
     thread.join(60)
     loop.close()
