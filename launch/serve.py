@@ -59,8 +59,8 @@ def main(job: program.Job) -> None:
     try:
         from minirec.serving import server
         from minirec.serving.engine import Engine
-        from minirec.serving.http import Service
         from minirec.serving.metrics import Metrics
+        from minirec.serving.service import Service
         from minirec.serving.versions import Versions
     except ImportError as error:
         raise program.UsageError(

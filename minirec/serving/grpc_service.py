@@ -13,9 +13,9 @@ import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from minirec.serving.http import MAX_BODY, Service, new_request_id
 from minirec.serving.messages import AllowRule, RecommendRequest
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
+from minirec.serving.service import MAX_BODY, Service, new_request_id
 
 PROTO = "minirec/serving/serving.proto"
 SERVICE = "minirec.v1.Recommender"

@@ -13,7 +13,9 @@ from typing import Any
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from minirec.serving.http import Service, admin_application, application, is_loopback
+from minirec.serving.admin import admin_application, is_loopback
+from minirec.serving.http import application
+from minirec.serving.service import Service
 from minirec.serving.slow_clients import impatient
 
 _HEADERS_BYTES = 16 * 1024

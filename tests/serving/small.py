@@ -17,13 +17,13 @@ from minirec.recommend.ranker import Ranker
 from minirec.recommend.sources import ITEM_HEAD, ITEM_TRANSITION, MODEL
 from minirec.serving.catalogue import Catalogue, Listing
 from minirec.serving.engine import Engine
-from minirec.serving.http import Service
 from minirec.serving.metrics import Metrics
 from minirec.serving.programs import Programs, Weights
 from minirec.serving.query import Found
 from minirec.serving.reading_cache import ReadingCache
 from minirec.serving.recommender import Recommender, Served
 from minirec.serving.rules import Columns
+from minirec.serving.service import Service
 from minirec.serving.versions import Versions
 from minirec.sids import SidTable, SidVocab
 

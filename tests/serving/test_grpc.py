@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 
 from minirec.serving.engine import Engine
 from minirec.serving.grpc_service import PROTO, SERVICE, GrpcServer
-from minirec.serving.http import Service, application
+from minirec.serving.http import application
 from minirec.serving.metrics import Metrics
+from minirec.serving.service import Service
 from tests.ports import free_port
 from tests.serving.small import TILE, SlowRecommender
 

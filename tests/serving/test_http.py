@@ -4,11 +4,13 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from minirec.serving import http
+from minirec.serving.admin import admin_application
 from minirec.serving.engine import Engine
-from minirec.serving.http import Service, admin_application, application
+from minirec.serving.http import application
+from minirec.serving.look_ups import SIMILAR
 from minirec.serving.metrics import Metrics
 from minirec.serving.server import Addresses
+from minirec.serving.service import MAX_BODY, Service
 from tests.serving.small import BEAMS, NUM_ITEMS, TILE, SlowRecommender
 
 USERS = {"ann": ["i1", "i2", "gone"], "bob": []}
@@ -124,7 +126,7 @@ def test_bad_input_is_a_clear_400(client, body, field):
 
 
 def test_a_body_that_is_too_large_is_refused(client):
-    big = b" " * (http.MAX_BODY + 1)
+    big = b" " * (MAX_BODY + 1)
     assert error_of(client.post("/v1/recommend", content=big))[:2] == (413, "too_large")
 
     def pieces():
@@ -157,7 +159,7 @@ def test_an_item_is_told_of_by_its_id(client, world):
     assert error_of(client.get("/v1/items/a%2Fb"))[0] == 404
 
 
-@pytest.mark.parametrize("by", http.SIMILAR)
+@pytest.mark.parametrize("by", SIMILAR)
 def test_similar_items_are_the_best_first_and_never_the_item_itself(client, by):
     answer = client.get("/v1/similar/i4", params={"by": by, "num": 5}).json()
     scores = [item["score"] for item in answer["items"]]

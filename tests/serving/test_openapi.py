@@ -3,7 +3,8 @@
 import pytest
 from starlette.testclient import TestClient
 
-from minirec.serving.http import admin_application, application
+from minirec.serving.admin import admin_application
+from minirec.serving.http import application
 from minirec.serving.openapi import admin_openapi, openapi
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")

@@ -1,0 +1,114 @@
+"""What HTTP and gRPC both speak for: the engine, and what a message asks of it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from minirec.serving.answers import to_message
+from minirec.serving.engine import Engine
+from minirec.serving.engine import Request as Asked
+from minirec.serving.messages import (
+    RecommendAnswer,
+    RecommendRequest,
+)
+from minirec.serving.metrics import Metrics
+from minirec.serving.refusals import BadRequestError, LateError
+from minirec.serving.rules import parse_rules
+from minirec.serving.versions import Versions
+
+MAX_BODY = 256 * 1024
+"""Bytes of a request's body at most."""
+
+
+_LOG = logging.getLogger("minirec.serving.requests")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Service:
+    """What HTTP and gRPC both speak for.
+
+    Attributes:
+        engine: answers.
+        versions: of its catalogue.
+        metrics: hear of it.
+        histories: the raw ids of a user of the log, oldest first; None where there is no such user.
+        log_histories: whether the log lines of requests show what was asked with.
+    """
+
+    engine: Engine
+    versions: Versions
+    metrics: Metrics
+    histories: Callable[[str], Sequence[str] | None]
+    log_histories: bool = False
+
+    def asked(self, message: RecommendRequest) -> Asked:
+        """Returns the engine's request of a message.
+
+        Raises:
+            BadRequestError: a field says what cannot be.
+        """
+        history: Sequence[str] = message.history
+        if message.user is not None:
+            if message.history:
+                raise BadRequestError("user", "give a user or a history, not both")
+            found = self.histories(message.user)
+            if found is None:
+                raise BadRequestError("user", f"the log has no user {message.user!r}")
+            history = found
+        rules = parse_rules([msgspec.structs.asdict(rule) for rule in message.allow])
+        deadline = message.deadline_ms
+        return Asked(
+            history=history,
+            num=message.num,
+            exclude=message.exclude,
+            allow=rules,
+            rank_by=message.rank_by,
+            exclude_seen=message.exclude_seen,
+            sold_out=message.sold_out,
+            # A user's history may hold what a version of the catalogue has dropped.
+            skip_unknown=message.unknown == "skip" or message.user is not None,
+            explain=message.explain,
+            deadline_s=None if deadline is None else deadline / 1e3,
+        )
+
+    async def answer(self, message: RecommendRequest, request_id: str) -> RecommendAnswer:
+        """Returns the answer to a message.
+
+        Raises:
+            BadRequestError: and the other refusals.
+        """
+        asked = self.asked(message)
+        deadline_s = self.engine.deadline_s if asked.deadline_s is None else asked.deadline_s
+        try:
+            # The engine looks at deadlines between tiles; a client hears of its own in time.
+            answering = asyncio.wrap_future(self.engine.submit(asked))
+            answer = await asyncio.wait_for(answering, deadline_s)
+        except TimeoutError as error:
+            raise LateError("the deadline passed before the answer") from error
+        return to_message(answer, request_id, history=asked.history)
+
+    def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
+        """Writes a line about a request."""
+        if _LOG.isEnabledFor(logging.INFO):
+            line = {
+                "request_id": request_id,
+                "route": route,
+                "status": status,
+                "ms": round(1e3 * (time.perf_counter() - started), 3),
+                **more,
+            }
+            _LOG.info(json.dumps(line))
+
+
+def new_request_id() -> str:
+    """Returns an id that no other request has."""
+    return os.urandom(16).hex()
