@@ -10,9 +10,9 @@ import numpy as np
 
 from minirec.recommend.sources import CONTENT, ITEM_HEAD, ITEM_TRANSITION, MODEL
 from minirec.serving.catalogue import Catalogue
-from minirec.serving.engine import Answer
 from minirec.serving.messages import BeamLevel, CatalogueItem, Item, RecommendAnswer
 from minirec.serving.query import Explanation
+from minirec.serving.request import Answer
 from minirec.sids.table import token_string
 
 _LINKS = 3  # history items that a reason names

@@ -11,13 +11,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -26,66 +24,10 @@ from minirec.serving.catalogue import Stock
 from minirec.serving.query import Found, Query
 from minirec.serving.recommender import Recommender, Served
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
-from minirec.serving.rules import Rule
+from minirec.serving.request import Answer, Pending, Request
+from minirec.serving.waiting import Queue, Waiting
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a client asks for.
-
-    Attributes:
-        history: raw item ids, oldest first.
-        num: items to recommend; None: as many as a search has beams, ten at most.
-        exclude: raw item ids that must not be recommended.
-        allow: rules about the catalogue's columns.
-        rank_by: one of `Served.rankings`; None: the first of them.
-        exclude_seen: whether items of the history are left out; None: as the run's config says.
-        sold_out: whether items that are out of stock may be recommended.
-        skip_unknown: leave out ids that the catalogue lacks, and list them in the answer.
-        explain: whether the answer says how it came about.
-        deadline_s: seconds in which the answer must be there; None: the engine's.
-    """
-
-    history: Sequence[str] = ()
-    num: int | None = None
-    exclude: Sequence[str] = ()
-    allow: tuple[Rule, ...] = ()
-    rank_by: str | None = None
-    exclude_seen: bool | None = None
-    sold_out: bool = False
-    skip_unknown: bool = False
-    explain: bool = False
-    deadline_s: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Answer:
-    """What a request gets.
-
-    Attributes:
-        found: the items, best first.
-        rank_by: what ranked them.
-        served: the version that answered.
-        stock_number: changes of stock that it knew of.
-        unknown: ids of the request that the catalogue lacks and that were left out.
-        queued_s: seconds until its tile began.
-        searched_s: seconds that its tile took.
-    """
-
-    found: Found
-    rank_by: str
-    served: Served
-    stock_number: int
-    unknown: tuple[str, ...]
-    queued_s: float
-    searched_s: float
-
-    @property
-    def catalogue_version(self) -> str:
-        """The catalogue's number, and how many changes of stock."""
-        return f"{self.served.catalogue.number}.{self.stock_number}"
 
 
 class Observer(Protocol):
@@ -118,22 +60,8 @@ class Nobody:
 
 
 @dataclasses.dataclass(eq=False)
-class _Waiting:
-    request: Request
-    query: Query
-    num: int
-    unknown: tuple[str, ...]
-    served: Served
-    stock: Stock
-    key: Any
-    came: float
-    expires: float
-    future: Future[Answer]
-
-
-@dataclasses.dataclass(eq=False)
 class _Flying:
-    tile: list[_Waiting]
+    tile: list[Waiting]
     wait: Callable[[Callable[[], None]], list[Found]]
     stock_number: int
     started: float
@@ -195,8 +123,8 @@ class Engine:
         self._observer, self._clock = observer or Nobody(), clock
         self._served = served
         self._stock = stock or Stock(np.ones(served.catalogue.num_items, bool))
-        self._admission = Admission(recommender.tile, max_queue)
-        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._admission = Admission(max_queue)
+        self._queue = Queue(recommender.tile)
         self._flying: collections.deque[_Flying] = collections.deque()
         self._changed = threading.Condition()
         self._draining = self._closed = False
@@ -254,24 +182,7 @@ class Engine:
         with self._changed:
             self._served, self._stock = served, stock
 
-    def check_room(self) -> None:
-        """Refuses who would be refused at any rate, before anything is read of the request.
-
-        Raises:
-            RefusedError: the queue is full, or the engine drains.
-        """
-        try:
-            self._check_room(math.inf)
-        except RefusedError as error:
-            self._observer.refused(error.reason)
-            raise
-
-    def _check_room(self, deadline_s: float) -> None:
-        if self._draining:
-            raise RefusedError("draining", "the server is going down", 1.0)
-        self._admission.check(len(self._queue), self.num_flying, deadline_s)
-
-    def submit(self, request: Request) -> Future[Answer]:
+    def submit(self, request: Request) -> Pending:
         """Takes a request on and returns what will hold its answer, or `LateError` and the like.
 
         A future that is cancelled before its search begins costs nothing more.
@@ -289,25 +200,35 @@ class Engine:
             self._observer.refused(error.reason)
             raise
 
-    def _submit(self, request: Request) -> Future[Answer]:
+    def told(self, pending: Pending) -> None:
+        """Takes note that a client has been told, now, what became of its request."""
+        self._admission.told(pending.expected_s, self._clock() - pending.came)
+
+    def _submit(self, request: Request) -> Pending:
+        deadline_s = self._deadline_s if request.deadline_s is None else request.deadline_s
+        if not deadline_s > 0:
+            raise BadRequestError("deadline_ms", f"{deadline_s * 1000:g}; must be above 0")
+        # In a flood most go here, before their history is read: one tile may be shared with others.
+        self._check(max(0, self._queue.num_tiles - 1), deadline_s)
         served, stock = self.now()
         query, num, unknown = self._query(request, served)
         if request.allow:
             served.catalogue.columns.mask(request.allow, served.catalogue.num_items)
         key = (served, request.allow, request.sold_out, self.recommender.key(query))
-        deadline_s = self._deadline_s if request.deadline_s is None else request.deadline_s
-        if not deadline_s > 0:
-            raise BadRequestError("deadline_ms", f"{deadline_s * 1000:g}; must be above 0")
-        now = self._clock()
-        future: Future[Answer] = Future()
-        waiting = _Waiting(
-            request, query, num, unknown, served, stock, key, now, now + deadline_s, future
-        )
+        pending = Pending()
+        pending.came = self._clock()
+        expires = pending.came + deadline_s
+        waiting = Waiting(request, query, num, unknown, served, stock, key, expires, pending)
         with self._changed:
-            self._check_room(deadline_s)
-            self._queue.append(waiting)
+            pending.expected_s = self._check(self._queue.ahead(key), deadline_s)
+            self._queue.push(waiting)
             self._changed.notify_all()
-        return future
+        return pending
+
+    def _check(self, ahead: int, deadline_s: float) -> float:
+        if self._draining:
+            raise RefusedError("draining", "the server is going down", 1.0)
+        return self._admission.check(len(self._queue), ahead, self.num_flying, deadline_s)
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Takes nobody on any more and waits until all are answered; returns whether they are."""
@@ -322,12 +243,12 @@ class Engine:
         """Ends the threads; who still waits is refused."""
         with self._changed:
             self._draining = self._closed = True
-            left, self._queue = list(self._queue), collections.deque()
+            left = self._queue.clear()
             self._changed.notify_all()
         for waiting in left:
-            if waiting.future.set_running_or_notify_cancel():
+            if waiting.pending.set_running_or_notify_cancel():
                 error = RefusedError("draining", "the server is going down", 1.0)
-                waiting.future.set_exception(error)
+                waiting.pending.set_exception(error)
         for thread in self._threads:
             thread.join()
 
@@ -389,56 +310,34 @@ class Engine:
         most = self._in_flight if len(self._queue) >= self.recommender.tile else 1
         return searching < most and len(self._flying) < self._in_flight
 
-    def _next_tile(self) -> list[_Waiting]:
-        """Takes the first query and those that can share its tile; the lock is held."""
-        self._drop_the_late()
-        if not self._queue:
-            return []
-        if self._max_wait_s and len(self._queue) < self.recommender.tile and not self._draining:
-            begin = self._queue[0].came + self._max_wait_s
-            while (left := begin - self._clock()) > 0 and not self._closed:
+    def _next_tile(self) -> list[Waiting]:
+        """Takes the query that has waited longest and those of its key; the lock is held."""
+        first, size = self._queue.first(), self.recommender.tile
+        if self._max_wait_s:
+            begin = first.pending.came + self._max_wait_s
+            while (
+                self._queue.count(first.key) < size
+                and (left := begin - self._clock()) > 0
+                and not self._draining
+            ):
                 self._changed.wait(left)
-                if len(self._queue) >= self.recommender.tile:
-                    break
-            self._drop_the_late()
-            if not self._queue:
-                return []
-        key = self._queue[0].key
-        tile: list[_Waiting] = []
-        rest: collections.deque[_Waiting] = collections.deque()
-        while self._queue and len(tile) < self.recommender.tile:
-            waiting = self._queue.popleft()
-            if waiting.key != key:
-                rest.append(waiting)
-            elif waiting.future.set_running_or_notify_cancel():
-                tile.append(waiting)
-            else:
-                self._observer.refused("gone")
-        rest.extend(self._queue)
-        self._queue = rest
-        return tile
-
-    def _drop_the_late(self) -> None:
+        tile: list[Waiting] = []
         now = self._clock()
-        while self._queue and self._queue[0].expires <= now:
-            self._end_late(self._queue.popleft())
-
-    def _end_late(self, waiting: _Waiting) -> None:
-        if waiting.future.running() or waiting.future.set_running_or_notify_cancel():
-            self._observer.refused("late")
-            waiting.future.set_exception(LateError("the deadline passed before the answer"))
-
-    def _begin(self, tile: list[_Waiting]) -> _Flying | None:
-        started = self._clock()
-        on_time = []
-        for waiting in tile:
-            if waiting.expires <= started:
+        while len(tile) < size and (waiting := self._queue.pop(first.key)) is not None:
+            if not waiting.pending.set_running_or_notify_cancel():
+                self._observer.refused("gone")
+            elif waiting.expires <= now:
                 self._end_late(waiting)
             else:
-                on_time.append(waiting)
-        if not on_time:
-            return None
-        first = on_time[0]
+                tile.append(waiting)
+        return tile
+
+    def _end_late(self, waiting: Waiting) -> None:
+        self._observer.refused("late")
+        waiting.pending.set_exception(LateError("the deadline passed before the answer"))
+
+    def _begin(self, tile: list[Waiting]) -> _Flying | None:
+        started, first = self._clock(), tile[0]
         try:
             allowed, stock_number = first.stock.now()
             catalogue = first.served.catalogue
@@ -446,12 +345,12 @@ class Engine:
             if first.request.allow:
                 rules = first.request.allow
                 allowed = allowed & catalogue.columns.mask(rules, catalogue.num_items)
-            queries = [waiting.query for waiting in on_time]
+            queries = [waiting.query for waiting in tile]
             wait = self.recommender.start(first.served, queries, allowed)
         except Exception:
-            self._fail(on_time)
+            self._fail(tile)
             return None
-        return _Flying(on_time, wait, stock_number, started)
+        return _Flying(tile, wait, stock_number, started)
 
     def _may_end(self) -> bool:
         return bool(self._flying) or (self._closed and not self._beginning)
@@ -487,7 +386,7 @@ class Engine:
             self._searched = 1
             self._changed.notify_all()
 
-    def _answer(self, waiting: _Waiting, found: Found, flying: _Flying, now: float) -> None:
+    def _answer(self, waiting: Waiting, found: Found, flying: _Flying, now: float) -> None:
         if waiting.expires <= now:
             self._end_late(waiting)
             return
@@ -500,15 +399,15 @@ class Engine:
             waiting.served,
             flying.stock_number,
             waiting.unknown,
-            queued_s=flying.started - waiting.came,
+            queued_s=flying.started - waiting.pending.came,
             searched_s=now - flying.started,
         )
-        self._observer.answered(answer, now - waiting.came)
-        waiting.future.set_result(answer)
+        self._observer.answered(answer, now - waiting.pending.came)
+        waiting.pending.set_result(answer)
 
-    def _fail(self, tile: Sequence[_Waiting]) -> None:
+    def _fail(self, tile: Sequence[Waiting]) -> None:
         failure_id = uuid.uuid4().hex[:12]
         _LOG.exception("search %s failed", failure_id)
         for waiting in tile:
             self._observer.refused("failed")
-            waiting.future.set_exception(SearchFailedError(failure_id))
+            waiting.pending.set_exception(SearchFailedError(failure_id))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minirec.serving.answers import catalogue_item
+from minirec.serving.connections import RECOMMEND
 from minirec.serving.look_ups import SIMILAR, catalogue_version, item_of, similar_items, status_of
 from minirec.serving.messages import (
     BatchAnswer,
@@ -33,7 +32,6 @@ from minirec.serving.refusals import BadRequestError
 from minirec.serving.replies import (
     answered,
     error_response,
-    outcome,
     read_body,
     starlette_of,
     told,
@@ -42,7 +40,6 @@ from minirec.serving.replies import (
 from minirec.serving.service import Service
 
 PAGE = Path(__file__).parent / "page"
-_RECOMMEND = "/v1/recommend"
 _MOST_FOUND = 100
 _TYPES = {
     ".html": "text/html",
@@ -52,37 +49,17 @@ _TYPES = {
 }
 
 
-def application(service: Service) -> ASGIApp:
-    """Returns what clients may ask: `/v1`, health, metrics, and the page.
+def application(service: Service) -> Starlette:
+    """Returns what clients may ask: `/v1`, health, metrics, and the page."""
 
-    What is asked most goes its own short way: a framework's layers would take as long as a search.
-    """
-    rest = _application(service)
+    async def recommend(request: Request) -> Response:
+        # Few come this way: `minirec.serving.connections` answers most by itself.
+        async def work(request_id: str) -> msgspec.Struct:
+            body = await read_body(request.scope, request.receive)
+            message = read_message(RecommendRequest, body)
+            return await unless_gone(request.receive, service.answer(message, request_id))
 
-    async def recommend(request_id: str, scope: Scope, receive: Receive) -> msgspec.Struct:
-        service.engine.check_room()  # In a flood, reading a body costs too much.
-        message = read_message(RecommendRequest, await read_body(scope, receive))
-        return await unless_gone(scope, receive, service.answer(message, request_id))
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != _RECOMMEND or scope["method"] != "POST":
-            await rest(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        work = functools.partial(recommend, scope=scope, receive=receive)
-        name = given.decode("latin-1")
-        try:
-            status, headers, body = await outcome(service, _RECOMMEND, name, work)
-        except ClientDisconnect:
-            return  # Nobody is there to be told.
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
-
-    return application
-
-
-def _application(service: Service) -> Starlette:
+        return await answered(service, request, work)
 
     async def recommend_batch(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
@@ -96,7 +73,7 @@ def _application(service: Service) -> Starlette:
                     return BatchEntry(error=told(error, name)[1])
 
             work_on = _together(one, batch.requests)
-            return await unless_gone(request.scope, request.receive, work_on)
+            return await unless_gone(request.receive, work_on)
 
         return await answered(service, request, work)
 
@@ -168,7 +145,7 @@ def _application(service: Service) -> Starlette:
 
     return starlette_of(
         [
-            Route(_RECOMMEND, _only_post, methods=["POST"]),
+            Route(RECOMMEND, recommend, methods=["POST"]),
             Route("/v1/recommend:batch", recommend_batch, methods=["POST"]),
             Route("/v1/items", find_items),
             Route("/v1/items/{item_id:path}", one_item),
@@ -182,11 +159,6 @@ def _application(service: Service) -> Starlette:
             Route("/page/{name}", page),
         ]
     )
-
-
-async def _only_post(request: Request) -> Response:
-    """Stands for the route that `application` answers by itself."""
-    raise AssertionError(request.url.path)
 
 
 async def _together(

@@ -26,7 +26,6 @@ from minirec.serving.messages import (
 )
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
 from minirec.serving.service import MAX_BODY, Service, new_request_id
-from minirec.serving.slow_clients import HANG_UP
 
 BODY_S = 10.0
 """Seconds in which a request's body must have come."""
@@ -95,12 +94,39 @@ async def outcome(
     work: Callable[[str], Awaitable[msgspec.Struct]],
 ) -> tuple[int, dict[str, str], bytes]:
     """Returns status, headers and body of what `work` answers, and writes a line about it."""
-    started = time.perf_counter()
-    request_id = given_id if _REQUEST_ID.fullmatch(given_id) else new_request_id()
-    headers = {"content-type": "application/json", "x-request-id": request_id}
-    more: dict[str, Any] = {}
+    started, request_id = time.perf_counter(), id_of(given_id)
+    message: msgspec.Struct | Exception
     try:
         message = await work(request_id)
+    except (ClientDisconnect, asyncio.CancelledError):
+        service.log(request_id, route, 499, started)
+        raise
+    except Exception as error:
+        message = error
+    return reply(service, route, request_id, started, message)
+
+
+def id_of(given: str) -> str:
+    """Returns what names a request: what the client gave, where that can be, or a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
+
+
+def reply(
+    service: Service,
+    route: str,
+    request_id: str,
+    started: float,
+    message: msgspec.Struct | Exception,
+) -> tuple[int, dict[str, str], bytes]:
+    """Returns status, headers and body of an answer or of an error, and writes a line about it."""
+    headers = {"content-type": "application/json", "x-request-id": request_id}
+    more: dict[str, Any] = {}
+    if isinstance(message, Exception):
+        status, why, its = told(message, request_id)
+        headers |= its
+        body = to_json(ErrorAnswer(why))
+        more = {"reason": why.reason}
+    else:
         status, body = 200, to_json(message)
         if isinstance(message, RecommendAnswer):
             more = {
@@ -110,14 +136,6 @@ async def outcome(
             }
             if service.log_histories:
                 more["answered"] = [item.item_id for item in message.items]
-    except (ClientDisconnect, asyncio.CancelledError):
-        service.log(request_id, route, 499, started)
-        raise
-    except Exception as error:
-        status, why, its = told(error, request_id)
-        headers |= its
-        body = to_json(ErrorAnswer(why))
-        more = {"reason": why.reason}
     headers["content-length"] = str(len(body))
     service.log(request_id, route, status, started, **more)
     return status, headers, body
@@ -143,7 +161,7 @@ def told(error: Exception, request_id: str) -> tuple[int, ErrorBody, Mapping[str
     elif isinstance(error, SearchFailedError):
         reason = "failed"
     else:
-        logging.getLogger(__name__).exception("request %s failed", request_id)
+        logging.getLogger(__name__).error("request %s failed", request_id, exc_info=error)
         error = SearchFailedError(request_id)
         reason = "failed"
     body = ErrorBody(reason, str(error), request_id)
@@ -186,22 +204,13 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         raise HttpError("timeout", f"the body did not come within {BODY_S:g} s") from error
 
 
-async def unless_gone[Result](scope: Scope, receive: Receive, work: Awaitable[Result]) -> Result:
+async def unless_gone[Result](receive: Receive, work: Awaitable[Result]) -> Result:
     """Returns what `work` does; where the client hangs up first, it is cancelled.
 
     Raises:
         ClientDisconnect: the client has hung up.
     """
     task = asyncio.ensure_future(work)
-    hang_up = scope.get(HANG_UP)
-    if hang_up is not None:  # Our own protocol calls when the connection is lost.
-        hang_up.append(task.cancel)
-        try:
-            return await task
-        except asyncio.CancelledError as error:
-            raise ClientDisconnect from error
-        finally:
-            hang_up.clear()
     gone = asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -14,9 +14,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from minirec.serving.admin import admin_application, is_loopback
+from minirec.serving.connections import connections_of
 from minirec.serving.http import application
 from minirec.serving.service import Service
-from minirec.serving.slow_clients import impatient
 
 _HEADERS_BYTES = 16 * 1024
 _MOST_CONNECTIONS = 8192
@@ -61,6 +61,7 @@ class _Door:
 
     def __init__(self) -> None:
         self.application: Any = None
+        self.service: Service | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,12 +111,12 @@ async def serve(
             loop.add_signal_handler(name, stop.set)
     door, admin_door = _Door(), _Door()
     servers: list[tuple[_Server, socket.socket]] = []
-    for host, port, application_of, flag in (
+    for host, port, behind, flag in (
         (addresses.host, addresses.http_port, door, "--http_port"),
         (addresses.admin_host, addresses.admin_port, admin_door, "--admin_port"),
     ):
         if port:
-            servers.append((_Server(_config(application_of)), _bound(host, port, flag)))
+            servers.append((_Server(_config(behind)), _bound(host, port, flag)))
     tasks = [asyncio.create_task(server.serve([bound])) for server, bound in servers]
     service, grpc_server = None, None
     try:
@@ -129,7 +130,7 @@ async def serve(
             grpc_server = GrpcServer(service, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
         if not stop.is_set():
-            door.application = application(service)
+            door.application, door.service = application(service), service
             admin_door.application = admin_application(service, addresses.admin_token)
             on_ready(service)
         await stopped
@@ -146,18 +147,19 @@ async def serve(
             await asyncio.to_thread(service.engine.close)
 
 
-def _config(application_of: Any) -> uvicorn.Config:
+def _config(door: _Door) -> uvicorn.Config:
     return uvicorn.Config(
-        application_of,
+        door,
         log_level="warning",
         access_log=False,
         lifespan="off",
         ws="none",
-        http=impatient(),
+        http=connections_of(door),
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=2,
         limit_concurrency=_MOST_CONNECTIONS,
         h11_max_incomplete_event_size=_HEADERS_BYTES,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
     )

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
 
 from minirec.serving.answers import to_message
 from minirec.serving.engine import Engine
-from minirec.serving.engine import Request as Asked
 from minirec.serving.messages import (
     RecommendAnswer,
     RecommendRequest,
 )
 from minirec.serving.metrics import Metrics
 from minirec.serving.refusals import BadRequestError, LateError
+from minirec.serving.request import Answer, Pending
+from minirec.serving.request import Request as Asked
 from minirec.serving.rules import parse_rules
 from minirec.serving.versions import Versions
 
@@ -80,21 +83,52 @@ class Service:
             deadline_s=None if deadline is None else deadline / 1e3,
         )
 
-    async def answer(self, message: RecommendRequest, request_id: str) -> RecommendAnswer:
-        """Returns the answer to a message.
+    def ask(
+        self,
+        message: RecommendRequest,
+        request_id: str,
+        tell: Callable[[RecommendAnswer | Exception], None],
+    ) -> Callable[[], None]:
+        """Asks the engine, and returns what withdraws the question; a running event loop is needed.
+
+        Args:
+            message: what is asked.
+            request_id: names the request.
+            tell: called once in the event loop, by the request's deadline, unless it is withdrawn.
 
         Raises:
             BadRequestError: and the other refusals.
         """
         asked = self.asked(message)
         deadline_s = self.engine.deadline_s if asked.deadline_s is None else asked.deadline_s
+
+        def told(answer: Answer | Exception) -> None:
+            if isinstance(answer, Exception):
+                tell(answer)
+            else:
+                tell(to_message(answer, request_id, history=asked.history))
+
+        return _Question(self.engine, self.engine.submit(asked), deadline_s, told).withdraw
+
+    async def answer(self, message: RecommendRequest, request_id: str) -> RecommendAnswer:
+        """Returns the answer to a message.
+
+        Raises:
+            BadRequestError: and the other refusals.
+        """
+        told: asyncio.Future[RecommendAnswer] = asyncio.get_running_loop().create_future()
+
+        def tell(answer: RecommendAnswer | Exception) -> None:
+            if isinstance(answer, Exception):
+                told.set_exception(answer)
+            else:
+                told.set_result(answer)
+
+        withdraw = self.ask(message, request_id, tell)
         try:
-            # The engine looks at deadlines between tiles; a client hears of its own in time.
-            answering = asyncio.wrap_future(self.engine.submit(asked))
-            answer = await asyncio.wait_for(answering, deadline_s)
-        except TimeoutError as error:
-            raise LateError("the deadline passed before the answer") from error
-        return to_message(answer, request_id, history=asked.history)
+            return await told
+        finally:
+            withdraw()
 
     def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
         """Writes a line about a request."""
@@ -107,6 +141,50 @@ class Service:
                 **more,
             }
             _LOG.info(json.dumps(line))
+
+
+class _Question:
+    """What has been asked of the engine; whoever asked is told once, in the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pending: Pending,
+        deadline_s: float,
+        tell: Callable[[Answer | Exception], None],
+    ):
+        self._engine, self._pending, self._tell = engine, pending, tell
+        self._loop = asyncio.get_running_loop()
+        self._is_open = True
+        # The engine looks at deadlines between tiles; a client hears of its own in time.
+        self._timer = self._loop.call_later(deadline_s, self._too_late)
+        pending.add_done_callback(self._done)
+
+    def withdraw(self) -> None:
+        """Wants no answer any more."""
+        self._is_open = False
+        self._timer.cancel()
+        self._pending.cancel()
+
+    def _done(self, pending: Future[Answer]) -> None:
+        """Is called by the engine's threads."""
+        if self._is_open:
+            with contextlib.suppress(RuntimeError):  # The loop has ended before the engine.
+                self._loop.call_soon_threadsafe(self._answered)
+
+    def _answered(self) -> None:
+        if self._is_open:
+            error = self._pending.exception()
+            self._end(self._pending.result() if error is None else error)
+
+    def _too_late(self) -> None:
+        if self._is_open:
+            self._end(LateError("the deadline passed before the answer"))
+
+    def _end(self, answer: Any) -> None:
+        self.withdraw()
+        self._engine.told(self._pending)
+        self._tell(answer)
 
 
 def new_request_id() -> str:

@@ -377,7 +377,7 @@ def test_a_client_that_hangs_up_costs_no_search(world):
             while not held.service.engine.num_waiting:
                 await asyncio.sleep(0.001)
             hang_up.set()
-            assert await gone is None
+            assert (await gone)[0] == 499
             held.slow.go.set()
             await flying
 
