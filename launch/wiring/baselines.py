@@ -83,8 +83,9 @@ def fit(job: Job, run: Run, transition: ItemTransition, like: Neighbours) -> Fit
             chosen[name] = {"weight": weights[len(weights) // 2], "ndcg@10": {}}
         return chosen[name]["weight"]
 
-    known = Known(transition, like, choose)
-    fitted = {name: fit_one(known) for name, fit_one in BASELINES.items()}
+    known = Known(transition, like, choose, config.search.exclude_seen)
+    found = {name: fit_one(known) for name, fit_one in BASELINES.items()}
+    fitted = {name: baseline for name, baseline in found.items() if baseline is not None}
     if run.is_trained and chosen != before:
         of = _depends_on(job, prepared)
         choices.keep(job.run / CHOSEN, _NAME, of, chosen, "the baselines' weights")

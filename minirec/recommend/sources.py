@@ -21,5 +21,14 @@ TRANSITION_CONTENT = "transition_content"
 POPULARITY = "popularity"
 """The count of interactions."""
 
+RECENCY = "recency"
+"""The history itself, newest first."""
+
+RECENCY_TRANSITION = "recency_transition"
+"""The history itself and the transition count."""
+
+REPEATING = frozenset({RECENCY, RECENCY_TRANSITION})
+"""What has nothing to say where a user's own history may not be recommended."""
+
 SYSTEM = "system"
 """All of them together."""

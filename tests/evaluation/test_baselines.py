@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minirec.evaluation import item_ranks, item_sids, metrics_at, sid_ranks
 from minirec.recommend import ItemTransition, Popularity
+from minirec.recommend.baselines import Recency, RecencyTransition
 
 NUM_ITEMS = 9
 sequences_strategy = st.lists(
@@ -176,6 +177,47 @@ def test_impossible_input_is_named():
         baseline.recommend([[0], [8]], 2, exclude_seen=False)
     with pytest.raises(ValueError, match="k: 0"):
         baseline.recommend([[0]], 0, exclude_seen=False)
+
+
+def naive_recency(sequences, history, k, exclude_seen, share):
+    """Scores of `0.6**r` and a share of the count, as loops over exact fractions."""
+    count = collections.Counter(item for sequence in sequences for item in sequence)
+    score = collections.Counter()
+    for place, item in enumerate(dict.fromkeys(reversed(history))):
+        score[item] = fractions.Fraction(6, 10) ** place
+    table = collections.defaultdict(lambda: collections.defaultdict(fractions.Fraction))
+    for sequence in sequences:
+        for place, item in enumerate(sequence):
+            for distance in (1, 2, 3):
+                if place + distance < len(sequence):
+                    table[item][sequence[place + distance]] += fractions.Fraction(1, distance)
+    for age, item in enumerate(reversed(history[-10:])):
+        for other, weight in table[item].items():
+            score[other] += (
+                share * fractions.Fraction(1, 2**age) * weight / sum(table[item].values())
+            )
+    ranked = sorted(range(NUM_ITEMS), key=lambda item: (-score[item], -count[item], item))
+    if exclude_seen:
+        ranked = [item for item in ranked if item not in history]
+    return (ranked + [-1] * k)[:k]
+
+
+@hypothesis.given(
+    sequences_strategy, sequences_strategy, st.integers(1, NUM_ITEMS + 3), st.booleans()
+)
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
+def test_recency_with_and_without_the_count_equals_exact_arithmetic(
+    sequences, histories, k, exclude_seen
+):
+    transition = ItemTransition(*concatenate(sequences), NUM_ITEMS)
+    for baseline, share in (
+        (Recency(transition.popularity), 0),
+        (RecencyTransition(transition), fractions.Fraction(2, 10)),
+    ):
+        got = baseline.recommend(histories, k, exclude_seen=exclude_seen)
+        assert got.tolist() == [
+            naive_recency(sequences, history, k, exclude_seen, share) for history in histories
+        ]
 
 
 def figures(ranks):

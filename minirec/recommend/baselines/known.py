@@ -57,8 +57,10 @@ class Known:
         neighbours: which items are like which by what is written about them.
         choose: returns which of some weights validation users like best; it is told the baseline's
             name, the baseline and the weights.
+        exclude_seen: whether items of a user's own history are left out.
     """
 
     transition: ItemTransition
     neighbours: Neighbours
     choose: Callable[[str, Weighted, Sequence[float]], float]
+    exclude_seen: bool
