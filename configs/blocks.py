@@ -52,6 +52,25 @@ def language(name: str) -> ConfigDict:
     )
 
 
+def feed(name: str) -> ConfigDict:
+    """Returns the experiment of a ranker and two towers, locked.
+
+    Args:
+        name: of the experiment; its runs are called so.
+    """
+    return experiment(
+        name,
+        family="feed",
+        data=data(),
+        loader=loader(),
+        model=feed_model(),
+        loss=feed_loss(),
+        train=train(),
+        search=feed_search(),
+        evaluate=evaluate(),
+    )
+
+
 def experiment(name: str, *, family: str, **blocks: ConfigDict) -> ConfigDict:
     """Returns a family's experiment of its own blocks and of those that every family has, locked.
 
@@ -249,6 +268,59 @@ def loss() -> ConfigDict:
             "neighbour_share": 0.0,
         }
     )
+
+
+def feed_model() -> ConfigDict:
+    """Returns ranker and towers; the trunk's fields hold for both."""
+    return ConfigDict(
+        {
+            # Attributes that are identities beside the item's own, as the records spell them
+            # ("categoryid" of "categoryid=50"); "": an item's first attribute.
+            "attributes": (),
+            "num_buckets": 16_384,  # rows of each identity's table
+            "num_hashes": 2,  # rows of an id
+            "hash_width": 32,
+            # Whether a candidate says when, how often and how the user met it before.
+            "seen_features": True,
+            "vector_width": 64,  # of the towers' vectors
+            "num_layers": 2,
+            "width": 64,
+            "num_heads": 2,
+            "num_kv_heads": 2,
+            "head_dim": 32,
+            "mlp_width": 192,
+            "rope_theta": 10_000.0,
+            "norm_eps": 1e-6,
+            "qk_norm": True,
+            "qkv_bias": False,
+            "dropout": 0.2,
+            "remat": False,
+            "dtype": "float32",
+        }
+    )
+
+
+def feed_loss() -> ConfigDict:
+    """Returns what ranker and towers learn; see `FeedTask`."""
+    return ConfigDict(
+        {
+            "actions": "",  # weights of the event types' losses, "view=1,addtocart=3"; "": 1 each
+            "num_recent": 8,
+            "num_negatives": 8,
+            "num_shared": 4,
+            "num_retrieved": 2048,
+            "power": 0.75,
+            "next_weight": 1.0,
+            "action_weight": 0.1,
+            "retrieval_weight": 1.0,
+            "identity_dropout": 0.0,
+        }
+    )
+
+
+def feed_search() -> ConfigDict:
+    """Returns how long a feed's lists are, and where its candidates come from."""
+    return ConfigDict({"num_items": 50, "retrieved": 200, "exclude_seen": False})
 
 
 def sft() -> ConfigDict:

@@ -39,7 +39,7 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
         FileNotFoundError: a step before this one has not run.
         OSError: no report could be written.
     """
-    searched = search(job, split)
+    searched = (experiment_of(job.config).search or search)(job, split)
     if not is_first():
         return None
     report = make_report(job, searched)

@@ -42,7 +42,15 @@ from launch.wiring.experiment import experiment_of
 from launch.wiring.reporting import REPORTS
 from minirec import files
 from minirec.files.schema import NUMBER
-from minirec.recommend.sources import ITEM_HEAD, MODEL, MODEL_HEAD, SYSTEM
+from minirec.recommend.sources import (
+    FEED,
+    ITEM_HEAD,
+    MODEL,
+    MODEL_HEAD,
+    RANKER,
+    SYSTEM,
+    TWO_TOWER,
+)
 from minirec.reports.log_health import tied_targets
 from minirec.reports.seeds import best_first, setting_row
 from minirec.reports.sweep import Sweep, markdown, write_sweep
@@ -59,7 +67,7 @@ _SPLIT = flags.DEFINE_enum(
 _BY = flags.DEFINE_enum(
     "sweep_by",
     MODEL,
-    [MODEL, ITEM_HEAD, MODEL_HEAD, SYSTEM],
+    [MODEL, ITEM_HEAD, MODEL_HEAD, SYSTEM, FEED, RANKER, TWO_TOWER],
     "Recommender whose NDCG@10 sorts the table.",
 )
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"
@@ -101,7 +109,7 @@ def plan(job: program.Job, settings: Sequence[Setting], folder: Path) -> list[Ru
             config = setting.config(job.config, seed)
             plain = _plain(config, setting.fields)
             data = _digest(plain["data"])
-            sids = _digest([plain["data"], plain["sids"], seed])
+            sids = _digest([plain["data"], plain.get("sids"), seed])
             said = {field.rpartition(".")[2]: value for field, value in setting.fields.items()}
             label = setting.name or ",".join(f"{name}={value}" for name, value in said.items())
             slug = re.sub(r"[^\w.=,-]+", "_", label, flags=re.ASCII)[:60].strip("_.")

@@ -94,7 +94,7 @@ def execute(path: Path) -> int:
             prepare.main(job)
         else:  # An error where the log has changed since; else nothing is done again.
             prepare.prepare(job.config.data.to_dict(), job.prepared)
-        if not (job.sids / catalogue.SIDS_REPORT).is_file():
+        if "sids" in job.config and not (job.sids / catalogue.SIDS_REPORT).is_file():
             make_sids.make(job)
         if train.run_training(job).interrupted:
             return STOPPED

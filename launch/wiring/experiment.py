@@ -170,7 +170,12 @@ class Run(abc.ABC):
 
 def list_length(config: ConfigDict, num_items: int) -> int:
     """Returns how long the lists are that stand beside the beams."""
-    return min(4 * config.search.num_beams, num_items)
+    return min(4 * list_size(config), num_items)
+
+
+def list_size(config: ConfigDict) -> int:
+    """Returns how many items are looked at of a recommendation: as many as there are beams."""
+    return config.search.get("num_items") or config.search.num_beams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,10 +186,13 @@ class Experiment:
         training: what trains a job's run.
         load: a job's run as it recommends; with `with_appended=True` items that were given SIDs
             after the run was trained are part of its catalogue (`launch.make_sids --append`).
+        search: what a job's run recommends to the users of a split, a
+            `launch.wiring.reporting.Searched`; None: what `launch.evaluate` searches for by SIDs.
     """
 
     training: Callable[[Job], Training]
     load: Callable[..., Run]
+    search: Callable[[Job, str], Any] | None = None
 
 
 def families() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from minirec import files
 from minirec.evaluation import choose_system
 from minirec.recommend import RankedLists, System
 from minirec.recommend.content import Neighbours
+from minirec.recommend.gated import Facts
 from minirec.recommend.ranker import Ranker, Rankings
 from minirec.training import best_step
 from minirec.training.processes import is_first
@@ -65,6 +66,22 @@ def run_system(job: Job, run: Run, ranker: Ranker) -> System | None:
         run: the run, with the catalogue that it was trained with.
         ranker: the run's.
     """
+    return system_by(
+        job, run, ranker.facts, lambda max_users: rank_split(run, ranker, "valid", max_users)
+    )
+
+
+def system_by(
+    job: Job, run: Run, facts: Facts | None, rank_valid: Callable[[int], Rankings]
+) -> System | None:
+    """Returns `run_system`'s choice of sources that somebody else asks.
+
+    Args:
+        job: whose run.
+        run: the run.
+        facts: what a gate may know of the items; None: there is no gate.
+        rank_valid: returns every source's lists for so many validation users.
+    """
     if not run.is_trained:  # There is no run to keep the choice with.
         return None
     if (kept := kept_system(job)) is not None:
@@ -72,9 +89,9 @@ def run_system(job: Job, run: Run, ranker: Ranker) -> System | None:
     prepared = run.catalogue.prepared
     if not len(prepared.views("valid")):
         return None
-    rankings = rank_split(run, ranker, "valid", job.config.evaluate.fusion_users)
+    rankings = rank_valid(job.config.evaluate.fusion_users)
     target = prepared.targets("valid")[rankings.ranked.row]
-    chosen = choose_system(rankings.lists, rankings.histories, ranker.facts, target)
+    chosen = choose_system(rankings.lists, rankings.histories, facts, target)
     of = _made_of(job)
     if is_first():
         choices.keep(job.run / FUSION, _WEIGHTS, of, chosen.to_json(), "the system's weights")

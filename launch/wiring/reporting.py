@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from launch.wiring import baselines, fusion_run
-from launch.wiring.experiment import Run, list_length
+from launch.wiring.experiment import Run, list_length, list_size
 from launch.wiring.program import Job
 from minirec.decoding.ranking import RankedUsers
 from minirec.evaluation import KS, evaluate_lists, item_ranks, pair_strata
@@ -44,6 +44,7 @@ class Searched:
         transition: the transition count.
         neighbours: which items are like which in text.
         started: when the work began, by `time.monotonic`.
+        main: what `ranked` is called in the report.
     """
 
     split: str
@@ -55,6 +56,7 @@ class Searched:
     transition: ItemTransition
     neighbours: Neighbours
     started: float
+    main: str = MODEL
 
 
 def make_report(job: Job, searched: Searched) -> Report:
@@ -68,10 +70,10 @@ def make_report(job: Job, searched: Searched) -> Report:
     histories = prepared.histories(split, ranked.row)
     codes = catalogue.table.codes
     fitted = baselines.fit(job, run, transition, searched.neighbours)
-    ks = [k for k in KS if k <= config.search.num_beams]
+    ks = [k for k in KS if k <= list_size(config)]
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
     evaluations = {
-        MODEL: evaluate_lists(
+        searched.main: evaluate_lists(
             ranked.item, target, codes, ranked_sids=searched.codes, ks=ks, **bootstrap
         )
     }
@@ -133,7 +135,9 @@ def chosen_on(
         check(trained, shape, str(job.run / CONFIG_FILE))
         before = trained["config"]
         number = among(before["evaluate"]["valid_users"], before["seed"])
-        found = {name: number for name in (MODEL, *searched.lists) if name != SYSTEM and number}
+        found = {
+            name: number for name in (searched.main, *searched.lists) if name != SYSTEM and number
+        }
     number = int(np.isin(searched.ranked.row, fitted.rows).sum())
     found |= {name: number for name in fitted.chosen if number}
     if searched.system is not None:

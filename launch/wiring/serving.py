@@ -102,6 +102,11 @@ def load(
         FileNotFoundError: a step before this one has not run.
     """
     experiment = experiment_of(job.config)
+    if experiment.search is not None:
+        raise UsageError(
+            f"config.family={job.config.family!r}: its runs are trained and evaluated so far; "
+            "launch.recommend and launch.serve answer with families that write SIDs"
+        )
     run = experiment.load(job, with_appended=with_appended)
     if run.mesh is not None:
         raise UsageError(

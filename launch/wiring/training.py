@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from launch.wiring.catalogue import Catalogue
+from launch.wiring.experiment import list_size
 from launch.wiring.program import Job
 from launch.wiring.search import make_mesh, shared_searcher
 from minirec.decoding.ranking import rank_users
@@ -30,9 +31,10 @@ def checked_mesh(config: ConfigDict) -> Mesh | None:
     Raises:
         ValueError: too few beams to select by, or parts of a batch that do not come out even.
     """
-    if config.search.num_beams < SELECT_AT:
+    if list_size(config) < SELECT_AT:
+        field = "num_items" if "num_items" in config.search else "num_beams"
         raise ValueError(
-            f"config.search.num_beams={config.search.num_beams}: must be at least {SELECT_AT}, "
+            f"config.search.{field}={list_size(config)}: must be at least {SELECT_AT}, "
             f"since {SELECT_METRIC} on the validation users selects"
         )
     if config.loader.batch_size % config.train.accumulate:

@@ -132,6 +132,46 @@ def attend_beams(
     return output.reshape(B, M, H, K).astype(query.dtype)
 
 
+def attend_apart(
+    query: Float[Array, "B M H K"],
+    key: Float[Array, "B S KV K"],
+    value: Float[Array, "B S KV K"],
+    visible: Bool[Array, "B M S"],
+    own_key: Float[Array, "B M KV K"],
+    own_value: Float[Array, "B M KV K"],
+) -> Float[Array, "B M H K"]:
+    """Returns the attention of tokens that see some of a row's tokens and themselves alone.
+
+    None of them sees another, so that what one of them attends to depends on no other.
+
+    Args:
+        query: of the tokens apart.
+        key: of the row's tokens.
+        value: of the same.
+        visible: which token of the row each sees; it may be none.
+        own_key: of the tokens apart.
+        own_value: of the same.
+    """
+    B, M, H, K = query.shape
+    KV = key.shape[2]
+    grouped = (query * K**-0.5).reshape(B, M, KV, H // KV, K)
+    scores = jnp.einsum("bmngd,bsnd->bnmgs", grouped, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible[:, None, :, None], scores, _MASKED)
+    own = jnp.einsum("bmngd,bmnd->bnmg", grouped, own_key, preferred_element_type=jnp.float32)
+    highest = jax.lax.stop_gradient(jnp.maximum(scores.max(-1), own))
+    weights, own = jnp.exp(scores - highest[..., None]), jnp.exp(own - highest)
+    total = weights.sum(-1) + own
+    output = jnp.einsum(
+        "bnmgs,bsnd->bmngd",
+        weights.astype(value.dtype),
+        value,
+        preferred_element_type=jnp.float32,
+    )
+    own, total = (part.transpose(0, 2, 1, 3)[..., None] for part in (own, total))
+    output = (output + own * own_value[:, :, :, None].astype(jnp.float32)) / total
+    return output.reshape(B, M, H, K).astype(query.dtype)
+
+
 class Attention(nnx.Module):
     """Projections around attention; bias and query-key norm as the config says.
 

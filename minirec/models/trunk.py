@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from minirec.models.attention import Attention, attend, attend_beams
+from minirec.models.attention import Attention, attend, attend_apart, attend_beams
 from minirec.models.cache import PrefixCache, SuffixCache
 from minirec.models.config import TrunkConfig
 from minirec.models.layers import RMSNorm, SwiGLU, dropout, rope_angles
@@ -112,6 +112,69 @@ class Trunk(nnx.Module):
         """
         x, _ = self._blocks(embeddings, positions, mask_rule(segment_ids), dropout_key)
         return self.norm(x)
+
+    def with_candidates(
+        self,
+        embeddings: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask_rule: MaskRule,
+        *,
+        segment_ids: Int[Array, "B T"],
+        candidates: Float[Array, "B M D"],
+        candidate_positions: Int[Array, "B M"],
+        visible: Bool[Array, "B M T"],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B M D"]:
+        """Returns the hidden states of candidates, each of which sees a row's tokens and itself.
+
+        One pass over a packed row with candidates at each of its places: what `prefill` and
+        `decode_step` return of each place's history and candidates, up to the order of sums.
+
+        Args:
+            embeddings: the rows' tokens; this and the next three as in `__call__`.
+            positions: of these.
+            mask_rule: of these.
+            segment_ids: of these.
+            candidates: what enters the first block of each candidate.
+            candidate_positions: of the candidates; those of one place share one.
+            visible: which tokens of its row each candidate sees.
+            dropout_key: the source of dropout's bits; `None` turns dropout off.
+        """
+        config = self.config
+        mask = mask_rule(segment_ids)
+        angles, own_angles = self._angles(positions), self._angles(candidate_positions)
+        graphdef, stacked = nnx.split(self.blocks)
+        x, own = embeddings.astype(config.dtype), candidates.astype(config.dtype)
+        layer_keys = None
+        if dropout_key is not None:
+            input_keys, *layer_keys = jax.random.split(dropout_key, 3)
+            x, own = (
+                dropout(part, config.dropout, key)
+                for part, key in zip((x, own), jax.random.split(input_keys), strict=True)
+            )
+            layer_keys = tuple(jax.random.split(key, config.num_layers) for key in layer_keys)
+
+        def layer(streams, inputs):
+            (x, own), (state, keys) = streams, inputs
+            block = nnx.merge(graphdef, gathered(state))
+            key, own_key = (None, None) if keys is None else keys
+
+            def attention(query, key, value):
+                return attend(query, key, value, mask)
+
+            x, (read_key, read_value) = block(x, angles, attention, key)
+
+            def apart(query, key, value):
+                return attend_apart(query, read_key, read_value, visible, key, value)
+
+            own, _ = block(own, own_angles, apart, own_key)
+            return (x, own), None
+
+        if config.remat:
+            layer = jax.checkpoint(layer, prevent_cse=False)
+        unroll = min(config.scan_unroll, config.num_layers)
+        (_, own), _ = jax.lax.scan(layer, (x, own), (stacked, layer_keys), unroll=unroll)
+        return self.norm(own)
 
     def residual_stream(
         self,

@@ -27,6 +27,15 @@ RECENCY = "recency"
 RECENCY_TRANSITION = "recency_transition"
 """The history itself and the transition count."""
 
+RANKER = "ranker"
+"""The ranker, over what the other sources of a feed name."""
+
+TWO_TOWER = "two_tower"
+"""The items whose vectors are nearest to the user's."""
+
+FEED = "feed"
+"""All of a feed together."""
+
 REPEATING = frozenset({RECENCY, RECENCY_TRANSITION})
 """What has nothing to say where a user's own history may not be recommended."""
 

@@ -16,7 +16,6 @@ from minirec.reports.html_parts import Cell, Figure, Row, Table, cells, render, 
 from minirec.reports.log_health import health_rows
 from minirec.reports.report import (
     CHOSEN,
-    MODEL,
     SYSTEM,
     Report,
     codebook_use,
@@ -56,7 +55,7 @@ def render_page(report: Report) -> str:
 
 def _facts(report: Report, k: int) -> list[tuple[str, str, str]]:
     values = report.model.metrics["item"]
-    level = f"item level {CHOSEN}" if MODEL in report.chosen_on else "item level"
+    level = f"item level {CHOSEN}" if report.main in report.chosen_on else "item level"
     return [
         (f"NDCG@{k}", f"{values[f'ndcg@{k}']:.4f}", level),
         (f"HR@{k}", f"{values[f'hr@{k}']:.4f}", level),
@@ -85,7 +84,10 @@ def _verdicts(report: Report, metric: str) -> list[dict[str, str]]:
         return []
     rival = max(rivals, key=lambda name: rivals[name])
     verdicts = []
-    for name, differences in ((MODEL, report.differences), (SYSTEM, report.system_differences)):
+    for name, differences in (
+        (report.main, report.differences),
+        (SYSTEM, report.system_differences),
+    ):
         if name not in report.evaluations:
             continue
         low, high = differences[rival]["item"][metric]

@@ -14,7 +14,7 @@ from minirec.evaluation import intervals
 from minirec.evaluation.evaluate import LEVELS, Evaluation
 from minirec.evaluation.strata import metrics_by_stratum
 from minirec.recommend import BASELINES
-from minirec.recommend.sources import MODEL, SYSTEM
+from minirec.recommend.sources import SYSTEM
 from minirec.reports.curves import Curves
 from minirec.reports.log_health import health_notes
 
@@ -64,7 +64,8 @@ class Report:
         name: name of the run.
         dataset: name of the data set.
         split: "valid" or "test".
-        evaluations: by recommender, `"model"` first, then the baselines; the same users in all.
+        evaluations: by recommender, what the run is about first ("model", as a rule), then the
+            others and the baselines; the same users in all.
         target: `[n]`, the item that came next.
         ranked_sids: `[n, M, L]`, the model's beams, best first; negative codes where dead.
         catalogue: the items.
@@ -109,10 +110,10 @@ class Report:
         Raises:
             ValueError: no model among the evaluations, or numbers of users that differ.
         """
-        if next(iter(self.evaluations), None) != MODEL:
+        if next(iter(self.evaluations), None) in {None, SYSTEM, *BASELINES}:
             raise ValueError(
-                f"evaluations: {list(self.evaluations)}; the first must be {MODEL!r}, then the "
-                "baselines"
+                f"evaluations: {list(self.evaluations)}; the first must be what was trained, then "
+                "the baselines"
             )
         for name, evaluation in self.evaluations.items():
             if evaluation.num_users != len(self.target):
@@ -128,7 +129,12 @@ class Report:
     @property
     def model(self) -> Evaluation:
         """The model's evaluation."""
-        return self.evaluations[MODEL]
+        return self.evaluations[self.main]
+
+    @property
+    def main(self) -> str:
+        """The name of what the run is about."""
+        return next(iter(self.evaluations))
 
     @property
     def notes(self) -> list[str]:
@@ -148,7 +154,7 @@ class Report:
 
         Users are paired. Computed once, when first asked for.
         """
-        return self._differences(MODEL)
+        return self._differences(self.main)
 
     @functools.cached_property
     def system_differences(self) -> dict[str, dict[str, dict[str, list[float]]]]:

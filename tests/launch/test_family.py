@@ -87,7 +87,7 @@ def test_it_is_evaluated_and_recommends(killed):
 def test_an_unknown_family_is_refused_with_those_there_are(job, name):
     config = job.config.copy_and_resolve_references()
     config.family = name
-    with pytest.raises(program.UsageError, match=rf"config\.family='{name}': must be one of lang"):
+    with pytest.raises(program.UsageError, match=rf"family='{name}': must be one of feed, lang"):
         experiment_of(config)
 
 

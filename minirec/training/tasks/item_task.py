@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from minirec.models.item_terms import ItemTerms, WholeRows
 from minirec.models.products import unembed
 from minirec.training.tasks import item_batches
+from minirec.training.tasks.item_lot import ItemLot
 from minirec.training.tasks.sid_prefixes import SidPrefixes
 from minirec.training.tasks.text_neighbours import TextNeighbours, newest_before
 from minirec.training.tasks.token_task import cross_entropy
@@ -246,15 +247,9 @@ class ItemTask:
 
     def _draw(self, key: Array) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
         """Returns drawn items and the logarithm of how often each is to be expected among them."""
-        chance = (np.asarray(self.train_count, np.float64) + 1.0) ** _SMOOTHED
-        edges = np.cumsum(chance / chance.sum()).astype(np.float32)
-        edges[-1] = 1.0
-        # By the rounded edges, which are what is drawn by; a rare item may have lost its share.
-        shares = np.maximum(np.diff(edges, prepend=np.float32(0)), np.finfo(np.float32).tiny)
-        spots = jax.random.uniform(key, (self.num_negatives,), jnp.float32)
-        drawn = jnp.searchsorted(jnp.asarray(edges), spots, side="right")
-        drawn = jnp.minimum(drawn, len(edges) - 1)
-        return drawn, jnp.log(self.num_negatives * jnp.asarray(shares)[drawn])
+        lot = ItemLot.by_count(np.asarray(self.train_count), _SMOOTHED)
+        drawn = lot.draw(key, (self.num_negatives,))
+        return drawn, jnp.log(self.num_negatives * lot.share[drawn])
 
 
 def _keys(key: Key[Array, ""]) -> Key[Array, " 3"]:

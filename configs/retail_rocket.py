@@ -1,0 +1,62 @@
+"""Retail Rocket's shop log: a feed of two towers and a ranker, split 80/10/10 within each user.
+
+export MINIREC_DATA=...   # the folder that holds retail_rocket/
+for step in prepare train evaluate; do
+python -m launch.$step --config=retail_rocket --workdir=W
+done
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import blocks, parts
+
+VARIANTS = ("", "smoke")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the experiment.
+
+    Args:
+        variant: "smoke" for a run of about a minute.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+    parts.check_variant(variant, VARIANTS)
+    config = blocks.feed("retail_rocket")
+    config.data.source = ConfigDict(
+        {
+            "name": "retailrocket",
+            "folder": parts.data_folder("retail_rocket"),
+            "events": "view=1,addtocart=1,transaction=1",
+            "interactions": "events.csv",
+            "properties": "item_properties_part*.csv",
+            "categories": "",  # the part that is public has no tree
+            "attributes": "categoryid",
+            "text": "",
+        }
+    )
+    config.data.k_core = 3
+    config.data.split = ConfigDict({"name": "per_user_ratio"})
+    config.model.attributes = ("categoryid",)
+    config.loss.actions = "view=1,addtocart=3,transaction=10"
+    config.loader.max_items = 32
+    config.loader.batch_size = 32
+    config.train.num_epochs = 8
+    config.evaluate.batch_size = 64
+    if variant == "smoke":
+        config.name = "retail_rocket_smoke"
+        config.model.num_layers = 1
+        config.model.width = 32
+        config.model.head_dim = 16
+        config.model.mlp_width = 64
+        config.train.num_epochs = 0
+        config.train.num_steps = 60
+        config.train.eval_every = 30
+        config.train.checkpoint_every = 30
+        config.evaluate.valid_users = 256
+        config.evaluate.fusion_users = 256
+        config.evaluate.test_users = 512
+    return config
