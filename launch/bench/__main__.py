@@ -30,6 +30,7 @@ from launch.bench import (
     content,
     evaluate,
     generate,
+    index,
     loader,
     plot,
     prepare,
@@ -118,6 +119,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "sft_training": sft_training.run,
     "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
     "serving": lambda: serving.run(_BENCH_DIR.value),
+    "index": index.run,
 }
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 
 from minirec.models.feed import FeedModel
 from minirec.models.ranker import Events
+from minirec.recommend.index import nearest_items
 from minirec.recommend.ranked_lists import RankedLists
 
 
@@ -111,15 +112,11 @@ def _judge(
     num_retrieved: int,
 ) -> tuple[Array, Array, Array, Array]:
     model = nnx.merge(graph, state)
-    B, P = item.shape
+    P = item.shape[1]
     segment = (jnp.arange(P, dtype=jnp.int32) < lengths[:, None]).astype(jnp.int32)
     events = Events(item, event, gap, segment)
-    logits = model.towers.scale * _users(model, events, identities, lengths) @ vectors.T
-    unwanted = jnp.where(excluded < 0, logits.shape[1], excluded)
-    rows = jnp.arange(B, dtype=jnp.int32)[:, None]
-    logits = logits.at[rows, unwanted].set(-jnp.inf, mode="drop")
-    best, retrieved = jax.lax.top_k(logits, num_retrieved)
-    retrieved = jnp.where(best > -jnp.inf, retrieved, -1)
+    users = model.towers.scale * _users(model, events, identities, lengths)
+    retrieved, best = nearest_items(users, vectors, excluded=excluded, k=num_retrieved)
     candidates = jnp.concatenate([jnp.where(segment > 0, item, -1), retrieved, given], axis=1)
     wanted = _first(candidates) & ~(candidates[..., None] == excluded[:, None]).any(-1)
     reading = model.ranker.read(events, identities, lengths)
