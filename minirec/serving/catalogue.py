@@ -39,6 +39,9 @@ class Catalogue:
     listed: Bool[np.ndarray, " N"]
     trie: Trie
     columns: Columns
+    _index_lock: threading.Lock = dataclasses.field(
+        default_factory=threading.Lock, init=False, repr=False
+    )
 
     @property
     def num_items(self) -> int:
@@ -62,9 +65,14 @@ class Catalogue:
         return {}
 
     @functools.cached_property
-    def index(self) -> TitleIndex:
-        """Finds items by their titles."""
+    def _index(self) -> TitleIndex:
         return TitleIndex(self.titles, self.raw_item_ids)
+
+    @property
+    def index(self) -> TitleIndex:
+        """Finds items by their titles; made once, for the first who asks, whoever else does."""
+        with self._index_lock:
+            return self._index
 
     @functools.cached_property
     def item_of(self) -> Mapping[str, int]:
