@@ -80,6 +80,19 @@ class Catalogue:
         return {raw: item for item, raw in enumerate(self.raw_item_ids)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What rules find of an item that came after the records' items.
+
+    Attributes:
+        attributes: written `name=value`.
+        columns: texts and finite numbers by the names of columns that the records carry.
+    """
+
+    attributes: Sequence[str] = ()
+    columns: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
     """The items of a version of the catalogue, before a search can read them.
@@ -88,11 +101,13 @@ class Listing:
         table: every item that has a number: the records', then those that came later.
         titles: what people call them.
         listed: which of them the version holds.
+        later: what is known of each item that came after the records'.
     """
 
     table: SidTable
     titles: tuple[str, ...]
     listed: Bool[np.ndarray, " N"]
+    later: tuple[Known, ...] = ()
 
 
 class Stock:
