@@ -97,7 +97,8 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
         axes.axvline(1.0, color="0.7", lw=0.8)
         axes.set(xscale="log", yscale="log", title=f"rank_by={name}", ylabel="Milliseconds")
         axes.set_xlabel("Load, of saturation")
-        axes.set_xticks([row["load"] for row in points], [f"{row['load']:g}" for row in points])
+        ticks = [f"{row['load']:g}" for row in points]
+        axes.set_xticks([row["load"] for row in points], ticks, rotation=45)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
