@@ -52,6 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
             # or test target. None of these interactions is such a target. Counted in, they make
             # the baselines a little stronger; the model learns each as a first item.
             "train_on_context": True,
+            "columns": "",  # fields of the items that a server's rules speak of
         }
     )
     config.data.k_core = 0

@@ -68,6 +68,7 @@ _LOG = {
     "text": "",  # columns, such as "brand,description"
     "attributes": "",
     "attribute_separator": "",
+    "columns": "",  # that a server's rules speak of, such as "category,price"
     "delimiter": ",",
     "quote": '"',
     "encoding": "utf-8",
@@ -96,6 +97,7 @@ _SOURCES: dict[str, dict[str, Any]] = {
         "title": "",
         "text": "",
         "attributes": "",
+        "columns": "",
         "delimiter": "\t",
         "quote": "",
         "encoding": "utf-8",
@@ -109,6 +111,7 @@ _SOURCES: dict[str, dict[str, Any]] = {
         "categories": "category_tree.csv",
         "attributes": "categoryid",
         "text": "",
+        "columns": "",
     },
 }
 VARIANTS = ("", *_SOURCES)

@@ -40,7 +40,14 @@ def get_config(variant: str = "") -> ConfigDict:
     parts.check_variant(variant, VARIANTS)
     config = blocks.sid("quickstart")
     config.data.source = ConfigDict(
-        {"name": "generated", "num_users": 4000, "num_items": 1000, "seed": 0, "signal": 1.0}
+        {
+            "name": "generated",
+            "num_users": 4000,
+            "num_items": 1000,
+            "seed": 0,
+            "signal": 1.0,
+            "columns": "colour,price",  # which a server's rules may speak of
+        }
     )
     config.sids.codebook_sizes = (32, 32)
     config.sids.vectors = "text"

@@ -40,6 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "name": "minionerec",
             "folder": parts.data_folder("amazon_industrial"),
             "train_on_context": True,
+            "columns": "",  # fields of the items that a server's rules speak of
         }
     )
     config.data.k_core = 0

@@ -22,6 +22,7 @@ from pipelines.prepared_files import (
     MANIFEST,
     REMEDY,
     USERS,
+    carried_columns,
     read_column,
     read_offsets,
     read_table,
@@ -41,7 +42,7 @@ class Prepared:
     Attributes:
         folder: where it lies.
         items: one row an item, in the order of `item_id`: `item_id`, `raw_item_id`, `title`,
-            `text`, `attributes`, `train_count`.
+            `text`, `attributes`, `train_count`, and those that `source.columns` names.
         columns: `item` int32, `time` int64 and `event` int32, each `[E]`: all events, grouped by
             user, oldest first.
         offsets: int64 `[U + 1]`; the events of user `u` are `offsets[u]:offsets[u + 1]`.
@@ -69,7 +70,8 @@ class Prepared:
         check_outputs(folder, manifest)
         counts = manifest["counts"]["prepared"]
         num_events = counts["interactions"]
-        items = read_table(folder / "items.parquet", ITEMS, counts["items"])
+        schema = {**ITEMS, **carried_columns(manifest, folder / "manifest.json")}
+        items = read_table(folder / "items.parquet", schema, counts["items"])
         ends = {"item": len(items), "event": len(manifest.get("event_types", _ONE_TYPE))}
         columns = {name: read_column(folder, name, num_events, ends.get(name)) for name in COLUMNS}
         offsets = read_offsets(folder / "offsets.npy", counts["users"], num_events)
@@ -81,6 +83,11 @@ class Prepared:
     def num_items(self) -> int:
         """Number of items in the catalogue."""
         return len(self.items)
+
+    @property
+    def carried(self) -> pl.DataFrame:
+        """The columns that `source.columns` names, String, Int64 or Float64, one row an item."""
+        return self.items.drop(*ITEMS)
 
     @property
     def num_users(self) -> int:

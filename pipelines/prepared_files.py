@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,6 +45,7 @@ MANIFEST = {
     "health": HEALTH,
     "event_types?": [str],
     "event_weights?": [NUMBER],
+    "schema?": {"items?": {str: str}},
 }
 """What readers of `manifest.json` count on, as `minirec.files.schema` writes it."""
 
@@ -56,6 +58,9 @@ ITEMS = {
     "attributes": pl.List(pl.String),
     "train_count": pl.Int64,
 }
+CARRIED = (pl.String, pl.Int64, pl.Float64)
+"""What a further column of the items may hold; `data.source.columns` names them."""
+
 USERS = {"user": pl.Int64, "raw_user_id": pl.String}
 _NEVER_NULL = ("item_id", "raw_item_id", "attributes", "train_count", "user", "raw_user_id")
 # What Polars raises on a file that is not Parquet; its panics do not derive from Exception.
@@ -140,6 +145,28 @@ def read_views(
             f"events of one of the {len(offsets) - 1} users; {REMEDY}"
         )
     return views
+
+
+def carried_columns(manifest: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Returns the further columns of the items, and the type of each.
+
+    Args:
+        manifest: of the prepared folder.
+        where: the manifest's path, for the message.
+
+    Raises:
+        ValueError: a column is of a type that is not kept.
+    """
+    known = {str(kind()): kind for kind in CARRIED}
+    there = manifest.get("schema", {}).get("items", {})
+    carried = {name: kind for name, kind in there.items() if name not in ITEMS}
+    for name, kind in carried.items():
+        if kind not in known:
+            raise ValueError(
+                f"{where}: schema.items.{name} is {kind!r}; it must be one of "
+                f"{', '.join(known)}; {REMEDY}"
+            )
+    return {name: known[kind] for name, kind in carried.items()}
 
 
 def read_table(path: Path, schema: Mapping[str, object], num_rows: int) -> pl.DataFrame:

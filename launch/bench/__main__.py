@@ -6,7 +6,8 @@ index are timed beside ours where the environment's STATIC_PATH names a checkout
 GPU the same command times the real thing.
 
 `--plot=FOLDER` sweeps catalogue, vocabulary, beams and children instead, and draws the beam step's
-cost against each of them; with `--only=scale` it draws how the chain's cost grows.
+cost against each of them; with `--only=scale` it draws how the chain's cost grows, with
+`--only=serving` how latency does with the load.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ _SCALE_ITEMS = flags.DEFINE_multi_integer(
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
 )
-_PLOT = flags.DEFINE_string("plot", None, "Folder: draw the beam step's cost, or scale's, into it.")
+_PLOT = flags.DEFINE_string(
+    "plot", None, "Folder: draw the beam step's cost, or what scale or serving finds."
+)
 _PLOT_MAX_SIDS = flags.DEFINE_integer(
     "plot_max_sids",
     1_000_000,
@@ -132,9 +135,9 @@ def main() -> None:
     unknown = sorted(set(_ONLY.value) - set(BENCHMARKS))
     if unknown:
         raise program.UsageError(f"--only={','.join(unknown)}: known are {', '.join(BENCHMARKS)}")
-    if _PLOT.value and _ONLY.value not in ([], ["beam_step"], ["scale"]):
+    if _PLOT.value and _ONLY.value not in ([], ["beam_step"], ["scale"], ["serving"]):
         raise program.UsageError(
-            "--plot draws beam_step, or scale; --only may name nothing else beside it"
+            "--plot draws beam_step, scale or serving; --only may name nothing else beside it"
         )
     if program.asked_for_config():
         print("\n".join(_ONLY.value or BENCHMARKS))
@@ -142,6 +145,8 @@ def main() -> None:
     if _PLOT.value:
         if _ONLY.value == ["scale"]:
             files = scale.draw(list(_printed(BENCHMARKS["scale"]())), Path(_PLOT.value))
+        elif _ONLY.value == ["serving"]:
+            files = serving.draw(list(_printed(BENCHMARKS["serving"]())), Path(_PLOT.value))
         else:
             rows = list(_printed(kernels.bench.sweep.run(_PLOT_MAX_SIDS.value)))
             files = plot.draw(rows, Path(_PLOT.value))

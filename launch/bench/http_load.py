@@ -3,7 +3,8 @@
     python -m launch.bench.http_load PLAN.json
 
 The plan says `port`, `path`, `bodies` (a file of one body a line), `seconds`, and either `clients`
-that each ask again as soon as they have an answer, or `rate`, requests a second whose times are
+that each ask again as soon as they have an answer (`first`, 0 by default, is the place in the file
+where the first of them begins), or `rate`, requests a second whose times are
 drawn by lot whatever becomes of the others. The last line printed is a JSON object.
 """
 
@@ -101,7 +102,7 @@ class Load:
         }
 
     async def _client(self, begin: float, number: int) -> None:
-        place = number * 7919
+        place = self._plan.get("first", 0) + number * 7919
         while time.perf_counter() < begin + self._seconds:
             await self._one(place)
             place += 1

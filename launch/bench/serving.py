@@ -9,8 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
-import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from launch.bench import peer
+from launch.bench import served, serving_language
 from launch.wiring import serving
 from launch.wiring.child import module_command, tied
 from launch.wiring.experiment import Run
 from launch.wiring.fusion_run import fused
 from launch.wiring.program import Job, load_config_module
 from minirec.decoding.ranking import rank_users
+from minirec.files import atomic_path
 from minirec.recommend.sources import MODEL, SYSTEM
 from minirec.serving.engine import Engine, Request
 
@@ -35,9 +35,10 @@ _CHANGES = {"train.num_steps": 20, "train.eval_every": 20}
 _FLAGS = tuple(f"--config.{field}={value}" for field, value in _CHANGES.items())
 _USERS = 1600
 _NUM = 10
-_SECONDS = 8.0
+_SECONDS = 8.0  # of a saturated server
+_LOAD_SECONDS = 6.0  # of each load
 _DEADLINE_MS = 1000.0
-_LOADS = (0.25, 0.5, 0.7, 0.9, 1.5, 3.0)
+_LOADS = (0.1, 0.25, 0.5, 0.7, 0.9, 1.0, 1.5, 3.0)
 _HELD = 4  # tiles' worth of requests that an engine is given ahead
 
 
@@ -47,7 +48,7 @@ def run(folder: str | None = None) -> Iterator[dict[str, Any]]:
     `engine`: users a second, saturated, beside `offline`, the loop of `launch.evaluate` over the
     same users; `lone_ms` of a single request beside a compiled search of a tile (`tile_ms`).
     `http`: saturated by as many clients as four tiles hold, and at shares of that; `naive`: a
-    handler that runs one search a request.
+    handler that runs one search a request. Then the rows of `launch.bench.serving_language`.
 
     Args:
         folder: keeps the run from one time to the next; None: a temporary one.
@@ -66,6 +67,55 @@ def run(folder: str | None = None) -> Iterator[dict[str, Any]]:
             yield row
         for name in (MODEL, SYSTEM):
             yield from _http_rows(workdir, base, name, saturated[name])
+        yield from serving_language.run()
+
+
+def draw(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Draws latency against load into `serving.svg` and `serving.png`, and returns these.
+
+    Args:
+        rows: of `run`; those with a `load` make the points, a panel a ranking.
+        folder: made where it does not exist.
+    """
+    loaded = [row for row in rows if "load" in row]
+    names = list(dict.fromkeys(row["rank_by"] for row in loaded))
+    figure = Figure(figsize=(5.5 * max(len(names), 1), 4.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        points = sorted((row for row in loaded if row["rank_by"] == name), key=_load_of)
+        for field, share, style in (
+            ("answered_ms", "p50", "C0.-"),
+            ("answered_ms", "p99", "C1.-"),
+            ("refused_ms", "p99", "C3.:"),
+        ):
+            found = [(row["load"], row[field][share]) for row in points if share in row[field]]
+            if found:
+                label = f"{field.removesuffix('_ms')}, {share}"
+                axes.plot(*zip(*found, strict=True), style, label=label)
+        lone = [row["lone_ms"]["p50"] for row in rows if row["rank_by"] == name and _is_http(row)]
+        for milliseconds in lone:
+            axes.axhline(milliseconds, color="k", ls="--", lw=0.8, label="a lone request, p50")
+        axes.axvline(1.0, color="0.7", lw=0.8)
+        axes.set(xscale="log", yscale="log", title=f"rank_by={name}", ylabel="Milliseconds")
+        axes.set_xlabel("Load, of saturation")
+        ticks = [f"{row['load']:g}" for row in points]
+        axes.set_xticks([row["load"] for row in points], ticks, rotation=45)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    files = [folder / "serving.svg", folder / "serving.png"]
+    for file in files:
+        with atomic_path(file) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return files
+
+
+def _load_of(row: dict[str, Any]) -> float:
+    return row["load"]
+
+
+def _is_http(row: dict[str, Any]) -> bool:
+    """Whether a row tells of a server's lone requests."""
+    return row["implementation"] == "http" and "lone_ms" in row
 
 
 def _chain(workdir: Path) -> None:
@@ -80,18 +130,18 @@ def _chain(workdir: Path) -> None:
 
 def _engine_rows(job: Job) -> Iterator[dict[str, Any]]:
     server = serving.load(job)
-    run, served = server.run, server.served
+    run, answering = server.run, server.served
     prepared = run.catalogue.prepared
     rows = np.arange(min(_USERS, len(prepared.views("test"))))
     raw = prepared.raw_item_ids
     histories = prepared.histories("test", rows)
     asked = [[raw[item] for item in history] for history in histories]
     engine = Engine(
-        server.recommender, served, exclude_seen=True, deadline_s=600.0, max_queue=10**6
+        server.recommender, answering, exclude_seen=True, deadline_s=600.0, max_queue=10**6
     )
     for name in (MODEL, SYSTEM):
         requests = [Request(history, num=_NUM, rank_by=name) for history in asked]
-        offline = _offline(run, name, served)
+        offline = _offline(run, name, answering)
         mine, theirs = [], []
         for _ in range(3):
             mine.append(
@@ -115,9 +165,9 @@ def _engine_rows(job: Job) -> Iterator[dict[str, Any]]:
     engine.close()
 
 
-def _offline(run: Run, name: str, served: Any) -> Callable[[], object]:
+def _offline(run: Run, name: str, answering: Any) -> Callable[[], object]:
     """Returns the loop of `launch.evaluate` over the same users."""
-    ranker = served.ranker
+    ranker = answering.ranker
     batches = list(run.split_batches("test", _USERS))
 
     def search() -> object:
@@ -129,7 +179,7 @@ def _offline(run: Run, name: str, served: Any) -> Callable[[], object]:
         prepared = run.catalogue.prepared
         offline = run.ranker(neighbours=ranker.neighbours)
         rankings = offline.rank(batches, lambda rows: prepared.histories("test", rows))
-        return fused(rankings, served.system, offline, ranker.length)
+        return fused(rankings, answering.system, offline, ranker.length)
 
     chosen = search if name == MODEL else system
     chosen()  # Compiles.
@@ -161,14 +211,14 @@ def _tile_ms(server: serving.Server, histories: Sequence[np.ndarray], name: str)
     """Returns the median milliseconds of a tile's programs by themselves, one user in it."""
     from minirec.serving.query import Query
 
-    recommender, served = server.recommender, server.served
-    allowed = np.ones(served.catalogue.num_items, bool)
+    recommender, answering = server.recommender, server.served
+    allowed = np.ones(answering.catalogue.num_items, bool)
     spent = []
     for place in range(100):
         history = histories[place % len(histories)]
         query = Query(history, np.unique(history), name)
         begin = time.perf_counter()
-        recommender.start(served, [query], allowed)()
+        recommender.start(answering, [query], allowed)()
         spent.append(time.perf_counter() - begin)
     return 1e3 * float(np.median(spent))
 
@@ -187,8 +237,8 @@ def _http_rows(
     about = {"benchmark": "serving", "rank_by": name}
     with _served(workdir, base) as port:
         plan = {"port": port, "path": "/v1/recommend", "bodies": str(bodies)}
-        lone = _load(base, plan | {"clients": 1, "seconds": _SECONDS / 3})
-        full = _load(base, plan | {"clients": 16 * _HELD, "seconds": _SECONDS})
+        lone = served.load(base, plan | {"clients": 1, "seconds": _SECONDS / 3})
+        full = served.load(base, plan | {"clients": 16 * _HELD, "seconds": _SECONDS})
         most = full["per_second"]
         yield about | {
             "implementation": "http",
@@ -198,7 +248,7 @@ def _http_rows(
             "saturated_ms": full["answered_ms"],
         }
         for share in _LOADS:
-            found = _load(base, plan | {"rate": share * most, "seconds": _SECONDS})
+            found = served.load(base, plan | {"rate": share * most, "seconds": _LOAD_SECONDS})
             accepted = found["per_second"]
             late = found["answered_ms"].get("max", 0.0) > _DEADLINE_MS
             yield about | {
@@ -216,7 +266,9 @@ def _http_rows(
             }
     if name == MODEL:
         with _naive(workdir, base) as port:
-            found = _load(base, plan | {"port": port, "clients": 16 * _HELD, "seconds": _SECONDS})
+            found = served.load(
+                base, plan | {"port": port, "clients": 16 * _HELD, "seconds": _SECONDS}
+            )
         yield about | {
             "implementation": "naive_handler",
             "users_per_second": round(found["per_second"], 1),
@@ -244,15 +296,9 @@ def _write_bodies(workdir: Path, path: Path, name: str) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _load(base: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    path = base / "plan.json"
-    path.write_text(json.dumps(plan), encoding="utf-8")
-    return peer.measured(module_command("launch.bench.http_load", str(path)))
-
-
 @contextlib.contextmanager
 def _served(workdir: Path, base: Path) -> Iterator[int]:
-    port = _free_port()
+    port = served.free_port()
     command = module_command(
         "launch.serve",
         f"--config={_CONFIG}",
@@ -264,40 +310,15 @@ def _served(workdir: Path, base: Path) -> Iterator[int]:
         "--nolog_requests",
         "--cache_mb=0",  # Each history comes again and again here, as it would not.
     )
-    with _process(command, base) as process:
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            raise RuntimeError(f"launch.serve failed: see {base / 'server.log'}")
+    with served.serving_process(command, base):
         yield port
 
 
 @contextlib.contextmanager
 def _naive(workdir: Path, base: Path) -> Iterator[int]:
-    port, path = _free_port(), base / "naive.json"
+    port, path = served.free_port(), base / "naive.json"
     plan = {"config": _CONFIG, "changes": _CHANGES, "workdir": str(workdir), "port": port}
     path.write_text(json.dumps(plan), encoding="utf-8")
-    with _process(module_command("launch.bench.naive_server", str(path)), base) as process:
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            raise RuntimeError(f"the naive server failed: see {base / 'server.log'}")
+    with served.serving_process(module_command("launch.bench.naive_server", str(path)), base):
         time.sleep(1.0)
         yield port
-
-
-@contextlib.contextmanager
-def _process(command: Sequence[str], base: Path) -> Iterator[subprocess.Popen[str]]:
-    with (base / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            tied(list(command)), stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def append_items(
     if "config" not in about:
         raise ValueError(f"{codebooks_path}: about: config is missing: run launch.make_sids again")
     before = AppendedItems.load(job.sids / catalogue.APPENDED, table, digest)
-    items = read_new_items(path)
+    items = read_new_items(path, prepared.carried.schema)
     ids = items["raw_item_id"].to_list()
     if set(ids) <= set(before.raw_item_ids):
         # As after a run that was killed between its file and its end: there is nothing to do.
@@ -73,6 +74,8 @@ def append_items(
         (*before.raw_item_ids, *ids),
         (*before.titles, *items["title"].to_list()),
         np.concatenate([before.codes, codes]),
+        (*map(before.attributes_of, range(len(before.codes))), *items["attributes"].to_list()),
+        (*map(before.columns_of, range(len(before.codes))), *_known(items, prepared.carried)),
     )
     added.save(job.sids / catalogue.APPENDED)
     return added
@@ -97,8 +100,13 @@ def drop_stale(job: program.Job) -> None:
         )
 
 
-def read_new_items(path: Path) -> pl.DataFrame:
+def read_new_items(path: Path, carried: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame:
     """Returns the file's items, columns of `pipelines.tables.interactions.ITEM_SCHEMA`.
+
+    Args:
+        path: the file.
+        carried: further columns, which `data.source.columns` names, and their types in the
+            records; the file must have them all, without a value where nothing is known.
 
     Raises:
         ValueError: there is no such file, or a mistake in it.
@@ -108,7 +116,9 @@ def read_new_items(path: Path) -> pl.DataFrame:
     files.check_fetched(path)
     table = LogConfig(interactions=path.name).item_table(path, path.name)
     there = table.columns()
+    carried = dict(carried or {})
     columns = ItemColumns(
+        columns=tuple(carried),
         item_id="raw_item_id",
         title="title" if "title" in there else "",
         text=("text",) if "text" in there else (),
@@ -119,9 +129,38 @@ def read_new_items(path: Path) -> pl.DataFrame:
     if items.is_empty():
         raise ValueError(f"{path}: the file holds no items")
     # Attributes are taken as they stand, such as brand=Halden, not as values of one column.
-    return items.with_columns(
+    items = items.with_columns(
         pl.col("attributes").list.eval(pl.element().str.strip_prefix("attributes="))
     )
+    return items.with_columns(
+        _as_carried(items, name, kind, path) for name, kind in carried.items()
+    )
+
+
+def _as_carried(items: pl.DataFrame, name: str, kind: pl.DataType, path: Path) -> pl.Series:
+    """A column of new items, of the type that the records have it in."""
+    values = items[name]
+    if kind == pl.String:
+        return values.cast(pl.String)
+    # Where the records hold whole numbers by chance, a new item may have a fraction.
+    if values.dtype.is_numeric():
+        return values
+    wrong = values.is_not_null() & values.cast(pl.Float64, strict=False).is_null()
+    if wrong.any():
+        row = int(wrong.arg_true()[0])
+        raise ValueError(
+            f"{path}: column {name!r} of item {items['raw_item_id'][row]!r} is "
+            f"{values[row]!r:.80}; the records hold numbers there"
+        )
+    return values.cast(pl.Float64)
+
+
+def _known(items: pl.DataFrame, carried: pl.DataFrame) -> list[dict[str, str | float]]:
+    """What the further columns say of each item, without what is missing."""
+    if not carried.width:
+        return [{}] * len(items)
+    rows = items.select(carried.columns).iter_rows(named=True)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def _vectors(

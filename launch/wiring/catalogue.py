@@ -15,6 +15,7 @@ from launch.wiring import made_with
 from launch.wiring.program import Job
 from minirec import files
 from minirec.files.schema import COUNT
+from minirec.serving.catalogue import Known
 from minirec.sids import SidTable
 from minirec.sids.append import AppendedItems
 from minirec.training import compare
@@ -39,6 +40,7 @@ class Catalogue:
         item_tokens: the tokens that the search takes for each item, `[N, L]`.
         trie: the valid sequences of them; items that share one stand by popularity in training.
         titles: what to show people of each item.
+        later: what rules find of each appended item.
     """
 
     prepared: Prepared
@@ -46,6 +48,7 @@ class Catalogue:
     item_tokens: Int[np.ndarray, "N L"]
     trie: Trie
     titles: tuple[str, ...]
+    later: tuple[Known, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +60,14 @@ class Items:
         table: of those, and of the items that came later.
         titles: what to show people.
         train_count: training interactions of each.
+        later: what rules find of each item that came later.
     """
 
     known: SidTable
     table: SidTable
     titles: tuple[str, ...]
     train_count: Int[np.ndarray, " N"]
+    later: tuple[Known, ...]
 
 
 def load_items(prepared: Prepared, sids_folder: Path, appended_path: Path | None = None) -> Items:
@@ -77,11 +82,15 @@ def load_items(prepared: Prepared, sids_folder: Path, appended_path: Path | None
         ValueError: a step before this one has not run, or the SIDs do not fit the records.
     """
     table = known = load_table(prepared, sids_folder)
-    titles, train_count = prepared.titles, prepared.train_count
+    titles, train_count, known_later = prepared.titles, prepared.train_count, []
     if appended_path is not None:
         later = AppendedItems.load(appended_path, table, files.sha256(sids_folder / SIDS))
         titles = titles + [
             title or raw for title, raw in zip(later.titles, later.raw_item_ids, strict=True)
+        ]
+        known_later = [
+            Known(later.attributes_of(place), later.columns_of(place))
+            for place in range(len(later.raw_item_ids))
         ]
         train_count = np.concatenate([train_count, np.zeros(len(later.codes), train_count.dtype)])
         table = SidTable(
@@ -89,7 +98,7 @@ def load_items(prepared: Prepared, sids_folder: Path, appended_path: Path | None
             np.concatenate([table.codes, later.codes]),
             table.codebook_sizes,
         )
-    return Items(known, table, tuple(titles), train_count)
+    return Items(known, table, tuple(titles), train_count, tuple(known_later))
 
 
 def load_prepared(job: Job) -> Prepared:

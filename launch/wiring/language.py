@@ -170,7 +170,15 @@ def load_catalogue(
     trie = popularity_trie(answers, items.train_count, tokenizer.size)
     trie = sharding.replicate(trie, mesh)
     return LanguageCatalogue(
-        prepared, items.table, answers, trie, items.titles, items.known, tokenizer, templates
+        prepared,
+        items.table,
+        answers,
+        trie,
+        items.titles,
+        items.known,
+        tokenizer,
+        templates,
+        later=items.later,
     )
 
 

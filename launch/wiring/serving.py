@@ -47,6 +47,7 @@ class Server:
         served: the run's first version.
         listing: its items.
         capacities: sizes that every version's trie is padded to.
+        columns: what is known of the records' items.
     """
 
     run: Run
@@ -54,6 +55,7 @@ class Server:
     served: Served
     listing: Listing
     capacities: TrieCapacities
+    columns: Columns
 
     def catalogue(self, number: int, listing: Listing) -> Catalogue:
         """Returns a version of the catalogue.
@@ -66,8 +68,7 @@ class Server:
             ValueError: the model has no token for a code, no item is listed, or the version is too
                 large for programs that are compiled already.
         """
-        columns = self.served.catalogue.columns
-        return _catalogue(self.run, number, listing, columns, self.capacities)
+        return _catalogue(self.run, number, listing, self.columns, self.capacities)
 
     def version(self, catalogue: Catalogue, served: Served, run: Run | None = None) -> Served:
         """Returns what answers with another version of the catalogue.
@@ -127,14 +128,21 @@ def load(
     )
     recommender = Recommender(programs, run.prompts, ReadingCache(cache_bytes))
     table = run.catalogue.table
-    listing = Listing(table, run.catalogue.titles, np.ones(table.num_items, bool))
+    listing = Listing(
+        table, run.catalogue.titles, np.ones(table.num_items, bool), run.catalogue.later
+    )
     capacities = _capacities(run, listing.table)
-    columns = Columns(run.catalogue.prepared.items["attributes"].to_list())
+    prepared = run.catalogue.prepared
+    columns = Columns(
+        prepared.items["attributes"].to_list(), prepared.carried.to_dict(as_series=False)
+    )
     catalogue = _catalogue(run, 1, listing, columns, capacities)
     ranker = run.ranker(at_least=at_least, neighbours=neighbours)
     step = best_step(job.run) if run.is_trained else 0
     first = Served(f"{job.run.name}@{step}", Weights.of(run.model), ranker, system, catalogue)
-    return Server(run, recommender, _with_catalogue(run, first, catalogue), listing, capacities)
+    return Server(
+        run, recommender, _with_catalogue(run, first, catalogue), listing, capacities, columns
+    )
 
 
 def _with_catalogue(run: Run, served: Served, catalogue: Catalogue) -> Served:
@@ -170,7 +178,12 @@ def _catalogue(
         np.pad(tokens, room).astype(np.int32),
         listing.listed,
         trie,
-        columns,
+        columns.and_later(
+            [known.attributes for known in listing.later],
+            [known.columns for known in listing.later],
+        )
+        if listing.later
+        else columns,
     )
 
 

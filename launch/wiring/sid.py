@@ -105,7 +105,9 @@ def load_catalogue(
     item_tokens = vocab.encode(items.table.codes)
     trie = popularity_trie(item_tokens, items.train_count, vocab.size)
     trie = sharding.replicate(trie, mesh)
-    return SidCatalogue(prepared, items.table, item_tokens, trie, items.titles, vocab)
+    return SidCatalogue(
+        prepared, items.table, item_tokens, trie, items.titles, vocab, later=items.later
+    )
 
 
 def train_sid(job: Job, new_model: NewModel) -> Training:

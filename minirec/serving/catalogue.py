@@ -39,6 +39,9 @@ class Catalogue:
     listed: Bool[np.ndarray, " N"]
     trie: Trie
     columns: Columns
+    _index_lock: threading.Lock = dataclasses.field(
+        default_factory=threading.Lock, init=False, repr=False
+    )
 
     @property
     def num_items(self) -> int:
@@ -62,14 +65,32 @@ class Catalogue:
         return {}
 
     @functools.cached_property
-    def index(self) -> TitleIndex:
-        """Finds items by their titles."""
+    def _index(self) -> TitleIndex:
         return TitleIndex(self.titles, self.raw_item_ids)
+
+    @property
+    def index(self) -> TitleIndex:
+        """Finds items by their titles; made once, for the first who asks, whoever else does."""
+        with self._index_lock:
+            return self._index
 
     @functools.cached_property
     def item_of(self) -> Mapping[str, int]:
         """The number of each item by its raw id."""
         return {raw: item for item, raw in enumerate(self.raw_item_ids)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What rules find of an item that came after the records' items.
+
+    Attributes:
+        attributes: written `name=value`.
+        columns: texts and finite numbers by the names of columns that the records carry.
+    """
+
+    attributes: Sequence[str] = ()
+    columns: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,11 +101,13 @@ class Listing:
         table: every item that has a number: the records', then those that came later.
         titles: what people call them.
         listed: which of them the version holds.
+        later: what is known of each item that came after the records'.
     """
 
     table: SidTable
     titles: tuple[str, ...]
     listed: Bool[np.ndarray, " N"]
+    later: tuple[Known, ...] = ()
 
 
 class Stock:

@@ -21,6 +21,7 @@ OPERATORS = ("in", "not_in", *_NUMERIC)
 
 _KEPT = 64  # masks
 _MOST_VALUES = 1000
+_EXACT = 2.0**53  # floats below hold every whole number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +69,17 @@ class Rule:
 class Columns:
     """What the catalogue says of its items, beside titles: by column, values of each item."""
 
-    def __init__(self, attributes: Iterable[Sequence[str]]):
+    def __init__(
+        self,
+        attributes: Iterable[Sequence[str]],
+        columns: Mapping[str, Sequence[str | float | None]] | None = None,
+    ):
         """Takes attributes apart.
 
         Args:
             attributes: of each item, written `name=value`; a name may come several times.
+            columns: further columns by their names, a text, a finite number or None an item; a
+                whole number is written without `.0`.
         """
         rows: dict[str, list[int]] = collections.defaultdict(list)
         values: dict[str, list[str]] = collections.defaultdict(list)
@@ -85,11 +92,42 @@ class Columns:
                     continue
                 rows[name].append(item)
                 values[name].append(value)
+        for name, column in (columns or {}).items():
+            known = [(item, value) for item, value in enumerate(column) if value is not None]
+            rows[name] = [item for item, _ in known]
+            values[name] = [spelled(value) for _, value in known]
         self._rows = {name: np.array(row, np.int64) for name, row in rows.items()}
         self._values = {name: np.array(value, object) for name, value in values.items()}
         self._lock = threading.Lock()
         self._masks: collections.OrderedDict[tuple[Rule, ...], np.ndarray]
         self._masks = collections.OrderedDict()
+
+    def and_later(
+        self,
+        attributes: Sequence[Sequence[str]],
+        columns: Sequence[Mapping[str, str | float]],
+    ) -> Columns:
+        """Returns the columns with more items behind these.
+
+        Args:
+            attributes: of each further item, as above.
+            columns: what further columns say of each, by their names.
+        """
+        entries = [
+            [*own, *(f"{name}={spelled(value)}" for name, value in further.items())]
+            for own, further in zip(attributes, columns, strict=True)
+        ]
+        later, both = Columns(entries), Columns([])
+        both._num_items = self._num_items + later._num_items
+        for name in {**self._rows, **later._rows}:
+            parts = [
+                (one._rows[name] + offset, one._values[name])
+                for one, offset in ((self, 0), (later, self._num_items))
+                if name in one._rows
+            ]
+            both._rows[name] = np.concatenate([rows for rows, _ in parts])
+            both._values[name] = np.concatenate([values for _, values in parts])
+        return both
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,6 +200,17 @@ def parse_rules(value: Any, field: str = "allow") -> tuple[Rule, ...]:
         raise BadRequestError(field, "must be a list of rules")
     rules = {Rule.parse(entry, f"{field}[{place}]") for place, entry in enumerate(value)}
     return tuple(sorted(rules, key=lambda rule: json.dumps(dataclasses.astuple(rule))))
+
+
+def spelled(value: str | float) -> str:
+    """Returns a column's value as rules and people write it: a whole number without `.0`.
+
+    Args:
+        value: a text, or a finite number.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    return str(value)
 
 
 def _number(text: str) -> float:

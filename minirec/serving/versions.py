@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from minirec import files
-from minirec.files.schema import COUNT
-from minirec.serving.catalogue import Listing, Stock
+from minirec.files.schema import COUNT, NUMBER
+from minirec.serving.catalogue import Known, Listing, Stock
 from minirec.serving.engine import Engine
 from minirec.serving.recommender import Served
 from minirec.sids import SidTable
@@ -36,7 +36,13 @@ KEPT = 5
 _CURRENT, _STOCK = "current.json", "stock.jsonl"
 _STOCK_LINES = 100_000  # after which they are written as one
 _REMEDY = "remove the folder: the server begins anew with the catalogue that its run was given"
-_ITEM = {"title": str, "sid": [str], "listed": bool}
+_ITEM = {
+    "title": str,
+    "sid": [str],
+    "listed": bool,
+    "attributes?": [str],
+    "columns?": {str: (str, NUMBER)},
+}
 _VERSION = {"number": COUNT, "of": str, "items": {str: _ITEM}}
 _CURRENT_SHAPE = {"number": COUNT, "before": [COUNT], "of": str}
 
@@ -264,6 +270,7 @@ class Versions:
             [later.raw_item_ids[place] for place in new],
             [later.titles[place] for place in new],
             later.codes[new],
+            [Known(later.attributes_of(place), later.columns_of(place)) for place in new],
         )
 
     def _serve(self, served: Served, listing: Listing, before: Sequence[int]) -> None:
@@ -300,6 +307,11 @@ class Versions:
             }
             for raw, title, codes, listed in rows
         }
+        for raw, known in zip(list(items)[self._builder.num_known :], listing.later, strict=True):
+            if known.attributes:
+                items[raw]["attributes"] = list(known.attributes)
+            if known.columns:
+                items[raw]["columns"] = dict(known.columns)
         value = {"number": number, "of": self._builder.fingerprint, "items": items}
         files.write_sealed(self._path(number), value)
 
@@ -316,6 +328,10 @@ class Versions:
             SidTable(tuple(items), parse_sids(path, sids, sizes), sizes),
             tuple(item["title"] for item in items.values()),
             np.array([item["listed"] for item in items.values()], bool),
+            tuple(
+                Known(item.get("attributes", []), item.get("columns", {}))
+                for item in list(items.values())[self._builder.num_known :]
+            ),
         )
 
     def _take_up(self, first: Served) -> None:
@@ -388,17 +404,23 @@ def _replaced(listing: Listing, path: Path, titles_path: str | None) -> Listing:
         place = place_of.pop(raw, None)
         if place is not None:
             codes[item], listed[item] = new.codes[place], True
-    known = Listing(
-        SidTable(table.raw_item_ids, codes, table.codebook_sizes), listing.titles, listed
-    )
+    codes_before = SidTable(table.raw_item_ids, codes, table.codebook_sizes)
     ids = list(place_of)
     return _longer(
-        known, ids, [titles.get(raw, raw) for raw in ids], new.codes[list(place_of.values())]
+        dataclasses.replace(listing, table=codes_before, listed=listed),
+        ids,
+        [titles.get(raw, raw) for raw in ids],
+        new.codes[list(place_of.values())],
+        [Known()] * len(ids),
     )
 
 
 def _longer(
-    listing: Listing, ids: Sequence[str], titles: Sequence[str], codes: np.ndarray
+    listing: Listing,
+    ids: Sequence[str],
+    titles: Sequence[str],
+    codes: np.ndarray,
+    known: Sequence[Known],
 ) -> Listing:
     table = listing.table
     return Listing(
@@ -409,6 +431,7 @@ def _longer(
         ),
         (*listing.titles, *(title or raw for title, raw in zip(titles, ids, strict=True))),
         np.concatenate([listing.listed, np.ones(len(ids), bool)]),
+        (*listing.later, *known),
     )
 
 

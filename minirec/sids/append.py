@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from minirec import files
+from minirec.files.schema import NUMBER
 from minirec.sids.codebooks import Codebooks
 from minirec.sids.collisions import nearest_first
 from minirec.sids.free_sids import FreeSids
 from minirec.sids.table import SidTable, parse_sids, token_string
 
-_FILE = {"sids_sha256": str, "items": {str: {"title": str, "sid": [str]}}}
+_ITEM = {"title": str, "sid": [str], "attributes?": [str], "columns?": {str: (str, NUMBER)}}
+_FILE = {"sids_sha256": str, "items": {str: _ITEM}}
 _REMEDY = "remove the file and append the items again"
 
 
@@ -92,20 +94,41 @@ class AppendedItems:
         raw_item_ids: what the log calls them.
         titles: what people call them.
         codes: `[n, L]` their SIDs.
+        attributes: of each, written `name=value`; empty: nothing is known of any.
+        columns: of each, what the columns that the records carry say of it: texts and finite
+            numbers by name, without those that are missing; empty: nothing is known of any.
     """
 
     sids_sha256: str
     raw_item_ids: tuple[str, ...]
     titles: tuple[str, ...]
     codes: Int32[np.ndarray, "n L"]
+    attributes: tuple[Sequence[str], ...] = ()
+    columns: tuple[Mapping[str, str | float], ...] = ()
+
+    def attributes_of(self, place: int) -> Sequence[str]:
+        """Returns the attributes of the item at a place."""
+        return self.attributes[place] if self.attributes else ()
+
+    def columns_of(self, place: int) -> Mapping[str, str | float]:
+        """Returns what the columns say of the item at a place."""
+        return self.columns[place] if self.columns else {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `{"sids_sha256": …, "items": {raw_item_id: {"title": …, "sid": […]}}}`, sealed."""
+        """Writes `{"sids_sha256": …, "items": {raw_item_id: {"title": …, "sid": […]}}}`, sealed.
+
+        An item of which they are known has "attributes" and "columns" as well.
+        """
         rows = zip(self.raw_item_ids, self.titles, self.codes.tolist(), strict=True)
-        items = {
+        items: dict[str, dict[str, Any]] = {
             raw: {"title": title, "sid": [token_string(*entry) for entry in enumerate(sid)]}
             for raw, title, sid in rows
         }
+        for place, item in enumerate(items.values()):
+            if attributes := self.attributes_of(place):
+                item["attributes"] = list(attributes)
+            if columns := self.columns_of(place):
+                item["columns"] = dict(columns)
         files.write_sealed(path, {"sids_sha256": self.sids_sha256, "items": items})
 
     @classmethod
@@ -141,4 +164,11 @@ class AppendedItems:
         sids = {raw: item["sid"] for raw, item in items.items()}
         codes = parse_sids(path, sids, table.codebook_sizes)
         titles = tuple(item["title"] for item in items.values())
-        return cls(sids_sha256, tuple(items), titles, codes)
+        return cls(
+            sids_sha256,
+            tuple(items),
+            titles,
+            codes,
+            tuple(item.get("attributes", []) for item in items.values()),
+            tuple(item.get("columns", {}) for item in items.values()),
+        )

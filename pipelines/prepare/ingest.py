@@ -15,6 +15,7 @@ from pipelines.prepare.like_ids import like_ids
 from pipelines.prepare.log_options import AS_IT_IS, LogOptions
 from pipelines.prepare.log_times import LogTimes, within_window
 from pipelines.prepare.previous import group_offsets
+from pipelines.prepared_files import CARRIED
 from pipelines.tables.ahead import ahead
 from pipelines.tables.bad_rows import BadRows
 from pipelines.tables.interactions import ITEM_SCHEMA, RawDataset, check_frame
@@ -33,7 +34,7 @@ class CodedLog:
         time: `[E]` nanoseconds since 1970.
         event: `[E]` index of the event's type.
         users: raw id of each user.
-        items: the catalogue, columns `ITEM_SCHEMA`.
+        items: the catalogue, columns `ITEM_SCHEMA` and those that `source.columns` names.
         place: `[E]` place in the log of each row, once they are in another order.
     """
 
@@ -226,7 +227,14 @@ def check_catalogue(raw: RawDataset, bad_rows: BadRows) -> pl.DataFrame | None:
     items = raw.items
     if items is None:
         return None
-    check_frame("items", items, ITEM_SCHEMA)
+    carried = items.drop(*ITEM_SCHEMA, strict=False)
+    check_frame("items", items.drop(carried.columns), ITEM_SCHEMA)
+    for name, kind in carried.schema.items():
+        if kind not in CARRIED:
+            raise ValueError(
+                f"items: column {name!r} is of type {kind}; it must be "
+                f"{', '.join(str(one()) for one in CARRIED)}"
+            )
     if items.is_empty():
         names = ", ".join(list(raw.inputs)[:3]) or "the source"
         raise ValueError(

@@ -39,7 +39,7 @@ class OrderedLog:
         offsets: `[U + 1]`: the events of user `u` are `offsets[u]:offsets[u + 1]`.
         users: raw id of each user, numbered by the first of their interactions that is left, or by
             id where ties are shuffled.
-        items: the catalogue, columns `ITEM_SCHEMA`.
+        items: the catalogue, columns `ITEM_SCHEMA` and those that `source.columns` names.
         counts: how many users, items and interactions there were at each stage, for the manifest.
         times: where the times of the rows lie, for `pipelines.prepare.log_health`; None without
             times.

@@ -206,6 +206,9 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.source is {plain.get('source')!r}; it must be a mapping with the source's "
             "name and fields"
         )
+    source = plain["source"]
+    if not source.get("columns", True):  # None, as in records from before there was the field.
+        plain["source"] = {name: value for name, value in source.items() if name != "columns"}
     plain = {"on_bad_rows": "error", **DEFAULTS, **plain}
     ks = as_ks(plain["k_core"])
     plain["k_core"] = ks[0] if ks[0] == ks[1] else list(ks)

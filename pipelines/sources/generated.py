@@ -19,10 +19,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from pipelines.sources.generated_text import CATEGORIES, STYLES, item_table
+from pipelines.sources.generated_text import CARRIED, CATEGORIES, STYLES, item_table
 from pipelines.tables.bad_rows import BadRows
 from pipelines.tables.interactions import (
     INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
     TICKS_PER_SECOND,
     FramePart,
     RawDataset,
@@ -51,6 +52,7 @@ class Config:
             the popularity law.
         min_length: shortest sequence of a user, at least 3.
         max_length: longest sequence.
+        columns: of "colour" and "price" those that `items.parquet` keeps.
     """
 
     num_users: int = 4000
@@ -59,6 +61,7 @@ class Config:
     signal: float = 1.0
     min_length: int = 8
     max_length: int = 20
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +112,7 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
         schema=INTERACTION_SCHEMA,
     )
     items = item_table(world.category, world.style, np.random.default_rng([config.seed, 1]))
-    return RawDataset((FramePart(interactions),), items)
+    return RawDataset((FramePart(interactions),), items.select(*ITEM_SCHEMA, *config.columns))
 
 
 def make_world(config: Config) -> World:
@@ -145,6 +148,12 @@ def _check(config: Config) -> None:
             f"source.num_items is {config.num_items}; it must be at least {least} (4 items for "
             f"each of {NUM_CATEGORIES} categories and {NUM_STYLES} styles, and twice max_length)"
         )
+    for name in config.columns:
+        if name not in CARRIED:
+            raise ValueError(
+                f"source.columns names {name!r}, which the generated items have not; they have "
+                f"{', '.join(CARRIED)}"
+            )
     if not 0 <= config.signal <= 1:
         raise ValueError(f"source.signal is {config.signal}; it must lie between 0 and 1")
 

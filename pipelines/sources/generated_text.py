@@ -77,6 +77,9 @@ STYLES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("Maison Avelle", "Orsay"),
     ),
 }
+CARRIED = ("colour", "price")
+"""Columns of the catalogue that `source.columns` may name."""
+
 _COLOURS = ("Red", "Blue", "Green", "Black", "White", "Sand", "Grey", "Teal")
 # How often a word of the text comes from another category or style than the item's.
 _NOISE = 0.05
@@ -85,7 +88,10 @@ _NOISE = 0.05
 def item_table(
     category: Int[np.ndarray, " N"], style: Int[np.ndarray, " N"], rng: np.random.Generator
 ) -> pl.DataFrame:
-    """Returns the catalogue (`ITEM_SCHEMA`) for items of the given categories and styles.
+    """Returns the catalogue for items of the given categories and styles.
+
+    Its columns are `ITEM_SCHEMA` and those of `CARRIED`: `colour` (String), and `price` (Float64),
+    which a product's kind and style decide, but for a factor of its own.
 
     Words are drawn from the category's and the style's lists; a few come from another's, so that
     the text tells both only with noise. More words tell the category than the style, so that the
@@ -129,7 +135,7 @@ def item_table(
         [f"department={department}", f"type={noun.lower()}", f"brand={brand}"]
         for department, noun, brand in zip(departments, nouns, brands, strict=True)
     ]
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "raw_item_id": [f"i{number:05d}" for number in range(num_items)],
             "title": titles,
@@ -137,4 +143,9 @@ def item_table(
             "attributes": attributes,
         },
         schema=ITEM_SCHEMA,
+    )
+    # Drawn last: what was drawn before there were prices stays as it was.
+    price = 8.0 * (1 + category) * (1 + 0.5 * style) * rng.lognormal(0.0, 0.3, size=num_items)
+    return frame.with_columns(
+        pl.Series("colour", colours), pl.Series("price", np.ceil(price) - 0.05).round(2)
     )

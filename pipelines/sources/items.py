@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from pipelines.sources.carried import check_carried, clean_carried, typed
 from pipelines.sources.checked import Checked
 from pipelines.sources.ids import clean_ids
 from pipelines.tables import Kind, Table
@@ -26,6 +27,7 @@ class ItemColumns:
         text: columns that, after the title, make up the text, a line each.
         attributes: columns whose values become attributes, as `column=value`.
         separator: parts an attribute's text into several values; "" for one value.
+        columns: columns that are kept as they are; see `pipelines.sources.carried`.
     """
 
     item_id: str
@@ -33,18 +35,21 @@ class ItemColumns:
     text: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     separator: str = ""
+    columns: tuple[str, ...] = ()
 
     def kinds(self) -> dict[str, Kind]:
         """Returns the columns that are read, and what for."""
         kinds: dict[str, Kind] = {name: "text" for name in (self.title, *self.text) if name}
         for name in self.attributes:
             kinds[name] = "list"
+        for name in self.columns:
+            kinds[name] = "plain"
         kinds[self.item_id] = "id"
         return kinds
 
 
 def read_items(tables: Sequence[Table], columns: ItemColumns, bad_rows: BadRows) -> pl.DataFrame:
-    """Returns the catalogue, columns `ITEM_SCHEMA`, in the order of the tables.
+    """Returns the catalogue, in the order of the tables: `ITEM_SCHEMA` and `columns.columns`.
 
     Args:
         tables: its files.
@@ -53,26 +58,28 @@ def read_items(tables: Sequence[Table], columns: ItemColumns, bad_rows: BadRows)
             out.
 
     Raises:
-        ValueError: a column is missing, or a mistake in a row.
+        ValueError: a column is missing or cannot be kept, or a mistake in a row.
     """
     frames, lines = [], []
     for table in tables:
+        check_carried(table.path, columns.columns, columns.attributes)
         check_columns(table, columns.kinds(), "the catalogue")
         for rows in table.rows(columns.kinds()):
             checked = Checked(table, rows)
             if len(checked.frame):
                 clean_ids(checked, columns.item_id)
+                clean_carried(checked, columns.columns)
                 frames.append(_item_frame(checked.frame, columns))
                 lines.append((table, checked.line))
             checked.flush(bad_rows)
     if not frames:
-        return pl.DataFrame(schema=ITEM_SCHEMA)
+        return pl.DataFrame(schema={**ITEM_SCHEMA, **dict.fromkeys(columns.columns, pl.String)})
     items = pl.concat(frames)
     again = items["raw_item_id"].is_first_distinct().not_()
-    if not again.any():
-        return items
-    _report_duplicates(items["raw_item_id"], again.to_numpy(), lines, bad_rows)
-    return items.filter(again.not_())
+    if again.any():
+        _report_duplicates(items["raw_item_id"], again.to_numpy(), lines, bad_rows)
+        items = items.filter(again.not_())
+    return items.with_columns(typed(items[name]) for name in columns.columns)
 
 
 def _report_duplicates(
@@ -123,7 +130,8 @@ def _item_frame(frame: pl.DataFrame, columns: ItemColumns) -> pl.DataFrame:
         title.alias("title"),
         text.alias("text"),
         (pl.concat_list(lists) if lists else empty).alias("attributes"),
-    ).cast(ITEM_SCHEMA)
+        *(frame[name].cast(pl.String) for name in columns.columns),
+    ).cast({**ITEM_SCHEMA})
 
 
 def _as_text(values: pl.Series) -> pl.Series:

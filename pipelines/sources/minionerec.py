@@ -8,12 +8,14 @@ an event is stored once and a training interaction counts once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipelines.sources.carried import check_carried, typed
 from pipelines.sources.fields import input_file, only_file, read_mapping, text_list
 from pipelines.sources.ids import id_fault
 from pipelines.tables import CsvTable, flush
@@ -29,6 +31,7 @@ from pipelines.tables.interactions import (
 from pipelines.tables.table import listed
 
 _REQUIRED = ("user_id", "history_item_id", "item_id")
+_ATTRIBUTES = ("brand", "category")
 # Beside the ids a row may repeat titles and SIDs; they must be as many as the ids.
 _PARALLEL = ("history_item_title", "history_item_sid")
 
@@ -44,6 +47,8 @@ class Config:
         test: CSV file of test rows.
         items: JSON file, item id -> title, description, brand, categories.
         index: JSON file, item id -> SID. Where rows have SIDs, they must agree with it.
+        columns: fields of the items, texts or numbers, that `items.parquet` keeps as they are, so
+            that a server's rules (`price < 20`) can speak of them.
         train_on_context: whether a user without training rows trains on what the first of their
             validation or test rows has as its history. These events are not a row's target, but
             nothing says that they are older than other users' validation rows, so the default is
@@ -56,6 +61,7 @@ class Config:
     test: str = ""
     items: str = ""
     index: str = ""
+    columns: tuple[str, ...] = ()
     train_on_context: bool = False
 
 
@@ -79,7 +85,7 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     }
     paths["items"] = _find(folder, config.items, "index/*.item.json", "the catalogue")
     paths["index"] = _find(folder, config.index, "index/*.index.json", "the SIDs")
-    items = _read_items(paths["items"])
+    items = _read_items(paths["items"], config.columns)
     place_of = {raw: place for place, raw in enumerate(items["raw_item_id"])}
     sid_of = _read_index(paths["index"])
 
@@ -308,8 +314,9 @@ def _read_index(path: Path) -> dict[str, str]:
     return {item: "".join(tokens) for item, tokens in index.items()}
 
 
-def _read_items(path: Path) -> pl.DataFrame:
+def _read_items(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     """The catalogue, in the file's order."""
+    check_carried(str(path), columns, _ATTRIBUTES)
     catalogue = read_mapping(path, "their fields")
     rows = []
     for item, fields in catalogue.items():
@@ -330,9 +337,29 @@ def _read_items(path: Path) -> pl.DataFrame:
                 ),
                 "attributes": [f"brand={name}" for name in brand]
                 + [f"category={name}" for name in categories],
+                **{name: _carried(fields.get(name), path, item, name) for name in columns},
             }
         )
-    return pl.DataFrame(rows, schema=ITEM_SCHEMA)
+    for name in columns:
+        if not any(name in fields for fields in catalogue.values()):
+            raise ValueError(
+                f"{path}: no item has the field {name!r}, which source.columns names; the first "
+                f"has {listed(list(next(iter(catalogue.values()), {})))}"
+            )
+    frame = pl.DataFrame(rows, schema={**ITEM_SCHEMA, **dict.fromkeys(columns, pl.String)})
+    return frame.with_columns(typed(frame[name]) for name in columns)
+
+
+def _carried(value: Any, path: Path, item: str, name: str) -> str | None:
+    """A field's value as text, None for one that is missing."""
+    if isinstance(value, list | dict):
+        raise ValueError(
+            f"{path}: item {item!r:.80}: {name!r} is {value!r:.80}; source.columns names it, so it "
+            "must be a text or a number"
+        )
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return (str(value).strip() or None) if value is not None else None
 
 
 def _strings(value: Any) -> list[str]:

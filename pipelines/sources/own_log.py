@@ -211,6 +211,8 @@ class LogConfig(LogColumns):
         text: columns that, after the title, make up an item's text.
         attributes: columns whose values become attributes, as `column=value`.
         attribute_separator: parts an attribute's text into several values; "" for one value.
+        columns: columns of texts or numbers that `items.parquet` keeps as they are, so that a
+            server's rules (`price < 20`) can speak of them; see `pipelines.sources.carried`.
         delimiter: of CSV files: "," or any other ASCII characters, one or several; "\\\\t" is a
             tab.
         quote: of CSV files; "" where quotes mean nothing.
@@ -229,6 +231,7 @@ class LogConfig(LogColumns):
     text: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     attribute_separator: str = ""
+    columns: tuple[str, ...] = ()
     delimiter: str = ","
     quote: str = '"'
     encoding: str = "utf-8"
@@ -244,6 +247,7 @@ class LogConfig(LogColumns):
             text=self.text,
             attributes=self.attributes,
             separator=self.attribute_separator,
+            columns=self.columns,
         )
 
     def item_table(self, path: Path, name: str) -> Table:
@@ -327,7 +331,7 @@ def read_log(
                     "could be of"
                 )
     if not tables:
-        for field in ("title", "text", "attributes"):
+        for field in ("title", "text", "attributes", "columns"):
             if value := getattr(config, field):
                 raise ValueError(
                     f"source.{field} is {value!r}, but source.catalogue names no file to read it "

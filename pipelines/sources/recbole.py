@@ -26,6 +26,7 @@ _MAY_BE: dict[Kind, tuple[str, ...]] = {
     "time": ("float", "token"),
     "text": _TYPES,
     "list": _TYPES,
+    "plain": ("token", "float"),
 }
 
 
@@ -40,6 +41,7 @@ class Config(LogColumns):
         title: field of titles; "" for none.
         text: fields that, after the title, make up an item's text.
         attributes: fields that become attributes; a sequence gives several.
+        columns: fields that `items.parquet` keeps as they are; sequences cannot be.
         delimiter: between fields.
         quote: RecBole's own files have none.
         encoding: of the files.
@@ -51,6 +53,7 @@ class Config(LogColumns):
     title: str = ""
     text: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     delimiter: str = "\t"
     quote: str = ""
     encoding: str = "utf-8"
@@ -79,6 +82,7 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
             title=config.title,
             text=config.text,
             attributes=config.attributes,
+            columns=config.columns,
             **{f.name: getattr(config, f.name) for f in dataclasses.fields(LogColumns)},
         ),
         bad_rows,

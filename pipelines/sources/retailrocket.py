@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipelines.sources.carried import check_carried, typed
 from pipelines.sources.checked import Checked
 from pipelines.sources.fields import input_files
 from pipelines.sources.ids import clean_ids
@@ -46,6 +47,8 @@ class Config:
         categories: file of the category tree; "" for none.
         attributes: properties that become attributes; a `categoryid` brings those above it along.
         text: properties whose values make up an item's text.
+        columns: properties that `items.parquet` keeps as they are, so that a server's rules can
+            speak of them.
     """
 
     folder: str
@@ -57,6 +60,7 @@ class Config:
     categories: str = "category_tree.csv"
     attributes: tuple[str, ...] = (_CATEGORY,)
     text: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def load(config: Config, bad_rows: BadRows) -> RawDataset:
@@ -75,13 +79,21 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
         event="event",
         events=config.events,
     )
+    where = str(Path(config.folder) / (config.properties or config.interactions))
+    check_carried(where, config.columns, config.attributes)
     inputs: dict[str, Path] = {}
     properties = _tables(config.folder, config.properties, "the items' properties", inputs)
     categories = _tables(config.folder, config.categories, "the category tree", inputs)
     raw = read_log(
         log, bad_rows, lambda path, name: CsvTable(str(path), name), further_inputs=inputs
     )
-    values = _latest_values(properties, {*config.attributes, *config.text}, bad_rows)
+    wanted = {*config.attributes, *config.text, *config.columns}
+    values = _latest_values(properties, wanted, bad_rows)
+    for name in config.columns:
+        if not (values["property"] == name).any():
+            raise ValueError(
+                f"{where}: no item has the property {name!r}, which source.columns names"
+            )
     tree = _read_tree(categories, bad_rows)
     in_log = _items_of(raw.parts)
     items = _catalogue(in_log, values, tree, config)
@@ -198,4 +210,7 @@ def _catalogue(
             "attributes": attributes,
         },
         schema=ITEM_SCHEMA,
+    ).with_columns(
+        typed(pl.Series(name, [value_of.get((item, name)) for item in ids], pl.String))
+        for name in config.columns
     )

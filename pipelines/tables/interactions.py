@@ -112,9 +112,10 @@ class RawDataset:
 
     Attributes:
         parts: the log, in order. Interactions of equal user and time are taken in this order.
-        items: the catalogue, one row an item, columns `ITEM_SCHEMA`; `item_id` will count its
-            rows. None: the catalogue is the items of the log, sorted by `raw_item_id`, without
-            title, text or attributes.
+        items: the catalogue, one row an item, columns `ITEM_SCHEMA` and, behind them, those that
+            the source carries along (String, Int64 or Float64, nulls allowed); `item_id` will
+            count its rows. None: the catalogue is the items of the log, sorted by `raw_item_id`,
+            without title, text or attributes.
         inputs: the files that were read, by a name that does not depend on where they lie.
         has_times: whether `time` is a real time that users can be compared by; where it is not,
             it is the place in the user's sequence, as seconds, or 0 throughout.

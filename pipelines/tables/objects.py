@@ -28,6 +28,7 @@ _MAY_BE = {
     "number": "a number or a text",
     "text": "a text, a number or a list of them",
     "list": "a list of texts and numbers",
+    "plain": "a text, a number, true or false",
 }
 
 
@@ -49,7 +50,7 @@ def text_of(value: Any, kind: Kind) -> str | None:
         check_unicode(value)
         return str(value)
     if isinstance(value, bool):
-        if kind == "text":
+        if kind in ("text", "plain"):
             return "true" if value else "false"
     elif isinstance(value, int):
         if value.bit_length() > _MOST_BITS:

@@ -132,6 +132,7 @@ class ParquetTable:
                 _is_simple(dtype) or (isinstance(dtype, pl.List) and _is_simple(_inner(dtype))),
                 "text, numbers or lists of them",
             ),
+            "plain": (_is_simple(dtype), "text or numbers"),
         }
         is_right, types = may_be[kind]
         if not is_right:

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from pipelines.tables.bad_rows import BadRows
 
 # What a column is read for decides which types of value may stand in it.
-Kind = Literal["id", "time", "event", "number", "text", "list"]
+Kind = Literal["id", "time", "event", "number", "text", "list", "plain"]
 
 BLOCK_BYTES = 16 << 20
 BLOCK_ROWS = 1_000_000

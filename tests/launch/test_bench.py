@@ -94,6 +94,24 @@ def test_plot_sweeps_up_to_the_largest_catalogue_and_draws(monkeypatch, tmp_path
 
 
 @pytest.mark.usefixtures("parsed")
+@pytest.mark.parametrize("name", ["scale", "serving"])
+def test_plot_draws_the_rows_of_the_one_benchmark_that_is_asked_for(
+    monkeypatch, tmp_path, capsys, name
+):
+    drawn = []
+    monkeypatch.setitem(bench.BENCHMARKS, name, lambda: iter([{"x": 1}, {"x": 2}]))
+    monkeypatch.setattr(
+        getattr(bench, name), "draw", lambda rows, folder: drawn.append((rows, folder)) or ["a.svg"]
+    )
+    with flagsaver.flagsaver(plot=str(tmp_path), only=[name]):
+        bench.main()
+    assert drawn == [([{"x": 1}, {"x": 2}], tmp_path)]
+    said = capsys.readouterr()
+    assert [json.loads(line)["x"] for line in said.out.splitlines()] == [1, 2]
+    assert said.err == "a.svg\n"
+
+
+@pytest.mark.usefixtures("parsed")
 def test_plot_beside_another_benchmark_is_an_error():
     with (
         flagsaver.flagsaver(plot="x", only=["trie"]),

@@ -496,6 +496,7 @@ def test_new_items_are_recommended_by_a_trained_run_and_no_old_figure_changes(sm
         {"raw_item_id": "new", "title": "A new one", "text": twin["text"]},
         {"raw_item_id": "other", "text": prepared.items["text"][9], "attributes": []},
     ]
+    lines = [line | {"colour": "Red", "price": None} for line in lines]
     path = tmp_path / "new.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = {path: path.read_bytes() for path in (copy.sids / "sids.json", copy.run / "sids.json")}

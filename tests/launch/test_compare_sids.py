@@ -202,6 +202,7 @@ def test_rq_vae_makes_sids_keeps_its_encoder_and_appends_new_items(workdir, tmp_
 
     path = tmp_path / "new.jsonl"
     line = {"raw_item_id": "new", "title": "New", "text": prepared.items["text"][3]}
+    line |= {"colour": "Red", "price": 3}
     path.write_text(json.dumps(line) + "\n")
     added = append.append_items(job, prepared, path, None)
     sids = np.concatenate([table.codes, added.codes])

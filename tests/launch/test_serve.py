@@ -11,11 +11,14 @@ import threading
 import urllib.error
 import urllib.request
 
+import grpc
 import pytest
 
 from launch import recommend
-from launch.wiring import serving
+from launch.wiring import append, serving
 from launch.wiring.experiment import experiment_of
+from minirec.serving.grpc_service import PROTO
+from pipelines.prepared import Prepared
 
 
 def free_ports(number):
@@ -44,9 +47,9 @@ class Serving:
     """A server in a process of its own, once it has said that it is ready."""
 
     def __init__(self, job, *flags):
-        self.port, self.admin_port = free_ports(2)
-        ports = (f"--http_port={self.port}", f"--admin_port={self.admin_port}", "--grpc_port=0")
-        command = command_of(job, *ports, *flags)
+        self.port, self.admin_port, self.grpc_port = free_ports(3)
+        ports = (f"--http_port={self.port}", f"--admin_port={self.admin_port}")
+        command = command_of(job, *ports, f"--grpc_port={self.grpc_port}", *flags)
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -72,7 +75,52 @@ def job(smoke, tmp_path_factory):
     """The smoke run in a folder of its own: a server leaves versions in it."""
     workdir = tmp_path_factory.mktemp("serve") / "W"
     shutil.copytree(smoke[0].workdir, workdir)
-    return dataclasses.replace(smoke[0], workdir=workdir, run=workdir / "runs" / smoke[0].run.name)
+    job = dataclasses.replace(smoke[0], workdir=workdir, run=workdir / "runs" / smoke[0].run.name)
+    prepared = Prepared.load(job.prepared)
+    append.append_items(job, prepared, new_items(workdir, prepared), None)
+    return job
+
+
+def new_items(folder, prepared, **changes):
+    """A file of two items in a colour of their own, one of which has a price."""
+    lines = [
+        {"raw_item_id": name, "text": prepared.items["text"][place], "attributes": "brand=Own"}
+        | {"colour": "Violet", "price": price}
+        | changes
+        for name, place, price in (("new", 3, 7.5), ("other", 9, None))
+    ]
+    path = folder / "new.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def rule(column, op, value):
+    return {"column": column, "op": op, "value": value}
+
+
+VIOLET, CHEAP = rule("colour", "in", ["Violet"]), rule("price", "<", 8)
+
+
+def allowed_items(server, *rules):
+    """The items that rules let through, best first, which HTTP and gRPC agree on."""
+    request = {"history": ["i00001"], "num": 20, "rank_by": "model", "allow": list(rules)}
+    items = [item["item_id"] for item in server.ask("/v1/recommend", request)["items"]]
+    messages, services = grpc.protos_and_services(PROTO)
+    given = [
+        messages.AllowRule(
+            column=rule["column"],
+            op=rule["op"],
+            **{"number" if rule["op"] == "<" else "texts": rule["value"]},
+        )
+        for rule in rules
+    ]
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        message = messages.RecommendRequest(
+            history=["i00001"], num=20, rank_by="model", allow=given
+        )
+        answer = services.RecommenderStub(channel).Recommend(message, timeout=60)
+    assert [item.item_id for item in answer.items] == items
+    return items
 
 
 def test_a_server_answers_as_launch_recommend_does_and_drains_at_sigterm(job):
@@ -88,6 +136,15 @@ def test_a_server_answers_as_launch_recommend_does_and_drains_at_sigterm(job):
             assert items == [
                 (row["item_id"], row["score"]) for row in expected if row["user"] == user
             ]
+        price = dict(zip(raw, prepared.carried["price"].to_list(), strict=True))
+        found = allowed_items(server, rule("price", "<", 30))
+        assert found
+        assert all(price[item] < 30 for item in found if item in price)
+        assert set(allowed_items(server, VIOLET)) == {"new", "other"}
+        assert allowed_items(server, VIOLET, CHEAP) == ["new"]
+        assert set(allowed_items(server, rule("brand", "in", ["Own"]))) == {"new", "other"}
+        about = server.ask("/v1/items/new")["attributes"]
+        assert about == {"brand": ["Own"], "colour": ["Violet"], "price": ["7.5"]}
         first = answer["items"][0]["item_id"]
         server.ask("/admin/catalogue", {"withdraw": [first]}, server.admin_port)
         user = prepared.users["raw_user_id"][0]
@@ -102,6 +159,27 @@ def test_a_server_answers_as_launch_recommend_does_and_drains_at_sigterm(job):
         answer = server.ask("/v1/recommend", {"history": histories[-1], "num": 20})
         assert answer["catalogue_version"].startswith("2.")
         assert first not in [item["item_id"] for item in answer["items"]]
+        assert set(allowed_items(server, VIOLET)) == {"new", "other"} - {first}
+        assert allowed_items(server, VIOLET, CHEAP) == ["new"][: first != "new"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"price": "cheap"}, r"column 'price' of item 'n1' is 'cheap'; the records hold numbers"),
+        ({"colour": ["red"]}, r"new.jsonl, line 1: 'colour' is \['red'\]; it must be a text"),
+    ],
+)
+def test_a_new_item_whose_columns_do_not_fit_is_named(job, tmp_path, changes, message):
+    prepared = Prepared.load(job.prepared)
+    path = new_items(tmp_path, prepared, **changes)
+    lines = path.read_text().replace('"new"', '"n1"').replace('"other"', '"n2"')
+    path.write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        append.append_items(job, prepared, path, None)
+    path.write_text(lines.replace('"price"', '"cost"'))
+    with pytest.raises(ValueError, match=r"new.jsonl: there is no column 'price'"):
+        append.append_items(job, prepared, path, None)
 
 
 def under_load(server, histories):

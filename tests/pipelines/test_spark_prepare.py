@@ -152,6 +152,21 @@ def test_skipped_rows_of_all_parts_and_a_catalogue_are_byte_identical(engine, tm
     }
 
 
+def test_columns_of_the_catalogue_are_carried_alike(engine, tmp_path):
+    source = write_parts(tmp_path / "log", rows_of_log())
+    items = [*(f"i{number}" for number in range(20)), *(f"p{number}" for number in range(6)), "ß"]
+    frame = pl.DataFrame({"item": items, "price": [place / 4 for place in range(len(items))]})
+    frame.with_columns(kind=pl.lit("lamp")).write_csv(tmp_path / "log" / "items.csv")
+    source |= {"catalogue": "items.csv", "columns": "price,kind"}
+    config = {"source": source, "k_core": 2, "split": "leave_one_out"}
+    manifest = check_identical(engine, tmp_path, config)
+    assert (
+        manifest["schema"]["items"] | {"price": "Float64", "kind": "String"}
+        == (manifest["schema"]["items"])
+    )
+    assert manifest["counts"]["prepared"]["items"] < len(items)
+
+
 @pytest.mark.parametrize("has_catalogue", [False, True])
 def test_users_of_one_interaction_are_left_out_alike(engine, tmp_path, has_catalogue):
     source = write_parts(tmp_path / "log", rows_of_log())

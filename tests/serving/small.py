@@ -104,10 +104,14 @@ class World:
             codebook_sizes=[self.vocab.size] * 3,
             capacities=self.capacities,
         )
+        columns = self.columns.and_later(
+            [known.attributes for known in listing.later],
+            [known.columns for known in listing.later],
+        )
         room = ((0, self.capacities.items - len(tokens)), (0, 0))
         return Catalogue(
             number, tuple(table.raw_item_ids), listing.titles, table.codes,
-            np.pad(tokens, room).astype(np.int32), listing.listed, trie, self.columns,
+            np.pad(tokens, room).astype(np.int32), listing.listed, trie, columns,
         )  # fmt: skip
 
     def served(self, catalogue=None, version="world@1"):

@@ -43,6 +43,25 @@ def test_several_rules_must_all_hold(columns):
     assert np.flatnonzero(columns.mask(rules, 4)).tolist() == [0]
 
 
+def test_columns_of_numbers_and_texts_stand_beside_attributes():
+    columns = Columns(
+        [["kind=lamp"], [], ["kind=chair"]], {"price": [20.0, None, 7], "maker": [None, "a=b", "c"]}
+    )
+    assert columns.names == ("kind", "maker", "price")
+    assert columns.of(0) == {"kind": ["lamp"], "price": ["20"]}
+    assert columns.of(1) == {"maker": ["a=b"]}
+    longer = columns.and_later([["kind=lamp"], []], [{"price": 1.5}, {"size": "L"}])
+    for rule, allowed in (
+        (Rule("price", "<", 20.0), [2, 3]),
+        (Rule("price", "in", ("20",)), [0]),
+        (Rule("maker", "in", ("a=b",)), [1]),
+        (Rule("kind", "in", ("lamp",)), [0, 3]),
+        (Rule("size", "in", ("L",)), [4]),
+    ):
+        assert np.flatnonzero(longer.mask((rule,), 6)).tolist() == allowed
+    assert np.flatnonzero(columns.mask((Rule("price", "<", 20.0),), 3)).tolist() == [2]
+
+
 def test_what_is_known_of_an_item(columns):
     assert columns.names == ("kind", "price", "tag")
     assert columns.of(0) == {"kind": ["lamp"], "price": ["10"], "tag": ["a", "b"]}

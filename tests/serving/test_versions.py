@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minirec.serving.engine import Engine, Request
+from minirec.serving.rules import Rule
 from minirec.serving.versions import Change, Versions
 from minirec.sids import SidTable
 from minirec.sids.append import AppendedItems
@@ -40,6 +41,33 @@ def append_file(world, path, number=3):
     titles = tuple(f"New thing {place}" for place in range(number))
     AppendedItems(world.sids_sha256, ids, titles, world.later_codes[:number]).save(path)
     return path
+
+
+def test_rules_find_appended_items_after_a_restart_and_in_a_whole_new_file(
+    world, versions, tmp_path
+):
+    codes, path = world.later_codes[:2], tmp_path / "appended.json"
+    known = (({"price": 7}, {"price": 0.5, "kind": "lamp"}), (["colour=green"], []))
+    AppendedItems(world.sids_sha256, ("a", "b"), ("A", "B"), codes, *reversed(known)).save(path)
+    versions.change(Change(appended=str(path)))
+
+    def allowed(versions, *rule):
+        catalogue = versions.served.catalogue
+        mask = catalogue.columns.mask((Rule(*rule),), catalogue.num_items)
+        return {catalogue.raw_item_ids[item] for item in np.flatnonzero(mask)} - set(world.raw[1:])
+
+    sids = dict(zip(world.raw, world.codes.tolist(), strict=True))
+    sids |= {"b": codes[1].tolist(), "c": world.later_codes[2].tolist()}
+    whole = tmp_path / "sids.json"
+    SidTable(tuple(sids), np.array(list(sids.values()), np.int32), SIZES).save(whole)
+    for change in (None, Change(sids=str(whole))):
+        if change is not None:
+            versions.change(change)
+        for one in (versions, again(versions, world)):
+            assert allowed(one, "price", "<", 8.0) == {"i0", "a", "b"}
+            assert allowed(one, "price", "in", ("7", "0.5")) == {"a", "b"}
+            assert allowed(one, "kind", "in", ("lamp",)) == {"b"}
+            assert allowed(one, "colour", "in", ("green",)) == {"a"}
 
 
 def test_withdrawn_items_are_in_no_answer_and_come_back(world, versions, served_engine):
