@@ -44,7 +44,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.actions = "view=1,addtocart=3,transaction=10"
     config.loader.max_items = 32
     config.loader.batch_size = 32
-    config.train.num_epochs = 8
+    config.loss.identity_dropout = 0.2
+    config.model.dropout = 0.3
+    config.train.num_epochs = 5
+    config.train.learning_rate = 1e-3
+    config.train.eval_every = 70
+    config.train.checkpoint_every = 70
     config.evaluate.batch_size = 64
     if variant == "smoke":
         config.name = "retail_rocket_smoke"
