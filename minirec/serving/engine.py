@@ -326,10 +326,14 @@ class Engine:
         while len(tile) < size and (waiting := self._queue.pop(first.key)) is not None:
             if not waiting.pending.set_running_or_notify_cancel():
                 self._observer.refused("gone")
-            elif waiting.expires <= now:
-                self._end_late(waiting)
-            else:
+            elif waiting.expires > now:
                 tile.append(waiting)
+                continue
+            else:
+                self._end_late(waiting)
+            if waiting.expires <= now:  # It would have been answered so late.
+                came, latency_s = waiting.pending.came, self._admission.latency_s
+                self._admission.told(waiting.pending.expected_s, now - came + latency_s)
         return tile
 
     def _end_late(self, waiting: Waiting) -> None:
@@ -389,6 +393,7 @@ class Engine:
     def _answer(self, waiting: Waiting, found: Found, flying: _Flying, now: float) -> None:
         if waiting.expires <= now:
             self._end_late(waiting)
+            self._admission.told(waiting.pending.expected_s, now - waiting.pending.came)
             return
         found = dataclasses.replace(
             found, item=found.item[: waiting.num], score=found.score[: waiting.num]

@@ -183,7 +183,8 @@ class _Question:
 
     def _end(self, answer: Any) -> None:
         self.withdraw()
-        self._engine.told(self._pending)
+        if not isinstance(answer, LateError):  # How late it is the engine will see.
+            self._engine.told(self._pending)
         self._tell(answer)
 
 

@@ -355,3 +355,18 @@ def test_many_threads_may_ask_at_once(world, engine):
     for thread in threads:
         thread.join()
     assert found == expected
+
+
+def test_what_came_too_late_leaves_more_room_before_later_deadlines(world):
+    with SlowEngine(world) as held:
+        futures = held.fill()
+        futures += [held.submit(8, deadline_s=5.0) for _ in range(TILE)]
+        held.clock.now += 30.0
+        held.slow.go.set()
+        for future in futures:
+            with pytest.raises(LateError):
+                future.result(60)
+        assert held.engine.drain(60)
+        # Nothing was expected to take long: nothing had been measured yet.
+        assert held.engine.admission.error_s > 1.0
+        assert held.engine.admission.margin_s > 5.0
