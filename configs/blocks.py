@@ -9,6 +9,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict, FieldReference
 
 from configs.prompts import sft_prompts
+from configs.watch_words import watch_words
 
 
 def sid(name: str) -> ConfigDict:
@@ -50,6 +51,28 @@ def language(name: str) -> ConfigDict:
         search=search(),
         evaluate=evaluate(prompt="sids_to_sid"),
     )
+
+
+def watch(name: str) -> ConfigDict:
+    """Returns the experiment of a language model that learns from watch histories, locked.
+
+    Args:
+        name: of the experiment; its runs are called so.
+    """
+    config = experiment(
+        name,
+        family="watch",
+        data=data(),
+        sids=sids(),
+        tasks=watch_tasks(),
+        loader=row_loader(),
+        model=checkpoint(),
+        sft=sft(),
+        train=train(),
+        search=search(),
+        evaluate=evaluate(),
+    )
+    return config
 
 
 def experiment(name: str, *, family: str, **blocks: ConfigDict) -> ConfigDict:
@@ -132,6 +155,84 @@ def sids() -> ConfigDict:
                 "kmeans_start": True,
                 "revive_below": 0.01,  # of an even share of a batch; 0: codes stay dead
             },
+        }
+    )
+
+
+def watch_tasks() -> ConfigDict:
+    """Returns how rows are made of watch histories; see `pipelines/text/watch_config.py`."""
+    return ConfigDict(
+        {
+            "folder": "",  # where the two files lie
+            "source_db": "",  # SQLite, tables and columns as below
+            "semantic_ids_path": "",  # a JSON object a line, with anime_id, tokens, codes, …
+            "sid_id": "anime_id",
+            "columns": {
+                "items": "anime",
+                "item_id": "anime_id",
+                "title": "english_name",
+                "title_else": "name",
+                "genres": "genres",
+                "studios": "studios",
+                "year": "year",
+                "season": "premiered",
+                "type": "type",
+                "source": "source",
+                "synopsis": "synopsis",
+                "themes": "",
+                "separator": ", ",
+                "missing": ("Unknown", "None", "-"),
+                "lists": "user_anime",
+                "list_user": "user_id",
+                "list_item": "anime_id",
+                "list_score": "score",
+                "list_status": "watching_status",
+            },
+            # All that a list may hold; another one is an error.
+            "statuses": {
+                "1": "watching",
+                "2": "completed",
+                "3": "on hold",
+                "4": "dropped",
+                "6": "plan to watch",
+            },
+            "dropped_status": 4,
+            "planned_status": 6,
+            # A column of the lists, whole numbers or dates; "none": nothing tells an order.
+            "order_by": "none",
+            "target_examples": 400_000,
+            "split_task_a": 0.5,
+            "split_task_b": 0.25,
+            "split_task_c": 0.25,
+            "max_task_a_templates_per_anime": 12,
+            "task_b_min_history": 4,
+            "task_b_max_history": 30,
+            "task_b_positive_score_min": 7,
+            "task_b_allowed_statuses": (1, 2, 3, 4),
+            "task_b_mask_modes": ("last", "random"),  # "last" needs an order
+            "task_b_mask_marks": ("watch", "liked"),
+            "task_c_liked": (1, 3),
+            "pool_too_small": "repeat",  # or "shrink", or "error"
+            "hold_out": {"users": 0.1, "items": 0.2, "least": 5},
+            "seed": 42,
+            "rebuild": False,
+            "export_parquet": True,
+            "write_manifest": True,
+            "words": watch_words(),
+        }
+    )
+
+
+def row_loader() -> ConfigDict:
+    """Returns how rows of prompts and answers become batches."""
+    return ConfigDict(
+        {
+            "batch_size": 8,
+            "row_tokens": 1024,  # 0: what the longest example needs
+            "pack": True,
+            "num_workers": 0,
+            "num_threads": 1,
+            "prefetch": 4,
         }
     )
 
