@@ -44,6 +44,7 @@ MANIFEST = {
     "health": HEALTH,
     "event_types?": [str],
     "event_weights?": [NUMBER],
+    "has_order?": bool,
 }
 """What readers of `manifest.json` count on, as `minirec.files.schema` writes it."""
 

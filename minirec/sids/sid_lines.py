@@ -72,7 +72,8 @@ def read_sid_lines(path: str | os.PathLike[str], fields: SidFields | None = None
 
     Args:
         path: the file.
-        fields: what its fields are called; None takes `SidFields()`.
+        fields: what its fields are called; None takes `SidFields()`, with the item's id in the one
+            field of the first line that ends in `_id`, beside the SID's.
 
     Raises:
         ValueError: the file is missing, empty or not JSON; a field is missing or of another type;
@@ -80,9 +81,13 @@ def read_sid_lines(path: str | os.PathLike[str], fields: SidFields | None = None
             the codes or from the lines before; or one code has two spellings. The message names
             file, line, field and value.
     """
-    path, fields = Path(path), fields or SidFields()
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; it must hold a SID a line, as JSON")
+    if fields is None:
+        first = next((value for _, value in files.read_json_lines(path, dict)), {})
+        names = [name for name in first if name.endswith("_id") and name != SidFields.semantic_id]
+        fields = SidFields(item_id=names[0]) if len(names) == 1 else SidFields()
     ids: dict[int, int] = {}
     sids: dict[str, int] = {}
     rows: list[list[int]] = []

@@ -9,8 +9,8 @@ import dataclasses
 class EarlyStop:
     """Keeps the best value of a run and counts evaluations without progress in a stage.
 
-    The best model is that of the whole run, unless each stage has its own; patience looks at the running stage alone, because a
-    new data mixture may first cost what it later gives.
+    The best model is that of the whole run, unless each stage has its own; patience looks at the
+    running stage alone, because a new data mixture may first cost what it later gives.
 
     Attributes:
         best: best value in the run, None before the first evaluation.

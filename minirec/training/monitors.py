@@ -103,8 +103,7 @@ class Watch:
                 f"Monitor({monitor.name!r}).watched={monitor.watched!r} is not among what it "
                 f"measures: {sorted(found)}"
             )
-        told = self._take(monitor, line[_field(monitor)], step)
-        return line, told
+        return line, self._take(monitor, found[_field(monitor)], step)
 
     def _take(self, monitor: Monitor, value: float | None, step: int) -> str:
         self._measured[monitor.name] = step

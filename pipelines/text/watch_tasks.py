@@ -71,15 +71,12 @@ def make_tasks(
         ValueError: bad input, whose message names file, table, row and value; rows that were made
             otherwise lie in the folder; or a task has too few rows.
     """
-    inputs = {}
-    for name, path in (("source_db", config.database), ("semantic_ids_path", config.sid_file)):
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; tasks.{name} must name one")
-        inputs[name] = {"sha256": files.sha256(path), "bytes": path.stat().st_size}
-    record = json.loads(json.dumps(config.record() | {"version": _VERSION}))
+    record, inputs = _record(config), _inputs(config)
     config.said.check_fits(config.task_c_liked if config.split_task_c else ())
     if folder.exists() and not config.rebuild:
-        return _there(folder, record, inputs, progress)
+        there = made_tasks(config, folder)
+        progress(len(STAGES), f"{there['rows']:,} rows are there already, of this config")
+        return there
 
     def at(stage: int) -> Callable[[str], None]:
         progress(stage, "")
@@ -159,12 +156,17 @@ def make_tasks(
     return summary
 
 
-def _there(
-    folder: Path, record: Mapping[str, Any], inputs: Mapping[str, Any], progress: Progress
-) -> dict[str, Any]:
-    """Returns the summary of what lies in the folder, if it was made of this config and files."""
+def made_tasks(config: WatchConfig, folder: Path) -> dict[str, Any]:
+    """Returns the summary of the rows in a folder, which were made of this config and its files.
+
+    Raises:
+        ValueError: there are none, they are damaged, or they were made of something else.
+    """
+    record, inputs = _record(config), _inputs(config)
     if not (folder / SUMMARY).is_file():
-        raise ValueError(f"{folder}: holds no {SUMMARY}; remove it, or name another --workdir")
+        raise ValueError(
+            f"{folder}: holds no {SUMMARY}: run launch.tasks, after removing what else lies there"
+        )
     there = read_summary(folder)
     differences = [
         f"{name} is {_shown(old)} there, {_shown(new)} now"
@@ -177,9 +179,20 @@ def _there(
     ]
     if differences:
         raise ValueError(f"{folder / SUMMARY}: {'; '.join(differences)}: {REMEDY}")
-    check_rows(folder)
-    progress(len(STAGES), f"{there['rows']:,} rows are there already, of this config")
-    return there
+    return check_rows(folder)
+
+
+def _record(config: WatchConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(config.record() | {"version": _VERSION}))
+
+
+def _inputs(config: WatchConfig) -> dict[str, Any]:
+    inputs = {}
+    for name, path in (("source_db", config.database), ("semantic_ids_path", config.sid_file)):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; tasks.{name} must name one")
+        inputs[name] = {"sha256": files.sha256(path), "bytes": path.stat().st_size}
+    return inputs
 
 
 def _differences(name: str, there: Any, here: Any) -> list[tuple[str, Any, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +79,19 @@ def write_parquet(rows: Path, path: Path) -> None:
     pl.scan_ndjson(rows, schema=_SCHEMA).sink_parquet(
         path, compression="zstd", row_group_size=_ROW_GROUP, maintain_order=True
     )
+
+
+def read_rows(folder: Path, most: int = 0) -> Iterator[tuple[str, str, str]]:
+    """Yields task, prompt and answer of the rows in a folder, in their shuffled order.
+
+    Args:
+        folder: of the rows.
+        most: so many of them; 0: all.
+    """
+    shape = {"task": str, "input": str, "output": str}
+    rows = files.read_json_lines(folder / ROWS, shape)
+    for _, row in itertools.islice(rows, most or None):
+        yield row["task"], row["input"], row["output"]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

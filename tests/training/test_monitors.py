@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minirec.training import Monitor, TrainConfig, load_best, read_metrics, train, without_wall_clock
+from minirec.training import (
+    Monitor,
+    TrainConfig,
+    load_best,
+    read_metrics,
+    train,
+    without_wall_clock,
+)
 from tests.training.tiny import TinyModel, TinyTask, stages
 
 
 def watched(value=lambda model: float(np.abs(model.kernel[...]).sum()), **options):
-    return Monitor("size", lambda model: {"total": value(model)}, every=4, watched="total", **options)
+    return Monitor(
+        "size", lambda model: {"total": value(model)}, every=4, watched="total", **options
+    )
 
 
 def run(folder, monitors, lengths=(10, 6), **options):

@@ -6,17 +6,44 @@ popularity, and ties in popularity to the lower item id, so that the lists are t
 
 from collections.abc import Callable, Mapping
 
+from minirec.recommend.baselines.co_occurrence import CoOccurrence
 from minirec.recommend.baselines.item_transition import ItemTransition
 from minirec.recommend.baselines.known import Baseline, Known
 from minirec.recommend.baselines.popularity import Popularity
 from minirec.recommend.baselines.transition_content import TransitionContent
-from minirec.recommend.sources import ITEM_TRANSITION, POPULARITY, TRANSITION_CONTENT
+from minirec.recommend.sources import (
+    CO_OCCURRENCE,
+    ITEM_TRANSITION,
+    POPULARITY,
+    TRANSITION_CONTENT,
+)
 
 BASELINES: Mapping[str, Callable[[Known], Baseline]] = {
     TRANSITION_CONTENT: TransitionContent.fit,
     ITEM_TRANSITION: lambda known: known.transition,
+    CO_OCCURRENCE: lambda known: CoOccurrence(
+        *known.lists(), known.transition.num_items, known.transition.popularity
+    ),
     POPULARITY: lambda known: known.transition.popularity,
 }
 """By name what fits each, in the order of reports. None depends on a model or its seed."""
 
-__all__ = ["BASELINES", "Baseline", "ItemTransition", "Known", "Popularity", "TransitionContent"]
+
+def baselines_for(*, has_order: bool) -> dict[str, Callable[[Known], Baseline]]:
+    """Returns the baselines that stand beside a model: co_occurrence where nothing has an order.
+
+    The transition counts stand there all the same, as counts of neighbours in a drawn order.
+    """
+    return {name: fit for name, fit in BASELINES.items() if name != CO_OCCURRENCE or not has_order}
+
+
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "CoOccurrence",
+    "ItemTransition",
+    "Known",
+    "Popularity",
+    "TransitionContent",
+    "baselines_for",
+]

@@ -55,6 +55,7 @@ class Known:
     Attributes:
         transition: the count of transitions, with the items' popularity.
         neighbours: which items are like which by what is written about them.
+        lists: returns the items of all training lists, one after another, and where each begins.
         choose: returns which of some weights validation users like best; it is told the baseline's
             name, the baseline and the weights.
     """
@@ -62,3 +63,4 @@ class Known:
     transition: ItemTransition
     neighbours: Neighbours
     choose: Callable[[str, Weighted, Sequence[float]], float]
+    lists: Callable[[], tuple[Int[np.ndarray, " E"], Int[np.ndarray, " S1"]]]
