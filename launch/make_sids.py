@@ -163,7 +163,7 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
     text: TextTransform | None = None
     if config.source == "given":
         path = quantisers.index_file(config.path, folder)
-        given = SidTable.load(path, prepared.raw_item_ids)
+        given = quantisers.given_table(path, prepared.raw_item_ids)
         codes, sizes = given.codes, given.codebook_sizes
         report: dict[str, Any] = {"source": path.name, "ignored_items": given.num_ignored}
     else:

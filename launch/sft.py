@@ -15,11 +15,13 @@ import sys
 
 from absl import flags
 
-from launch import evaluate, make_sids, prepare, train
+from launch import evaluate, make_sids, prepare, tasks, train
 from launch.wiring import program, wandb_log
 from launch.wiring.catalogue import SIDS_REPORT
 from minirec.training.processes import first_alone, first_says, is_first
+from pipelines.text.watch_writing import SUMMARY
 
+_FAMILIES = ("language", "watch")
 _RUN_MODE = flags.DEFINE_enum(
     "run_mode", "train_eval", ["train", "eval", "train_eval"], "What to do."
 )
@@ -29,10 +31,10 @@ def main(job: program.Job, run_mode: str = "train_eval", split: str = "test") ->
     """Does what `run_mode` says and prints how it went."""
     # Until the loop takes over, which saves first, there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if job.config.family != "language":
+    if job.config.family not in _FAMILIES:
         raise program.UsageError(
             f"config {job.config.name!r} is of the family {job.config.family!r}: use launch.train, "
-            "or --config=sid_sft"
+            "--config=sid_sft or --config=anime"
         )
     wandb_log.check(job.config)
     _make_what_is_missing(job)
@@ -51,6 +53,8 @@ def _make_what_is_missing(job: program.Job) -> None:
         (job.prepared / "manifest.json", prepare.main),
         (job.sids / SIDS_REPORT, make_sids.make),
     )
+    if "tasks" in job.config:
+        steps = ((tasks.tasks_folder(job) / SUMMARY, tasks.main), *steps)
     for path, step in steps:
         if not first_says(path.is_file()):
             first_alone(functools.partial(step, job))

@@ -71,6 +71,8 @@ def run_training(job: program.Job) -> TrainResult:
             mesh=training.mesh,
             on_claimed=claimed,
             on_line=lambda line: log[0](line) if log[0] else None,
+            monitors=training.monitors,
+            on_stage_end=training.on_stage_end,
         )
     if not result.interrupted:
         training.finish(lambda: load_best(job.run, model))

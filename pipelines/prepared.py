@@ -137,6 +137,11 @@ class Prepared:
         return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
 
     @property
+    def has_order(self) -> bool:
+        """Whether a user's events have an order; else they stand in a drawn one."""
+        return self.manifest.get("has_order", True)
+
+    @property
     def raw_item_ids(self) -> list[str]:
         """What the log called each item, in the order of `item_id`."""
         return self.items["raw_item_id"].to_list()

@@ -46,6 +46,7 @@ MANIFEST = {
     "event_types?": [str],
     "event_weights?": [NUMBER],
     "schema?": {"items?": {str: str}},
+    "has_order?": bool,
 }
 """What readers of `manifest.json` count on, as `minirec.files.schema` writes it."""
 

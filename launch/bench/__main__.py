@@ -40,6 +40,7 @@ from launch.bench import (
     scale,
     serving,
     sft_training,
+    tasks,
     training,
 )
 from launch.wiring import program
@@ -80,6 +81,12 @@ _SCALE_ITEMS = flags.DEFINE_multi_integer(
     list(scale.SIZES),
     "Items of a catalogue that scale goes through the chain with; may be given several times.",
     lower_bound=100,
+)
+_LIST_ROWS = flags.DEFINE_multi_integer(
+    "list_rows",
+    list(tasks.SIZES),
+    "Rows of the lists that tasks reads; may be given several times.",
+    lower_bound=1000,
 )
 _BENCH_DIR = flags.DEFINE_string(
     "bench_dir", None, "Folder that keeps generated logs from run to run; default: a temporary one."
@@ -123,6 +130,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
     "serving": lambda: serving.run(_BENCH_DIR.value),
     "index": index.run,
+    "tasks": lambda: tasks.run(tuple(_LIST_ROWS.value)),
 }
 
 

@@ -21,7 +21,7 @@ from launch.wiring.program import Job
 from minirec import files
 from minirec.evaluation import choose_weight
 from minirec.files.schema import NUMBER, check
-from minirec.recommend import BASELINES, Baseline, ItemTransition, Known
+from minirec.recommend import Baseline, ItemTransition, Known, baselines_for
 from minirec.recommend.baselines.known import Weighted
 from minirec.recommend.content import Neighbours, content_rows, nearest
 from minirec.training.processes import is_first
@@ -83,9 +83,9 @@ def fit(job: Job, run: Run, transition: ItemTransition, like: Neighbours) -> Fit
             chosen[name] = {"weight": weights[len(weights) // 2], "ndcg@10": {}}
         return chosen[name]["weight"]
 
-    known = Known(transition, like, choose, config.search.exclude_seen)
-    found = {name: fit_one(known) for name, fit_one in BASELINES.items()}
-    fitted = {name: baseline for name, baseline in found.items() if baseline is not None}
+    known = Known(transition, like, choose, prepared.training_items)
+    asked = baselines_for(has_order=prepared.has_order, repeats=not config.search.exclude_seen)
+    fitted = {name: fit_one(known) for name, fit_one in asked.items()}
     if run.is_trained and chosen != before:
         of = _depends_on(job, prepared)
         choices.keep(job.run / CHOSEN, _NAME, of, chosen, "the baselines' weights")

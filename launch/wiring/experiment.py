@@ -32,7 +32,7 @@ from minirec.recommend.content import Neighbours
 from minirec.recommend.ranker import Ranker
 from minirec.serving.recommender import Prompts
 from minirec.sids import SidTable
-from minirec.training import Stage, Task, TrainConfig
+from minirec.training import Monitor, Stage, Task, TrainConfig
 
 
 def _nothing(*_: Any) -> None:
@@ -53,6 +53,9 @@ class Training:
         mesh: the devices that share the work.
         keep: keeps files beside the run, once its folder is known to be this run's.
         finish: keeps what a run that came to its end leaves; it is given what loads the best model.
+        monitors: what is measured beside the task.
+        on_stage_end: keeps what a stage leaves; it is given the stage and what loads the best
+            model until then.
     """
 
     make_model: Callable[[], nnx.Module]
@@ -64,6 +67,8 @@ class Training:
     mesh: Mesh | None
     keep: Callable[[], None] = _nothing
     finish: Callable[[Callable[[], nnx.Module]], None] = _nothing
+    monitors: Sequence[Monitor] = ()
+    on_stage_end: Callable[[Stage, Callable[[], nnx.Module]], None] = _nothing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

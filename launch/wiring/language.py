@@ -15,12 +15,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.sparse
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int
 from ml_collections import ConfigDict
 
-from launch.wiring import made_with, scratch, training
+from launch.wiring import hub, made_with, scratch, training
 from launch.wiring.catalogue import (
     APPENDED,
     CODEBOOKS,
@@ -45,7 +46,9 @@ from minirec.models import SidDecoder, sharding
 from minirec.models.hf import load_checkpoint, read_config, save_checkpoint
 from minirec.models.layers import AddedParam
 from minirec.models.lora import LoraConfig, add_adapters
-from minirec.models.vocabulary import grow, merged, new_rows, split_rows
+from minirec.models.vocabulary import NEW_ROWS, fetched, grow, merged, new_rows, split_rows
+from minirec.models.warm_start import ridge_rows
+from minirec.serving.recommender import Prompts
 from minirec.sids import SidTable
 from minirec.sids.latent_codebooks import load_codebooks
 from minirec.sids.table import parse_token
@@ -60,6 +63,7 @@ from pipelines.text.sft_batches import SftConfig, sft_batches
 from pipelines.text.tokenizer import FILES, TextTokenizer
 
 TRAINABLE = ("all", "sid_rows", "lora")
+RIDGE = "ridge"
 MODEL = "model"
 """The folder of the fine-tuned model in the run's."""
 
@@ -88,11 +92,30 @@ class LanguageCatalogue(Catalogue):
         """The tokens of the codes that occur, ascending."""
         return np.sort(self.tokenizer.ids(sid_names(self.table)))
 
+    @property
+    def trained_tokens(self) -> Int[np.ndarray, " n"]:
+        """The tokens whose rows are trained where the rest of the model stays, ascending."""
+        return self.sid_token_ids
+
+    @property
+    def item_texts(self) -> Sequence[str]:
+        """What there is to read of each of the records' items."""
+        return self.titles[: self.known.num_items]
+
+    @functools.cached_property
+    def spelled(self) -> Mapping[str, tuple[int, int]]:
+        """Level and code of each spelling of a code that occurs."""
+        return {name: _level_and_code(name) for name in sid_names(self.table)}
+
+    def added_codes(self) -> Int[np.ndarray, "n 2"]:
+        """Returns level and code of each added token; level -1 for what is no code of an item."""
+        codes = [self.spelled.get(name, (-1, -1)) for name in self.tokenizer.added]
+        return np.array(codes, np.int64).reshape(-1, 2)
+
     def codes(self, ranked: RankedUsers) -> Int[np.ndarray, "n M L"]:
         """Returns the codes of the answers found, -1 where a beam is dead."""
-        names = sid_names(self.table)
         code_of = np.full(self.tokenizer.size, -1, np.int32)
-        code_of[self.tokenizer.ids(names)] = [_level_and_code(name)[1] for name in names]
+        code_of[self.tokenizer.ids(self.spelled)] = [code for _, code in self.spelled.values()]
         # Where the codes stand in an answer, the wording around them being everyone's.
         is_code = np.isin(self.item_tokens[0], self.sid_token_ids)
         codes = code_of[ranked.sid[:, :, is_code]]
@@ -109,6 +132,16 @@ def base_folder(job: Job, prepared: Prepared) -> Path:
     name = job.config.model.checkpoint
     if name == "scratch":
         return scratch.make_scratch(job, prepared)
+    return given_folder(job)
+
+
+def given_folder(job: Job) -> Path:
+    """Returns the folder of the checkpoint that the config names; a hub's is fetched.
+
+    Raises:
+        ValueError: none is named, or it is not to be had.
+    """
+    name = job.config.model.checkpoint
     if not name:
         raise ValueError(
             "config.model.checkpoint is empty: name a local Hugging Face folder of a Qwen2, "
@@ -117,10 +150,16 @@ def base_folder(job: Job, prepared: Prepared) -> Path:
         )
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        raise ValueError(
+        missing = (
             f"config.model.checkpoint={name!r}: {folder / 'config.json'} is missing; it must be a "
-            "local Hugging Face folder"
+            "local Hugging Face folder, or the name of a repository of the hub"
         )
+        if not hub.is_name(name):
+            raise ValueError(missing)
+        try:
+            folder = hub.checkpoint(name)
+        except ValueError as error:
+            raise ValueError(f"{missing}, and as such a name: {error}") from error
     if (folder / files.CHECKSUMS).is_file():  # Written here.
         remedy = f"remove {files.CHECKSUMS} if the change is meant, or take another checkpoint"
         first_alone(lambda: files.check_folder(folder, remedy=remedy))
@@ -218,15 +257,15 @@ def make_model(
     config, tokenizer = job.config, catalogue.tokenizer
     model = load_model(config, folder, mesh)
     if tokenizer.added or tokenizer.size != model.config.vocab_size:
-        rows = _new_rows(job, model, tokenizer, start or config.sft.new_rows)
+        rows = _new_rows(job, model, catalogue, start or config.sft.new_rows)
         model = grow(model, tokenizer.size, rows["embedding"], rows.get("head"))
     if config.sft.trainable == "lora":
         fields = config.sft.lora.to_dict()
         fields.pop("train_sid_rows")
         add_adapters(model, LoraConfig(**fields), seed=config.seed)
     if rows_apart(config):
-        first = int(catalogue.sid_token_ids[0])
-        if len(catalogue.sid_token_ids) != tokenizer.size - first:
+        first = int(catalogue.trained_tokens[0])
+        if len(catalogue.trained_tokens) != tokenizer.size - first:
             raise ValueError(
                 f"{folder}: tokens {first} to {tokenizer.size - 1} are not just the SID tokens of "
                 "this catalogue, so that their rows cannot be trained alone; set "
@@ -262,32 +301,62 @@ def trainable(config: ConfigDict) -> type[nnx.Param]:
 
 
 def _new_rows(
-    job: Job, model: SidDecoder, tokenizer: TextTokenizer, start: str
+    job: Job, model: SidDecoder, catalogue: LanguageCatalogue, start: str
 ) -> dict[str, Float32[np.ndarray, "n D"]]:
     """Returns the added tokens' first rows, of the embedding and of an untied head."""
-    codes = np.array([_level_and_code(name) for name in tokenizer.added], np.int64).reshape(-1, 2)
+    tokenizer, sft, codes = catalogue.tokenizer, job.config.sft, catalogue.added_codes()
     codebooks = _codebooks(job) if start == "codebooks" else None
     first = tokenizer.size - len(tokenizer.added)
     rows = {}
     for number, name in enumerate(("embedding", "head")):
         own = getattr(model, name)
-        if own is not None:
-            rows[name] = new_rows(
-                start,
-                own[...][:first],
+        if own is None:
+            continue
+        old, seed = own[...][:first], job.config.seed + number
+        if start == RIDGE:
+            rows[name] = ridge_rows(
+                fetched(old),
                 codes,
-                seed=job.config.seed + number,
-                codebooks=codebooks,
+                catalogue.known.codes,
+                _text_means(catalogue, fetched(old)),
+                seed=seed,
+                ridge_lambda=sft.ridge_lambda,
+                max_fit_samples=sft.max_fit_samples,
+            )
+        elif start in NEW_ROWS:
+            rows[name] = new_rows(start, old, codes, seed=seed, codebooks=codebooks)
+        else:
+            raise ValueError(
+                f"config.sft.new_rows={start!r}: must be one of {', '.join((*NEW_ROWS, RIDGE))}"
             )
     return rows
 
 
+def _text_means(
+    catalogue: LanguageCatalogue, old: Float32[np.ndarray, "V D"]
+) -> Float32[np.ndarray, "N D"]:
+    """Returns the mean of the rows of each item's words; of no words, that of all rows."""
+    ids, offsets = catalogue.tokenizer.encode_flat(list(catalogue.item_texts))
+    item = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    is_old = ids < len(old)  # What looks like a new token has no row yet.
+    item, ids = item[is_old], ids[is_old]
+    count = np.bincount(item, minlength=len(offsets) - 1)
+    shape = (len(count), len(old))
+    share = scipy.sparse.csr_array((1.0 / count[item], (item, ids)), shape=shape)
+    means = np.asarray(share @ old, np.float32)
+    means[count == 0] = old.mean(axis=0)
+    return means
+
+
 def _codebooks(job: Job) -> tuple[Any, ...]:
+    if given := job.config.sft.codebooks_path:
+        return load_codebooks(Path(given))[0].codebooks
     path = job.sids / CODEBOOKS
     if not path.is_file():
         raise ValueError(
             f"config.sft.new_rows='codebooks' needs {path}, which launch.make_sids writes where it "
-            "makes the SIDs itself; use 'mean' or 'random' for SIDs that were given"
+            "makes the SIDs itself; SIDs that were given came without: name the quantiser's file "
+            "in config.sft.codebooks_path, or use 'ridge', 'mean' or 'random'"
         )
     checked_sids(job.sids, CODEBOOKS)
     codebooks, about, _ = load_codebooks(path)
@@ -301,8 +370,8 @@ def _codebooks(job: Job) -> tuple[Any, ...]:
 
 def starts(job: Job) -> tuple[str, ...]:
     """Returns what new rows can start from here: codebooks only where the SIDs were made."""
-    has_codebooks = (job.sids / CODEBOOKS).is_file()
-    return ("mean", "random", "codebooks") if has_codebooks else ("mean", "random")
+    has_codebooks = bool(job.config.sft.codebooks_path) or (job.sids / CODEBOOKS).is_file()
+    return ("mean", "random", *(("codebooks",) if has_codebooks else ()), RIDGE)
 
 
 def _level_and_code(name: str) -> tuple[int, int]:
@@ -433,7 +502,7 @@ def fine_tune(job: Job) -> Training:
     record = run_record(job, catalogue, folder)
     of_run = record | as_record(settings, [stage])
     new_model = functools.partial(make_model, job, folder, catalogue, mesh)
-    compared = _compare_new_rows(job, catalogue, new_model, task, stage, mesh, of_run)
+    compared = compare_new_rows(job, catalogue, new_model, task, stage, mesh, of_run)
 
     def keep() -> None:
         keep_sids(job)
@@ -473,7 +542,7 @@ def _validator(
     return validate
 
 
-def _compare_new_rows(
+def compare_new_rows(
     job: Job,
     catalogue: LanguageCatalogue,
     make_model: Any,
@@ -489,7 +558,7 @@ def _compare_new_rows(
     num_steps = min(job.config.sft.compare_new_rows, stage.num_steps)
     of_run = files.seal({"record": record})[files.SEAL]
     if (job.run / NEW_ROWS_FILE).is_file():
-        before = _read_new_rows(job)
+        before = read_new_rows(job)
         if before["record"] == of_run:
             return before
     losses: dict[str, list[float]] = {}
@@ -499,7 +568,13 @@ def _compare_new_rows(
     return {"record": of_run, "losses": losses}
 
 
-def _read_new_rows(job: Job) -> dict[str, Any]:
+def read_new_rows(job: Job) -> dict[str, Any]:
+    """Returns the first losses that the run keeps, by start, and of which record they are.
+
+    Raises:
+        DamagedError: the file is not as it was written.
+        OSError: it cannot be read.
+    """
     remedy = "remove it: the steps are taken again"
     return files.read_sealed(job.run / NEW_ROWS_FILE, remedy, _NEW_ROWS)
 
@@ -510,11 +585,12 @@ def save_model(
     tokenizer: TextTokenizer,
     like: Path,
     mesh: Mesh | None,
+    name: str = MODEL,
 ) -> None:
     """Writes the model, with all that was trained beside it merged, as a Hugging Face folder."""
     plain = merged(model)
     sharding.place(plain, mesh)
-    folder = job.run / MODEL
+    folder = job.run / name
     partial = folder.with_name(f".{folder.name}.partial")
     model_type = files.read_json(like / "config.json", {"model_type": str})["model_type"]
     save_checkpoint(plain, partial, like=like, model_type=model_type, overwrite=True)
@@ -558,7 +634,7 @@ class LanguageRun(Run):
         return split_prompts(self.catalogue, self.config, split, max_users)
 
     @functools.cached_property
-    def prompts(self) -> TextPrompts:
+    def prompts(self) -> Prompts:
         """The words of the config's prompt; see `Run`."""
         return TextPrompts(self.catalogue, self.config)
 
@@ -627,7 +703,7 @@ def load_run(job: Job, *, with_appended: bool = False) -> LanguageRun:
         here = fingerprints(prepared, job.run / SIDS, catalogue.tokenizer.size)
         check_trained_on(job, record, here)
         if (job.run / NEW_ROWS_FILE).is_file():
-            losses = _read_new_rows(job)["losses"]
+            losses = read_new_rows(job)["losses"]
     model = load_model(config, folder, mesh)
     return LanguageRun(config, catalogue, model, mesh, losses, trained)
 

@@ -28,6 +28,7 @@ CHANGE_NOTHING = {
     "loader.prefetch": "how fast batches come; the stream is the same",
     "mesh.data": "how many devices share a batch; a run may go on with more or fewer",
     "mesh.fsdp": "how many devices share the parameters; a run may go on with more or fewer",
+    "tasks.folder": "where the lists lie; what lies there is compared by its hashes",
     "model.checkpoint": "where the first weights lie; the record has the hashes of their files",
     "evaluate.batch_size": "how many users are searched for at a time; each is by itself",
     "family": "whose model it is; another family has other blocks, and they are compared",
@@ -40,9 +41,15 @@ EVALUATION = (*_BOTH, "evaluate.test_users", "evaluate.fusion_users", "evaluate.
 """What shapes an evaluation. How is searched selects a run's best model too, and may be another
 when it is evaluated."""
 
-_PARTS = ("data", "sids")  # They have records of their own.
+_PARTS = ("data", "sids", "tasks")  # They have records of their own.
 # Fields that a run's record may lack, and what they were then.
-_ONCE = (("model", "terms_per_item", 0), ("loss", "neighbour_share", 0.0))
+_ONCE = (
+    ("model", "terms_per_item", 0),
+    ("loss", "neighbour_share", 0.0),
+    ("sft", "codebooks_path", ""),
+    ("sft", "ridge_lambda", 1e-3),
+    ("sft", "max_fit_samples", 50_000),
+)
 
 
 def sids_part(config: ConfigDict) -> dict[str, Any]:

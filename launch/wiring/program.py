@@ -41,6 +41,9 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _SHARED = ("config", "workdir", "run", "overwrite", "print_config")
 _AUTO = "auto"
+DRY_RUN = "dry_run"
+"""The folder in a workdir that a dry run has for itself."""
+
 _PROCESSES = ("coordinator_address", "num_processes", "process_id")
 
 
@@ -164,7 +167,28 @@ def job_from_flags() -> Job:
             f"{str(run)!r}: the path cannot be told in UTF-8; take another --workdir and --run, "
             "or set PYTHONUTF8=1 where the locale hides what they are"
         ) from error
-    return Job(config, workdir, run, overwrite=_OVERWRITE.value)
+    job = Job(config, workdir, run, overwrite=_OVERWRITE.value)
+    return dry(job) if config.get("dry_run", False) else job
+
+
+def dry(job: Job) -> Job:
+    """Returns a job as a dry run has it: with `config.when_dry` over its config, in W/dry_run.
+
+    Raises:
+        UsageError: `config.when_dry` has a field that the config lacks.
+    """
+    config = job.config.copy_and_resolve_references()
+    try:
+        config.update(config.when_dry)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(f"config.when_dry: {str(error).strip().splitlines()[0]}") from error
+    workdir = job.workdir / DRY_RUN
+    print(
+        f"note: config.dry_run=True: all in small, in {workdir}; --config.dry_run=False is the "
+        "real run",
+        file=sys.stderr,
+    )
+    return Job(config, workdir, workdir / "runs" / job.run.name, job.overwrite)
 
 
 def clear_leftovers(job: Job) -> None:

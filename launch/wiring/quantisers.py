@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 from ml_collections import ConfigDict
 
+from minirec.sids import SidTable
 from minirec.sids.codebooks import check_sizes
 from minirec.sids.latent_codebooks import LatentCodebooks
 from minirec.sids.rq_kmeans import RQKMeansResult, rq_kmeans
 from minirec.sids.rq_vae import RQVAEResult, check_start, rq_vae
 from minirec.sids.rq_vae_config import RQVAEConfig
+from minirec.sids.sid_lines import read_sid_lines
 from pipelines.sources.fields import input_file
 
 SOURCES = ("given", "rq_kmeans", "rq_vae")
@@ -64,6 +67,24 @@ def check(config: ConfigDict, folder: str = "") -> None:
         raise ValueError(
             f"config.sids.start={config.start!r}: only source 'rq_vae' goes on from codebooks"
         )
+
+
+def given_table(path: Path, raw_item_ids: Sequence[str]) -> SidTable:
+    """Returns the SIDs in a file for a catalogue: an index of JSON, or JSON lines.
+
+    Raises:
+        ValueError: the file holds something else, or lacks an item.
+    """
+    if path.suffix != ".jsonl":
+        return SidTable.load(path, raw_item_ids)
+    lines = read_sid_lines(path)
+    place = {str(item): row for row, item in enumerate(lines.item_id.tolist())}
+    for name in raw_item_ids:
+        if name not in place:
+            raise ValueError(f"{path}: item {name!r} of the catalogue has no SID")
+    rows = [place[name] for name in raw_item_ids]
+    ignored = len(place) - len(rows)
+    return SidTable(tuple(raw_item_ids), lines.codes[rows], lines.codebook_sizes, ignored)
 
 
 def rq_vae_config(config: ConfigDict) -> RQVAEConfig:

@@ -71,7 +71,9 @@ def make_report(job: Job, searched: Searched) -> Report:
     codes = catalogue.table.codes
     fitted = baselines.fit(job, run, transition, searched.neighbours)
     ks = [k for k in KS if k <= list_size(config)]
-    bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples}
+    # Without an order a user is asked for several items of one list, which stand and fall together.
+    users = None if prepared.has_order else prepared.views(split)[ranked.row, 0]
+    bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples, "users": users}
     evaluations = {
         searched.main: evaluate_lists(
             ranked.item, target, codes, ranked_sids=searched.codes, ks=ks, **bootstrap
@@ -98,6 +100,7 @@ def make_report(job: Job, searched: Searched) -> Report:
         num_resamples=config.evaluate.resamples,
         seconds=time.monotonic() - searched.started,
         curves=curves,
+        users=users,
         chosen_on=chosen_on(job, searched, fitted, validated=bool(curves.validation)),
         strata=pair_strata(transition, histories, target),
         examples=examples(ranked, target, histories, prepared, split),

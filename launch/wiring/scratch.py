@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +22,41 @@ from pipelines.text.train_tokenizer import train_tokenizer
 _RECORD = "made_from.json"
 
 
-def make_scratch(job: Job, prepared: Prepared) -> Path:
+def make_scratch(
+    job: Job, prepared: Prepared, words: Mapping[str, Any] | None = None, texts: Sequence[str] = ()
+) -> Path:
     """Returns `workdir/scratch`: random weights, and a tokenizer of titles and prompts.
 
     It is made where it is missing, or was made from something else; the same data, config and seed
     make the same one.
+
+    Args:
+        job: its config says how large a model.
+        prepared: the catalogue.
+        words: the prompts' words, however nested; None: `config.prompts`.
+        texts: what else the tokenizer learns from.
 
     Raises:
         ValueError: a field of `config.model.scratch` is impossible.
     """
     folder, config = job.workdir / "scratch", job.config
     fields = config.model.scratch.to_dict()
+    words = config.prompts.to_dict() if words is None else words
     record: dict[str, Any] = {
         "prepared": prepared.manifest["fingerprint"],
-        "prompts": config.prompts.to_dict(),
+        "prompts": words,
+        **(
+            {"texts": [hashlib.sha256(text.encode()).hexdigest() for text in texts]}
+            if texts
+            else {}
+        ),
         "scratch": fields,
         "seed": config.seed,
     }
     if everywhere(_is_made(folder, record)):
         return folder
     most, tie_embeddings = fields.pop("tokens"), fields.pop("tie_embeddings")
-    words = [text for entries in record["prompts"].values() for text in entries.values()]
-    tokenizer = train_tokenizer([*prepared.titles, *words], most)
+    tokenizer = train_tokenizer([*prepared.titles, *_leaves(words), *texts], most)
     trunk = TrunkConfig(**fields, qkv_bias=True)
     model = SidDecoder(
         SidDecoderConfig(trunk, tokenizer.size, tie_embeddings), rngs=nnx.Rngs(config.seed)
@@ -58,6 +73,14 @@ def make_scratch(job: Job, prepared: Prepared) -> Path:
 
     first_alone(finish)
     return folder
+
+
+def _leaves(words: Any) -> Iterator[str]:
+    if isinstance(words, Mapping):
+        for entry in words.values():
+            yield from _leaves(entry)
+    else:
+        yield words
 
 
 def _is_made(folder: Path, record: dict[str, Any]) -> bool:

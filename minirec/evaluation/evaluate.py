@@ -54,6 +54,7 @@ def evaluate_lists(
     ks: Sequence[int] = metrics.KS,
     seed: int = 0,
     num_resamples: int = 1000,
+    users: Int[np.ndarray, " n"] | None = None,
 ) -> Evaluation:
     """Returns the evaluation of one ranked list a user.
 
@@ -71,6 +72,7 @@ def evaluate_lists(
         ks: list lengths.
         seed: seed of the bootstrap.
         num_resamples: resamples of the bootstrap.
+        users: whose each list is, where a user has several; see `bootstrap_intervals`.
 
     Raises:
         ValueError: shapes that do not fit, ids outside the catalogue, or no length in `ks` that the
@@ -103,7 +105,11 @@ def evaluate_lists(
         metrics={level: metrics.metrics_at(by_level[level], reached[level]) for level in LEVELS},
         intervals={
             level: intervals.bootstrap_intervals(
-                by_level[level], reached[level], seed=seed, num_resamples=num_resamples
+                by_level[level],
+                reached[level],
+                seed=seed,
+                num_resamples=num_resamples,
+                users=users,
             )
             for level in LEVELS
         },

@@ -25,6 +25,7 @@ def bootstrap_intervals(
     seed: int = 0,
     num_resamples: int = 1000,
     level: float = 0.95,
+    users: Int[np.ndarray, " n"] | None = None,
 ) -> dict[str, list[float]]:
     """Returns `{"hr@10": [low, high], …}`: percentile intervals over resampled users.
 
@@ -34,11 +35,20 @@ def bootstrap_intervals(
         seed: the same seed gives the same intervals.
         num_resamples: how many times users are drawn with replacement.
         level: coverage wanted.
+        users: `[n]`, whose each rank is, where a user has several: users are drawn with all theirs.
+            None: each is a user's own.
 
     Raises:
         ValueError: no users, or a level outside (0, 1).
     """
     metrics.check_ranks(ranks)
+    if users is not None:
+        clipped = _clip(ranks, ks)
+        return {
+            f"{name}@{k}": _by_user(gain(clipped, k), users, seed, num_resamples, level)
+            for k in ks
+            for name, gain in _GAINS.items()
+        }
     values, counts = np.unique(_clip(ranks, ks), return_counts=True)
     draws = _draw(counts, seed, num_resamples)
     return {
@@ -56,11 +66,13 @@ def difference_intervals(
     seed: int = 0,
     num_resamples: int = 1000,
     level: float = 0.95,
+    users: Int[np.ndarray, " n"] | None = None,
 ) -> dict[str, list[float]]:
     """Returns `{"hr@10": [low, high], …}` of the first metric minus the second, users paired.
 
     Both recommenders answered the same users, so each resample draws the same users for both: the
-    interval of the difference is narrower than two separate intervals suggest.
+    interval of the difference is narrower than two separate intervals suggest. `users` is as for
+    `bootstrap_intervals`.
 
     Raises:
         ValueError: no users, or not the same number of them.
@@ -69,6 +81,15 @@ def difference_intervals(
     metrics.check_ranks(other_ranks)
     if len(ranks) != len(other_ranks):
         raise ValueError(f"other_ranks: {len(other_ranks)} users, but ranks has {len(ranks)}")
+    if users is not None:
+        one, other = _clip(ranks, ks), _clip(other_ranks, ks)
+        return {
+            f"{name}@{k}": _by_user(
+                gain(one, k) - gain(other, k), users, seed, num_resamples, level
+            )
+            for k in ks
+            for name, gain in _GAINS.items()
+        }
     pairs = np.stack([_clip(ranks, ks), _clip(other_ranks, ks)], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     draws = _draw(counts, seed, num_resamples)
@@ -79,6 +100,20 @@ def difference_intervals(
         for k in ks
         for name, gain in _GAINS.items()
     }
+
+
+def _by_user(
+    gains: Float[np.ndarray, " n"],
+    users: Int[np.ndarray, " n"],
+    seed: int,
+    num_resamples: int,
+    level: float,
+) -> list[float]:
+    """Returns the interval of the mean gain over users that are drawn with all their ranks."""
+    _, user = np.unique(users, return_inverse=True)
+    total, number = np.bincount(user, gains), np.bincount(user).astype(np.float64)
+    draws = _draw(np.ones(len(number), np.int64), seed, num_resamples)
+    return _percentiles((draws @ total) / (draws @ number), level)
 
 
 def _clip(ranks: Int[np.ndarray, " n"], ks: Sequence[int]) -> Int[np.ndarray, " n"]:

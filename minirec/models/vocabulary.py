@@ -50,11 +50,11 @@ def new_rows(
     """
     if kind not in NEW_ROWS:
         raise ValueError(f"new_rows={kind!r}: must be one of {', '.join(NEW_ROWS)}")
-    mean = _fetched(jnp.mean(old, axis=0, dtype=jnp.float32))
+    mean = fetched(jnp.mean(old, axis=0, dtype=jnp.float32))
     if kind == "mean":
         return np.tile(mean, (len(codes), 1))
     variance = jnp.mean(jnp.square(old.astype(jnp.float32) - mean), axis=0)
-    deviation = np.sqrt(_fetched(variance))
+    deviation = np.sqrt(fetched(variance))
     random = np.random.default_rng(seed)
     units = random.standard_normal((len(codes), len(mean)), np.float32)
     if kind == "codebooks":
@@ -72,7 +72,7 @@ def new_rows(
     return (mean + deviation * units).astype(np.float32)
 
 
-def _fetched(values: Array) -> np.ndarray:
+def fetched(values: Array) -> np.ndarray:
     """Returns an array on this host, though it may be split over devices of several."""
     if values.is_fully_addressable:
         return np.asarray(values)

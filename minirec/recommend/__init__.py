@@ -7,10 +7,12 @@ a layer, nothing here imports JAX.
 from minirec.recommend.baselines import (
     BASELINES,
     Baseline,
+    CoOccurrence,
     ItemTransition,
     Known,
     Popularity,
     TransitionContent,
+    baselines_for,
 )
 from minirec.recommend.fusion import fuse
 from minirec.recommend.fusion_weights import FusionWeights
@@ -25,6 +27,7 @@ from minirec.recommend.system import System
 __all__ = [
     "BASELINES",
     "Baseline",
+    "CoOccurrence",
     "FusionWeights",
     "ItemTransition",
     "Known",
@@ -32,6 +35,7 @@ __all__ = [
     "RankedLists",
     "System",
     "TransitionContent",
+    "baselines_for",
     "fuse",
     "shared_probability",
     "sid_shares",

@@ -18,6 +18,9 @@ CONTENT = "content"
 TRANSITION_CONTENT = "transition_content"
 """The transition count and the likeness of the items' text."""
 
+CO_OCCURRENCE = "co_occurrence"
+"""The count of users who have two items, for data without an order."""
+
 POPULARITY = "popularity"
 """The count of interactions."""
 

@@ -82,6 +82,7 @@ class Report:
         num_resamples: resamples of the bootstrap of the differences to the baselines.
         chosen_on: by recommender, how many of these very users chose what it is: the checkpoint of
             what was trained, the weights of the system. Empty where none of them chose anything.
+        users: whose each target is, where a user has several; see `bootstrap_intervals`.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Report:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     num_resamples: int = 1000
     chosen_on: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    users: Int[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
         """Checks that the parts belong together.
@@ -170,6 +172,7 @@ class Report:
                     common_ks(self, level),
                     seed=self.seed,
                     num_resamples=self.num_resamples,
+                    users=self.users,
                 )
                 for level in LEVELS
             }

@@ -4,6 +4,7 @@ from minirec.training.checkpoints import MismatchError, best_step, load_best, lo
 from minirec.training.config import Stage, TrainConfig, as_record
 from minirec.training.loop import train
 from minirec.training.metrics_log import is_wall_clock, read_metrics, without_wall_clock
+from minirec.training.monitors import Monitor
 from minirec.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from minirec.training.reporter import NonFiniteError
 from minirec.training.result import TrainResult
@@ -20,6 +21,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Stage",
+    "Monitor",
     "Task",
     "SidTask",
     "TokenTask",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from flax import nnx
 
@@ -31,6 +31,8 @@ class TrainConfig:
             one falls back to.
         overwrite: start anew and remove what an earlier run left in the folder. Not part of what
             makes two runs the same.
+        best_of: "run": the best model is that of all stages; "stage": each stage begins to look for
+            its own, which is what is left of it at its end (`on_stage_end` of `train`).
         tensorboard: also write TensorBoard event files.
         progress: show a progress bar, or lines where there is no terminal.
     """
@@ -42,6 +44,7 @@ class TrainConfig:
     patience: int | None = None
     log_every: int = 50
     keep_last: int = 2
+    best_of: Literal["run", "stage"] = "run"
     overwrite: bool = False
     tensorboard: bool = True
     progress: bool = True
@@ -55,6 +58,8 @@ class TrainConfig:
             ("keep_last", 1),
         ):
             require_whole(f"TrainConfig.{name}", getattr(self, name), least)
+        if self.best_of not in ("run", "stage"):
+            raise ValueError(f"TrainConfig.best_of={self.best_of!r}: must be 'run' or 'stage'")
         if self.patience is not None:
             require_whole("TrainConfig.patience", self.patience, 1)
             if not self.eval_every:
@@ -146,6 +151,8 @@ def as_record(config: TrainConfig, stages: Iterable[Stage]) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     for name in ("folder", "overwrite", "tensorboard", "progress"):
         settings.pop(name)
+    if settings["best_of"] == "run":  # As runs have it that know of no other way.
+        settings.pop("best_of")
     described = []
     for stage in stages:
         described.append(

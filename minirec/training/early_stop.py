@@ -9,8 +9,8 @@ import dataclasses
 class EarlyStop:
     """Keeps the best value of a run and counts evaluations without progress in a stage.
 
-    The best model is that of the whole run; patience looks at the running stage alone, because a
-    new data mixture may first cost what it later gives.
+    The best model is that of the whole run, unless each stage has its own; patience looks at the
+    running stage alone, because a new data mixture may first cost what it later gives.
 
     Attributes:
         best: best value in the run, None before the first evaluation.
@@ -24,8 +24,10 @@ class EarlyStop:
     stage_best: float | None = None
     without_progress: int = 0
 
-    def start_stage(self) -> None:
-        """Forgets the stage before."""
+    def start_stage(self, *, forget_best: bool = False) -> None:
+        """Forgets the stage before; with `forget_best` the best of the run so far as well."""
+        if forget_best:
+            self.best = self.best_step = None
         self.stage_best = None
         self.without_progress = 0
 

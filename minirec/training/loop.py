@@ -17,7 +17,13 @@ from jax.sharding import Mesh
 from minirec.files import DamagedError
 from minirec.models.sharding import place, put_rows
 from minirec.training import processes, run_folder
-from minirec.training.checkpoints import Checkpoints, Position, checkpoints_are_whole, load_last
+from minirec.training.checkpoints import (
+    Checkpoints,
+    Position,
+    checkpoints_are_whole,
+    load_best,
+    load_last,
+)
 from minirec.training.config import Stage, TrainConfig, as_record, check_stages
 from minirec.training.early_stop import EarlyStop
 from minirec.training.interrupts import AbandonedError, StopSignals
@@ -28,6 +34,7 @@ from minirec.training.metrics_log import (
     check_prefix,
     read_metrics,
 )
+from minirec.training.monitors import Monitor, Watch
 from minirec.training.optimizer import make_optimizer, make_schedule
 from minirec.training.progress import ProgressBar
 from minirec.training.reporter import Clock, NonFiniteError, Reporter
@@ -47,6 +54,8 @@ def train(
     mesh: Mesh | None = None,
     on_claimed: Callable[[], None] | None = None,
     on_line: Callable[[Mapping[str, Any]], None] | None = None,
+    monitors: Sequence[Monitor] = (),
+    on_stage_end: Callable[[Stage, Callable[[], nnx.Module]], None] | None = None,
 ) -> TrainResult:
     """Trains a model through its stages, or goes on where an earlier call was stopped.
 
@@ -70,6 +79,9 @@ def train(
         on_claimed: called once the folder is known to be this run's and no one else's, before
             anything is trained, by the first process: the place to put files beside the run.
         on_line: called by the first process with each line of `metrics.jsonl` as it is written.
+        monitors: what is measured beside the task; see `minirec.training.monitors`.
+        on_stage_end: called in every process at the end of each stage, with the stage and with what
+            loads the best model so far; again where a kill came soon after it.
 
     Raises:
         RunFolderError: the folder holds another run, or another process trains there.
@@ -180,6 +192,8 @@ def train(
             describe_batch=describe_batch,
             window=position.window,
         )
+        before = read_metrics(folder) if monitors and restored is not None else []
+        watch = Watch(monitors, before, step)
         traces = 0
 
         def result(reason: str) -> TrainResult:
@@ -213,7 +227,7 @@ def train(
                 step_in_stage, restored_optimizer = position.step_in_stage, None
             else:
                 step_in_stage = 0
-                early_stop.start_stage()
+                early_stop.start_stage(forget_best=config.best_of == "stage")
             train_step = TrainStep(
                 model,
                 optimizer,
@@ -229,7 +243,18 @@ def train(
             state = train_step.start()
 
             while True:
-                ended = step_in_stage == stage.num_steps
+                ended = step_in_stage == stage.num_steps or watch.halts
+
+                # Look at what is watched beside the task. A signal waits for it.
+                for monitor in watch.due(step, ended=ended):
+                    reporter.drain()
+                    with clock.paused():
+                        line, told = watch.measure(
+                            monitor, train_step.model(state), step, stage.name
+                        )
+                        log.write(line | {"seconds": clock.seconds})
+                        progress.note(told or _measures(line))
+                ended = ended or watch.halts
 
                 # Evaluate, unless the checkpoint that we resumed from was saved after that.
                 is_best = False
@@ -312,10 +337,15 @@ def train(
 
             traces += train_step.traces
             nnx.update(model, state.model)
+            if not config.eval_every:
+                checkpoints.save_best(state.evaluated, step)
+            if on_stage_end is not None:
+                on_stage_end(stage, lambda: load_best(folder, model))
+            if watch.halts:
+                break
 
-        if not config.eval_every:
-            checkpoints.save_best(state.evaluated, step)
         reason = "early_stop" if early_stop.exhausted(config.patience) else "finished"
+        reason = "monitor" if watch.halts else reason
         final = result(reason)
         log.write({"kind": FINAL, "stage": stages[-1].name, **final.as_record()})
         progress.note(f"{folder}: {final.describe()}")
@@ -336,6 +366,12 @@ def _finished(folder: Path) -> TrainResult | None:
     if not processes.everywhere(bool(lines) and lines[-1]["kind"] == FINAL):
         return None
     return TrainResult.from_record(lines[-1]) if checkpoints_are_whole(folder) else None
+
+
+def _measures(line: Mapping[str, Any]) -> str:
+    """Returns a monitor's line in words."""
+    found = (f"{name} {value:.4g}" for name, value in line.items() if "/" in name)
+    return f"step {line['step']}: {', '.join(found)}"
 
 
 def new_optimizer(model: nnx.Module, stage: Stage, mesh: Mesh | None) -> nnx.Optimizer:

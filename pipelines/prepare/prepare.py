@@ -75,9 +75,9 @@ def prepare(
     Returns:
         The manifest: `format_version`, `fingerprint`, `config`, `inputs` (SHA-256 and size of each
         file), `counts` at each stage, `skipped` rows by reason, `split`, `event_types` and
-        `event_weights`, `has_times`, `health` (see `pipelines.prepare.log_health`), `schema`,
-        `outputs` (SHA-256 and size of each file) and `versions`. It holds no time of day: equal
-        inputs give equal bytes.
+        `event_weights`, `has_times`, `has_order` (where there is none), `health` (see
+        `pipelines.prepare.log_health`), `schema`, `outputs` (SHA-256 and size of each file) and
+        `versions`. It holds no time of day: equal inputs give equal bytes.
 
     Raises:
         ValueError: a wrong config, a mistake in the data, or a folder that holds something else.
@@ -168,6 +168,7 @@ def _write(
         "event_types": list(raw.event_types),
         "event_weights": list(raw.event_weights or (1.0,) * len(raw.event_types)),
         "has_times": raw.has_times,
+        **({} if raw.has_order else {"has_order": False}),
         "health": log_health(
             log,
             split,

@@ -26,6 +26,7 @@ SOURCES = {
     "retailrocket": "pipelines.sources.retailrocket",
     "sasrec": "pipelines.sources.sasrec",
     "sqlite": "pipelines.sources.sqlite_log",
+    "watch_lists": "pipelines.sources.watch_lists",
 }
 
 

@@ -24,13 +24,15 @@ _MAX_LITERAL = 1 << 20  # characters, of which Python's parser makes 200 bytes e
 _LONG_NUMBER = re.compile(r"0[xXoObB][0-9a-fA-F_]{3000}")
 NAMES = "tuple[str, ...]"
 NUMBERS = "Mapping[str, float]"
+SETTINGS = "Mapping[str, Any]"
 
 
 def from_mapping(kind: type, fields: Mapping[str, Any], where: str) -> Any:
     """Builds the config dataclass `kind` from plain values.
 
-    A field is text, a number, a truth value, a list of names (or text such as "title,brand") or a
-    mapping of names to numbers (or text such as "view=1,cart=3"): the texts are for command lines.
+    A field is text, a number, a truth value, a list of names (or text such as "title,brand") a
+    mapping of names to numbers (or text such as "view=1,cart=3"): the texts are for command lines;
+    or a mapping of names to settings that the source checks itself.
 
     Raises:
         ValueError: an unknown field, one without a default that is missing, or a wrong type.
@@ -62,6 +64,10 @@ def _value(value: Any, annotation: str, where: str) -> Any:
         return _names(value, where)
     if annotation == NUMBERS:
         return _numbers(value, where)
+    if annotation == SETTINGS:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r:.80}; it must map names to values")
+        return dict(value)
     is_bool = isinstance(value, bool)
     if not isinstance(value, _TYPES[annotation]) or is_bool != (annotation == "bool"):
         raise ValueError(f"{where} is {value!r}; it must be of type {annotation}")

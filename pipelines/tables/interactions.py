@@ -119,6 +119,8 @@ class RawDataset:
         inputs: the files that were read, by a name that does not depend on where they lie.
         has_times: whether `time` is a real time that users can be compared by; where it is not,
             it is the place in the user's sequence, as seconds, or 0 throughout.
+        has_order: whether a user's events have an order at all; where nothing tells one, they are
+            in a drawn one.
         event_types: names of the event types; `event` indexes them.
         event_weights: what an event of each type counts as a training target, 0 or more; empty:
             1 each.
@@ -130,6 +132,7 @@ class RawDataset:
     items: pl.DataFrame | None
     inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     has_times: bool = True
+    has_order: bool = True
     event_types: tuple[str, ...] = ("interaction",)
     event_weights: tuple[float, ...] = ()
     given_split: GivenSplit | None = None

@@ -49,8 +49,8 @@ class TextTokenizer:
         pad_token_id: fills up rows; the end token where the folder names none.
         bos_token_id: begins every sequence; None where the tokenizer has none, as Qwen's (their
             `config.json` names one all the same, which is never written).
-        added: the SID tokens that `with_sid_tokens` added, in the order of their ids; those that
-            were there before are not among them. Empty after `load`.
+        added: the tokens that `with_tokens` and `with_sid_tokens` added, in the order of their ids;
+            those that were there before are not among them. Empty after `load`.
         settings: what `tokenizer_config.json` holds.
     """
 
@@ -192,6 +192,24 @@ class TextTokenizer:
         for name in names:
             if parse_token(name) is None:
                 raise ValueError(f"SID token {name!r}: expected something like '<a_12>'")
+        return self.with_tokens(names)
+
+    def with_tokens(self, names: Sequence[str]) -> Self:
+        """Returns a tokenizer that has a token for each name.
+
+        Those that it has already keep their ids; the others get the ids from `size` on, in the
+        order given. Each becomes exactly one id wherever it stands in a text, and decoding leaves
+        none out.
+
+        Args:
+            names: their spellings, all different.
+
+        Raises:
+            ValueError: a name stands there twice, or does not become one id of its own.
+        """
+        if len(set(names)) < len(names):
+            again = next(name for place, name in enumerate(names) if name in names[:place])
+            raise ValueError(f"token {again!r} stands there twice: spellings must differ")
         library = require_tokenizers()
         tokenizer = library.Tokenizer.from_str(self._tokenizer.to_str())
         new = tuple(name for name in names if tokenizer.token_to_id(name) is None)
@@ -208,13 +226,13 @@ class TextTokenizer:
         got = made.ids(new).tolist()
         if got != list(range(self.size, self.size + len(new))):
             raise ValueError(
-                f"the tokenizer gave the new SID tokens the ids {got[:3]}…, not those from its "
+                f"the tokenizer gave the new tokens the ids {got[:3]}…, not those from its "
                 f"size on ({self.size}): its vocabulary has gaps or double ids"
             )
         for name, token, ids in zip(names, made.ids(names), made.encode_batch(names), strict=True):
             if ids != [token]:
                 raise ValueError(
-                    f"SID token {name!r} becomes the ids {ids} instead of its own, {token}: the "
+                    f"token {name!r} becomes the ids {ids} instead of its own, {token}: the "
                     "tokenizer's normalizer or pre-tokenizer takes it apart"
                 )
         return made

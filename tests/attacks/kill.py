@@ -33,6 +33,7 @@ import uuid
 import numpy as np
 
 from tests.forked import become
+from tests.pipelines import watch_data
 
 _HEAVY = (
     *("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "polars", "tensorboardX"),
@@ -84,6 +85,19 @@ def _flags(changes: dict[str, object]) -> list[str]:
 _CONFIG = ["--config=quickstart:smoke", "--workdir={W}", *_flags(_SMALL)]
 
 
+_WATCH = [
+    *("--config=anime", "--workdir={W}", "--config.tasks.folder={W}/lists"),
+    *_flags(
+        {
+            "tasks.source_db": "lists.sqlite",
+            "tasks.semantic_ids_path": "sids.jsonl",
+            "tasks.target_examples": 2000,
+            "tasks.task_b_max_history": 6,
+        }
+    ),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A program to kill.
@@ -121,6 +135,7 @@ PROGRAMS = {
     "artifacts": Program("artifacts", ["init", "--manifest={W}/a/artifacts.json", "--overwrite"]),
     "quickstart": Program("quickstart", _CONFIG),
     "sweep": Program("sweep", [*_CONFIG, "--grid=seed=0"]),
+    "tasks": Program("tasks", _WATCH),
     "sft": Program("sft", ["--config=sid_sft:smoke", "--workdir={W}", *_flags(_SMALL_SFT)]),
 }
 
@@ -354,6 +369,8 @@ def _made(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
             (work / "new_items.csv").write_text(
                 "raw_item_id,title\nnew_1,Blue Nylon Radio\nnew_2,Black Bar Stool\n"
             )
+            (work / "lists").mkdir()
+            watch_data.write(work / "lists")
         work.rename(folder)
     return folder
 

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # what `train` and `evaluate` have compiled.
 GROUPS = (
     "prepare,make_sids,append,compare_sids,train,evaluate,metrics,recommend,sweep",
-    "artifacts,sft",
+    "artifacts,tasks,sft",
 )
 ELSEWHERE = {
     "quickstart": "its four steps are killed one by one",

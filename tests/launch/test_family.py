@@ -16,8 +16,7 @@ from launch.sweep import sweep_run
 from launch.sweep.grid import read_grid
 from launch.wiring import program
 from launch.wiring.experiment import experiment_of, families
-from minirec.recommend import BASELINES
-from minirec.recommend.sources import REPEATING
+from minirec.recommend import baselines_for
 from minirec.training import read_metrics, without_wall_clock
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -77,7 +76,11 @@ def test_it_is_swept_and_a_killed_run_ends_as_the_one_of_the_sweep(job, killed):
 
 def test_it_is_evaluated_and_recommends(killed):
     report = evaluate.run_evaluation(killed)
-    assert set(report.evaluations) == {"model", "system", *BASELINES} - REPEATING
+    assert set(report.evaluations) == {
+        "model",
+        "system",
+        *baselines_for(has_order=True, repeats=False),
+    }
     assert report.model.invalid == 0
     assert (killed.run / "run_summary.json").is_file()
     assert len(list(recommend.recommend(killed, [[]], top=3))) == 3

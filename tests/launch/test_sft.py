@@ -17,8 +17,7 @@ from launch.wiring import catalogue, fusion_run, language, program
 from minirec import files
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
-from minirec.recommend import BASELINES
-from minirec.recommend.sources import REPEATING
+from minirec.recommend import baselines_for
 from minirec.training import load_best, read_metrics, run_folder
 from pipelines.prepared import Prepared
 from pipelines.text.tokenizer import TextTokenizer
@@ -81,7 +80,11 @@ def test_answers_are_items_and_the_report_and_the_summary_agree(done):
     test = summary["evaluation"]["test"]
     assert (test["invalid"], test["users"]) == (0, 32)
     assert test["metrics"] == report["metrics"]
-    assert set(test["metrics"]) == {"model", "system", *BASELINES} - REPEATING
+    assert set(test["metrics"]) == {
+        "model",
+        "system",
+        *baselines_for(has_order=True, repeats=False),
+    }
     assert set(test["metrics"]["model"]) == {"item", "sid"}
     assert summary["training"]["end"]["reason"] == "finished"
     assert len(summary["training"]["losses"]) == 4
@@ -97,8 +100,8 @@ def test_answers_are_items_and_the_report_and_the_summary_agree(done):
 
 def test_the_report_shows_the_first_losses_from_each_start(done):
     losses = json.loads((done.run / "report" / "report.json").read_text())["first_losses"]
-    assert set(losses) == {"mean", "random", "codebooks"}
-    assert len({tuple(line) for line in losses.values()}) == 3
+    assert set(losses) == {"mean", "random", "codebooks", "ridge"}
+    assert len({tuple(line) for line in losses.values()}) == 4
     # The config starts from the codebooks, and the run's first steps are these very steps.
     run = [line["loss"] for line in read_metrics(done.run) if line["kind"] == "train"]
     np.testing.assert_allclose(losses["codebooks"], run[:2], rtol=1e-6)
@@ -157,7 +160,7 @@ READERS = {
     "model/*": lambda job, path: files.check_folder(path.parent, remedy="see above"),
     "sids*.json": lambda job, path: catalogue.checked_sids(job.run, catalogue.SIDS),
     "config.json": lambda job, path: run_folder.read_config(job.run),
-    "new_rows.json": lambda job, path: language._read_new_rows(job),
+    "new_rows.json": lambda job, path: language.read_new_rows(job),
     "fusion.json": lambda job, path: fusion_run.kept_system(job),
     "baselines.json": None,  # As that of launch.train is, and damaged with it.
     "metrics.jsonl": of_metrics,
@@ -255,12 +258,12 @@ def test_codebooks_are_asked_for_only_where_there_are_some(done, tmp_path):
     job = make_job(done.workdir)
     (tmp_path / "sids").symlink_to(done.sids)
     elsewhere = program.Job(job.config, tmp_path, tmp_path / "runs" / "x")
-    assert language.starts(elsewhere) == ("mean", "random", "codebooks")
+    assert language.starts(elsewhere) == ("mean", "random", "codebooks", "ridge")
     (tmp_path / "sids").unlink()
     (tmp_path / "sids").mkdir()
     for name in (catalogue.SIDS, catalogue.SIDS_REPORT):
         (tmp_path / "sids" / name).write_bytes((done.sids / name).read_bytes())
-    assert language.starts(elsewhere) == ("mean", "random")
+    assert language.starts(elsewhere) == ("mean", "random", "ridge")
     (tmp_path / "prepared").symlink_to(done.prepared)
     with pytest.raises(ValueError, match="new_rows='codebooks' needs"):
         train.run_training(elsewhere)
@@ -330,7 +333,11 @@ def test_the_common_verbs_find_what_sft_has_left(done, capsys):
     assert "this run is finished" in capsys.readouterr().err
     before = (done.run / "report" / "predictions.json").read_bytes()
     report = evaluate.run_evaluation(done)
-    assert set(report.evaluations) == {"model", "system", *BASELINES} - REPEATING
+    assert set(report.evaluations) == {
+        "model",
+        "system",
+        *baselines_for(has_order=True, repeats=False),
+    }
     assert (done.run / "report" / "predictions.json").read_bytes() == before
 
 

@@ -20,8 +20,7 @@ from launch.sweep import sweep_run
 from launch.sweep.grid import read_grid
 from launch.wiring import child, program
 from minirec import files
-from minirec.recommend import BASELINES
-from minirec.recommend.sources import REPEATING
+from minirec.recommend import baselines_for
 from minirec.reports.seeds import setting_row
 from minirec.reports.sweep import Sweep, markdown, write_sweep
 from minirec.training import RunFolderError
@@ -104,7 +103,7 @@ def test_two_settings_through_the_whole_chain_of_which_one_is_refused(tmp_path, 
     assert one["fields"] == {"search.num_beams": 10}
     assert (one["seed"], one["split"], one["steps"]) == (0, "valid", 6)
     assert one["best_step"] == 6
-    assert {"model", *BASELINES} - REPEATING <= set(one["metrics"])
+    assert {"model", *baselines_for(has_order=True, repeats=False)} <= set(one["metrics"])
     assert set(one["metrics"]["model"]) == {"item", "sid"}
     assert one["train_seconds"] > 0
     folder = tmp_path / "sweeps" / "try"

@@ -55,12 +55,12 @@ class Known:
     Attributes:
         transition: the count of transitions, with the items' popularity.
         neighbours: which items are like which by what is written about them.
+        lists: returns the items of all training lists, one after another, and where each begins.
         choose: returns which of some weights validation users like best; it is told the baseline's
             name, the baseline and the weights.
-        exclude_seen: whether items of a user's own history are left out.
     """
 
     transition: ItemTransition
     neighbours: Neighbours
     choose: Callable[[str, Weighted, Sequence[float]], float]
-    exclude_seen: bool
+    lists: Callable[[], tuple[Int[np.ndarray, " E"], Int[np.ndarray, " S1"]]]
