@@ -53,8 +53,9 @@ def test_long_lists_count_with_as_many_drawn_items(lists, monkeypatch):
 
 
 def test_it_stands_beside_models_of_data_without_an_order():
-    assert set(baselines_for(has_order=False, repeats=False)) == set(BASELINES)
-    assert set(BASELINES) - set(baselines_for(has_order=True, repeats=False)) == {"co_occurrence"}
+    of_lists = set(baselines_for(has_order=False, repeats=True))
+    assert of_lists == set(BASELINES)
+    assert of_lists - set(baselines_for(has_order=True, repeats=True)) == {"co_occurrence"}
 
 
 def test_users_are_drawn_with_all_their_targets():
