@@ -33,7 +33,7 @@ NUM_AGES = 33
 
 _PLACES = 17  # of a candidate in its user's history: never, newest to 15th distinct item, older
 _COUNTS = 8
-_RARE = -6.0  # Logit of an action before anything is learnt: of one item it is hardly ever next.
+_RARE = -8.0  # Logit of an action before anything is learnt: of one item it is hardly ever next.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,18 +286,19 @@ class CandidateRanker(nnx.Module):
             "bqt,bpt->bqp", before.astype(jnp.int32), (same & later).astype(jnp.int32)
         )
         distinct = before & (again == 0)
-        between = distinct[:, :, None] & (number > newest[..., None])
-        place = jnp.minimum(1 + between.sum(-1, dtype=jnp.int32), _PLACES - 1)
+        newer = distinct[:, :, None] & (number > newest[..., None])
+        place = jnp.minimum(1 + newer.sum(-1, dtype=jnp.int32), _PLACES - 1)
         count = jnp.minimum(met.sum(-1, dtype=jnp.int32), _COUNTS - 1)
         at = jnp.maximum(newest, 0)
         rows = jnp.arange(at.shape[0], dtype=jnp.int32)[:, None, None]
         action = events.action[rows, at] + 1
         # Seconds from the event to the newest one before the place, and from there to the place.
-        # (A gap of decades is no more than that: sums must not run over.)
-        gap = jnp.minimum(events.gap, 2**30 // max(P, 1))
-        passed = jnp.cumsum(gap, axis=1)
-        end = jnp.max(jnp.where(before, passed[:, None], -1), axis=-1)
-        age = end[..., None] - passed[rows, at] + jnp.minimum(wait, 2**30)[..., None]
+        # Sums over a row may run over; differences below 68 years come out right all the same.
+        passed = jnp.cumsum(events.gap, axis=1)
+        end = jnp.maximum(jnp.max(jnp.where(before, number, -1), axis=-1), 0)
+        between = passed[rows[..., 0], end][..., None] - passed[rows, at]
+        half = 2**30
+        age = jnp.clip(between, 0, half) + jnp.minimum(wait, half - 1)[..., None]
         place, count, action, age = (
             jnp.where(is_seen, part, 0) for part in (place, count, action, age_buckets(age))
         )

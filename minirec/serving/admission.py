@@ -9,6 +9,7 @@ deviations beside it.
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 from minirec.serving.refusals import RefusedError
 
@@ -19,7 +20,7 @@ _DEVIATIONS = 4
 
 @dataclasses.dataclass
 class Admission:
-    """Decides by moving averages of what tiles took.
+    """Decides by moving averages of what tiles took; answers may be told from any thread.
 
     Attributes:
         max_queue: queries that may wait.
@@ -34,6 +35,7 @@ class Admission:
     latency_s: float = 0.0
     error_s: float = 0.0
     deviation_s: float = 0.0
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False)
 
     @property
     def margin_s(self) -> float:
@@ -83,9 +85,10 @@ class Admission:
             expected_s: what `check` returned.
             took_s: seconds from its coming until now.
         """
-        error = took_s - expected_s - self.error_s
-        self.error_s += _NEWEST_ERROR * error
-        self.deviation_s += _NEWEST_ERROR * (abs(error) - self.deviation_s)
+        with self._lock:
+            error = took_s - expected_s - self.error_s
+            self.error_s += _NEWEST_ERROR * error
+            self.deviation_s += _NEWEST_ERROR * (abs(error) - self.deviation_s)
 
 
 def _moved(average: float, value: float) -> float:

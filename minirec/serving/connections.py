@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import http
+import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -20,10 +22,13 @@ from minirec.serving.service import MAX_BODY, Service
 
 RECOMMEND = "/v1/recommend"
 
+_LOG = logging.getLogger(__name__)
+
 HEADERS_S = 10.0
 """Seconds in which a request's headers must have come, and on the short way its body."""
 
 _LINE = f"POST {RECOMMEND} HTTP/1.1\r\n".encode()
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, in small letters
 _USUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade"))  # Headers for the usual way.
 
 
@@ -65,8 +70,10 @@ def plain_head(data: bytes | bytearray) -> Head | None:
     for line in data[len(_LINE) : end].split(b"\r\n"):
         name, colon, value = line.partition(b":")
         name = bytes(name).lower()
-        if not colon or not name or name != name.strip() or name in _USUAL:
+        if not colon or not _NAME.fullmatch(name) or name in _USUAL:
             return None
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            return None  # Others may see another header there.
         if name == b"content-length":
             value = value.strip()
             if length is not None or not value.isdigit() or len(value) > 9:
@@ -91,9 +98,14 @@ class _Asking(NamedTuple):
     withdraw: Callable[[], None]
 
 
-def connections_of(door: Door) -> type[asyncio.Protocol]:
-    """Returns uvicorn's fastest HTTP protocol, with the short way and a deadline for headers."""
-    kinds: list[Any] = []
+def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
+    """Returns one of uvicorn's HTTP protocols, with the short way and a deadline for headers.
+
+    Args:
+        door: what answers.
+        protocol: the protocol; None: the fastest that is there.
+    """
+    kinds: list[Any] = [] if protocol is None else [protocol]
     try:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -102,14 +114,16 @@ def connections_of(door: Door) -> type[asyncio.Protocol]:
         from uvicorn.protocols.http.h11_impl import H11Protocol
 
         kinds.append(H11Protocol)
-    (base,) = kinds
+    base = kinds[0]
 
     class Connection(base):
         """Closes a connection whose requests do not come, and answers plain ones itself."""
 
         headers_timer: asyncio.TimerHandle | None = None
+        is_between = True  # Whether what comes next is the first byte of a request.
         is_busy = False  # With a plain request, until its answer is written.
         is_last = False  # Whether the connection ends with the answer.
+        is_lost = False
         asking: _Asking | None = None
         head: Head | None = None
         service: Service
@@ -134,7 +148,7 @@ def connections_of(door: Door) -> type[asyncio.Protocol]:
                 if len(self.held) >= self.head.size:
                     self._answer(self.head)
                 return
-            is_idle = self.cycle is None or self.cycle.response_complete
+            is_idle = self.is_between and (self.cycle is None or self.cycle.response_complete)
             if is_idle and door.service is not None and self._has_room():
                 self.head, self.service = plain_head(data), door.service
             if self.head is None:
@@ -144,11 +158,24 @@ def connections_of(door: Door) -> type[asyncio.Protocol]:
             self.held += data
             if len(self.held) >= self.head.size:
                 self._answer(self.head)
-            elif self.headers_timer is None:
+            else:  # From now on its body has its time.
+                self._stop()
                 self._wait()
 
+        def on_message_begin(self) -> None:
+            """Takes note that uvicorn reads a request."""
+            self.is_between = False
+            super().on_message_begin()
+
+        def on_message_complete(self) -> None:
+            """Takes note that it has read one, to its end."""
+            self.is_between = True
+            super().on_message_complete()
+
         def connection_lost(self, exc: Exception | None) -> None:
-            """Forgets the timer and what was asked."""
+            """Forgets the timer, what was asked, and what would have been asked next."""
+            self.is_lost, self.head = True, None
+            self.held.clear()
             self._stop()
             if self.asking is not None:
                 gone, self.asking = self.asking, None
@@ -170,6 +197,7 @@ def connections_of(door: Door) -> type[asyncio.Protocol]:
 
         def _the_usual_way(self, data: bytes) -> None:
             before = self.cycle
+            self.is_between = False  # Until uvicorn's parser says so; one that never does keeps it.
             super().data_received(data)
             if self.cycle is not before and self.cycle is not None:
                 self._stop()
@@ -198,8 +226,15 @@ def connections_of(door: Door) -> type[asyncio.Protocol]:
 
         def _tell(self, request_id: str, started: float, answer: Any) -> None:
             self.asking = None
-            written = reply(self.service, RECOMMEND, request_id, started, answer)
-            self.transport.write(_written(*written))
+            if self.is_lost or self.transport.is_closing():
+                return
+            try:
+                written = reply(self.service, RECOMMEND, request_id, started, answer)
+                self.transport.write(_written(*written))
+            except Exception:
+                _LOG.exception("request %s: its answer cannot be written", request_id)
+                self.transport.abort()
+                return
             self.server_state.total_requests += 1
             if self.is_last:
                 self.transport.close()
@@ -209,6 +244,8 @@ def connections_of(door: Door) -> type[asyncio.Protocol]:
                 self._go_on()
 
         def _go_on(self) -> None:
+            if self.is_lost or self.transport.is_closing():
+                return
             self.is_busy = False
             self.flow.resume_reading()
             self._unset_keepalive_if_required()

@@ -325,7 +325,8 @@ class Engine:
         now = self._clock()
         while len(tile) < size and (waiting := self._queue.pop(first.key)) is not None:
             if not waiting.pending.set_running_or_notify_cancel():
-                self._observer.refused("gone")
+                # A client hears of its deadline by itself, and wants no answer then.
+                self._observer.refused("late" if waiting.expires <= now else "gone")
             elif waiting.expires > now:
                 tile.append(waiting)
                 continue

@@ -105,8 +105,13 @@ class Service:
         def told(answer: Answer | Exception) -> None:
             if isinstance(answer, Exception):
                 tell(answer)
+                return
+            try:
+                message = to_message(answer, request_id, history=asked.history)
+            except Exception as error:
+                tell(error)
             else:
-                tell(to_message(answer, request_id, history=asked.history))
+                tell(message)
 
         return _Question(self.engine, self.engine.submit(asked), deadline_s, told).withdraw
 
@@ -119,6 +124,8 @@ class Service:
         told: asyncio.Future[RecommendAnswer] = asyncio.get_running_loop().create_future()
 
         def tell(answer: RecommendAnswer | Exception) -> None:
+            if told.done():  # Whoever waited has been cancelled just now.
+                return
             if isinstance(answer, Exception):
                 told.set_exception(answer)
             else:
@@ -183,7 +190,7 @@ class _Question:
 
     def _end(self, answer: Any) -> None:
         self.withdraw()
-        if not isinstance(answer, LateError):  # How late it is the engine will see.
+        if isinstance(answer, Answer):  # How late another one is the engine will see.
             self._engine.told(self._pending)
         self._tell(answer)
 

@@ -4,6 +4,7 @@ import types
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from minirec.serving import connections
@@ -27,14 +28,14 @@ def asked(body=b'{"history": ["i1"]}', *headers, line=b"POST /v1/recommend HTTP/
     return b"\r\n".join([line, b"host: x", *headers, length, b"", body])
 
 
-def answers(service, *pieces, hang_up=False, until=None, pause_s=0.0):
+def answers(service, *pieces, hang_up=False, until=None, pause_s=0.0, most=None, protocol=None):
     """Returns (status, headers, body) of each answer to bytes that are sent in pieces."""
 
     async def story():
         door = types.SimpleNamespace(service=service)
         config = uvicorn.Config(application(service), lifespan="off", log_level="critical")
         config.load()
-        kind, state = connections_of(door), ServerState()
+        kind, state = connections_of(door, protocol), ServerState()
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: kind(config, state, {}, loop), "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -46,7 +47,7 @@ def answers(service, *pieces, hang_up=False, until=None, pause_s=0.0):
         found = []
         if not hang_up:
             whole = b"".join(pieces)
-            for _ in range(whole.count(b"HTTP/1.1\r\n")):
+            for _ in range(most or whole.count(b"HTTP/1.1\r\n")):
                 found.append(await asyncio.wait_for(read_answer(reader), 60))
         writer.close()
         server.close()
@@ -135,6 +136,10 @@ def test_requests_behind_each_other_are_answered_in_their_order(service):
         asked(b"{}", b"content-length : 2"),
         asked(b"{}", b" folded"),
         asked(b"{}", b"no colon"),
+        asked(b"{}", b"x: a\ntransfer-encoding: chunked"),
+        asked(b"{}", b"x: a\rb"),
+        asked(b"{}", b"x: a\0b"),
+        asked(b"{}", b"x y: a"),
         asked(b"{}").replace(b"content-length: 2", b"content-length: +2"),
         asked(b"{}").replace(b"content-length: 2", b"content-length: %d" % (MAX_BODY + 1)),
         asked(b"{}").replace(b"content-length: 2\r\n", b""),
@@ -143,6 +148,55 @@ def test_requests_behind_each_other_are_answered_in_their_order(service):
 )
 def test_what_is_not_plain_goes_the_usual_way(odd):
     assert plain_head(odd) is None
+
+
+@pytest.mark.parametrize("protocol", [None, H11Protocol])
+def test_what_looks_like_a_request_inside_another_is_not_one(service, protocol):
+    inner = asked(b'{"num": 0}')
+    length = b"content-length: %d" % len(inner)
+    outer = b"POST /nothing HTTP/1.1\r\nhost: x\r\n" + length + b"\r\n\r\n"
+    behind = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    most = 2 if protocol is None else 1  # h11 does not read on behind a body that nobody read.
+    found = answers(service, outer, inner, behind, pause_s=0.02, most=most, protocol=protocol)
+    # Nothing of what stands inside is answered.
+    assert [status for status, _, _ in found] == [404, 200][:most]
+    header = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: "
+    found = answers(service, header, asked(b"{}"), pause_s=0.02, most=1, protocol=protocol)
+    assert (found[0][0], found[0][2]) == (200, b"ok\n")
+
+
+@pytest.mark.parametrize("protocol", [None, H11Protocol])
+def test_both_of_uvicorns_protocols_have_the_short_way(service, protocol):
+    sent = asked(b'{"history": ["i1"]}', b"x-request-id: a") + b"GET /healthz HTTP/1.1\r\nhost: x"
+    sent += b"\r\n\r\n" + asked(b'{"num": 0}', b"x-request-id: b")
+    found = answers(service, sent, protocol=protocol)
+    assert [status for status, _, _ in found] == [200, 200, 400]
+
+
+def test_what_was_sent_behind_a_request_is_not_asked_once_the_client_has_gone(world):
+    with Held(world) as held:
+        engine = held.service.engine
+
+        def waits():
+            while not engine.num_waiting:
+                pass
+
+        sent = asked(b'{"history": ["i2"]}') + asked(b'{"history": ["i3"]}') * 20
+        assert answers(held.service, sent, until=waits, hang_up=True) == []
+        held.slow.go.set()
+        assert engine.drain(60)
+        searched = {tuple(history) for tile in held.slow.tiles for history in tile}
+        assert (3,) not in searched
+
+
+def test_an_answer_that_cannot_be_written_ends_as_an_error(service, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("played")
+
+    monkeypatch.setattr("minirec.serving.service.to_message", broken)
+    ((status, _, body),) = answers(service, asked())
+    assert status == 500
+    assert json.loads(body)["error"]["reason"] == "failed"
 
 
 def test_a_body_that_does_not_come_is_given_up(service, monkeypatch):

@@ -92,13 +92,16 @@ def test_losses_are_those_of_loops_over_the_candidates(model, batch):
             assert is_one[row, place, number] == kept
             assert log_expected[row, place, number] == pytest.approx(off, abs=1e-5)
             if kept:
-                listed[number] = logits[row, place, number] - off
-        scores = np.array([values[-1] for values in listed.values()], np.float64)
-        next_loss += weight[row, place] * (np.log(np.exp(scores).sum()) - listed[0][-1])
+                listed[number] = logits[row, place, number].astype(np.float64), off
+        scores = np.array([values[-1] - off for values, off in listed.values()])
+        next_loss += weight[row, place] * (np.log(np.exp(scores).sum()) - listed[0][0][-1])
         for action, of_action in enumerate(WEIGHTS):
-            values = np.array([values[action] for values in listed.values()], np.float64)
             done = batch["event"][row, place] == action
-            one = np.log1p(np.exp(values)).sum() - done * values[0]
+            one = sum(
+                math.log1p(math.exp(values[action])) / math.exp(off)
+                for values, off in listed.values()
+            )
+            one -= done * listed[0][0][action]
             action_loss += weight[row, place] * of_action * one
     assert float(count) == weight.sum()
     assert float(parts["next_loss"][0]) == pytest.approx(next_loss, **CLOSE)
@@ -121,15 +124,24 @@ def test_the_towers_loss_over_all_items_is_cross_entropy(model, batch):
     assert float(total) == pytest.approx(-(own * weight).sum(), **CLOSE)
 
 
-def test_what_pads_a_row_and_context_change_no_loss(model, batch):
-    # Losses without lots: a lot's draws would be of another shape.
-    task = task_of(num_negatives=1, num_shared=0, next_weight=0.0, action_weight=0.0)
+def test_what_pads_a_row_changes_no_loss_and_what_is_context_alone_is_no_target(model, batch):
+    task = task_of(num_negatives=1, num_shared=0)
     *_, (total, count, _) = lossed(task, model, batch)
     other = {name: value.copy() for name, value in batch.items()}
-    other["item"][0, -1], other["time"][0, -1] = 3, 10**9
+    other["item"][0, -1], other["event"][0, -1], other["time"][0, -1] = 3, 1, 10**9
     *_, (again, same, _) = lossed(task, model, other)
-    assert float(again) == float(total)
+    assert float(again) == pytest.approx(float(total), rel=1e-6)
     assert float(same) == float(count)
+    # The last of the context is seen by the targets behind it, and is no target itself.
+    nothing = {name: value.copy() for name, value in batch.items()}
+    nothing["target_weight"][1, 3:] = 0.0
+    nothing["target_weight"][0] = 0.0
+    *_, (none, of_none, _) = lossed(task, model, nothing)
+    assert (float(none), float(of_none)) == (0.0, 0.0)
+    context = {name: value.copy() for name, value in batch.items()}
+    context["item"][1, 2] = (context["item"][1, 2] + 1) % 8
+    *_, (moved, _, _) = lossed(task, model, context)
+    assert float(moved) != float(total)
 
 
 def test_an_identity_that_is_dropped_leaves_the_others_to_speak(model, batch):

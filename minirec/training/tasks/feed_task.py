@@ -26,13 +26,16 @@ class FeedTask:
 
     The candidates of a place are its target, the newest items before it (what a user goes back to
     is the hardest to tell from it), and negatives: some drawn by a power of popularity, some that
-    are targets elsewhere in the batch. How often an item is to be expected among the negatives is
-    taken off its logit (log-Q correction), so that logits stand for the whole catalogue:
+    are targets elsewhere in the batch. A negative stands for the catalogue's items that are drawn
+    as rarely, so that what is learnt is of the whole catalogue:
 
-    - the logit of the next item: cross-entropy of the target among the candidates;
-    - the logit of each action: binary cross-entropy, 1 for what the target's event is; its sigmoid
-      is the chance that the user's next event is this action on this item;
-    - the towers: cross-entropy of the target among the negatives of the whole batch.
+    - the logit of the next item: cross-entropy of the target among the candidates, the logarithm
+      of how often a negative is to be expected taken off its logit (log-Q correction);
+    - the logit of each action: binary cross-entropy, 1 for what the target's event is, a negative
+      counted as often as it is rare; its sigmoid is the chance that the user's next event is this
+      action on this item;
+    - the towers: cross-entropy of the target among the negatives of the whole batch, with the same
+      correction.
 
     Attributes:
         evaluator: takes the model and returns its metrics.
@@ -155,13 +158,14 @@ class _WithTables:
         if task.next_weight or task.action_weight:
             candidates, is_one, log_expected = self._candidates(events, weight, keys)
             logits = model.ranker(events, identities, candidates, dropout_key=keys["ranker"])
-            logits -= log_expected[..., None]
             if task.next_weight:
-                share = jax.nn.log_softmax(jnp.where(is_one, logits[..., -1], _NEVER), axis=-1)
+                corrected = jnp.where(is_one, logits[..., -1] - log_expected, _NEVER)
+                share = jax.nn.log_softmax(corrected, axis=-1)
                 loss = -jnp.sum(share[..., 0] * weight)
                 total, parts = total + task.next_weight * loss, parts | {"next_loss": (loss, count)}
             if task.action_weight:
-                loss = self._action_loss(logits[..., :-1], events.action, is_one, weight)
+                stands_for = jnp.where(is_one, jnp.exp(-log_expected), 0.0)
+                loss = self._action_loss(logits[..., :-1], events.action, stands_for, weight)
                 total += task.action_weight * loss
                 parts |= {"action_loss": (loss, count)}
         if task.retrieval_weight:
@@ -226,12 +230,12 @@ class _WithTables:
         self,
         logits: Float[Array, "B P C A"],
         action: Int[Array, "B P"],
-        is_one: Bool[Array, "B P C"],
+        stands_for: Float[Array, "B P C"],
         weight: Float[Array, "B P"],
     ) -> Array:
         weights = jnp.asarray(self.task.action_weights, jnp.float32)
         # log(1 + e^x) of all candidates, less x where the event was just that.
-        loss = jnp.sum(jax.nn.softplus(logits) * is_one[..., None], axis=2)
+        loss = jnp.sum(jax.nn.softplus(logits) * stands_for[..., None], axis=2)
         done = jax.nn.one_hot(action, len(weights), dtype=jnp.float32)
         loss -= logits[:, :, 0] * done
         return jnp.sum(jnp.sum(loss * weights, axis=-1) * weight)
