@@ -165,7 +165,7 @@ def test_with_nothing_trained_every_bit_is_what_it_was(tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_ids_with_a_gap_are_refused_by_name_and_lose_nothing(tmp_path, layout):
-    """The library numbers tokens without gaps: no other row than the trained one may be taken."""
+    """The library numbers tokens without gaps: none must get another row than its own."""
     folder = tmp_path / "tuned"
     tokenizer = train_tokenizer(["some words of a text", "and others"], 280)
     save_checkpoint(make(QWEN2, True, tokenizer.size + 20), folder, model_type="qwen2")
