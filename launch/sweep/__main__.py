@@ -66,9 +66,9 @@ _SPLIT = flags.DEFINE_enum(
 )
 _BY = flags.DEFINE_enum(
     "sweep_by",
-    MODEL,
+    None,
     [MODEL, ITEM_HEAD, MODEL_HEAD, SYSTEM, FEED, RANKER, TWO_TOWER],
-    "Recommender whose NDCG@10 sorts the table.",
+    "Recommender whose NDCG@10 sorts the table; what the run is about where none is named.",
 )
 _REMEDY = "put the file back, or --overwrite the sweep with all its runs"
 # A run's record tells these by what lies there; before there is a run, their paths must do.
@@ -364,7 +364,7 @@ def main(job: program.Job) -> None:
             job,
             settings,
             split=_SPLIT.value,
-            by=_BY.value,
+            by=_BY.value or experiment_of(job.config).main,
             execute=execute,
             stopped=lambda: execute.stop_requested,
         )

@@ -143,16 +143,18 @@ def _as_carried(items: pl.DataFrame, name: str, kind: pl.DataType, path: Path) -
     if kind == pl.String:
         return values.cast(pl.String)
     # Where the records hold whole numbers by chance, a new item may have a fraction.
-    if values.dtype.is_numeric():
+    if values.dtype.is_integer():
         return values
-    wrong = values.is_not_null() & values.cast(pl.Float64, strict=False).is_null()
+    numbers = values.cast(pl.Float64, strict=False).fill_nan(None)
+    missing = values.is_null() | (values.cast(pl.String).str.to_lowercase() == "nan")
+    wrong = ~missing & (numbers.is_null() | numbers.is_infinite())
     if wrong.any():
         row = int(wrong.arg_true()[0])
         raise ValueError(
             f"{path}: column {name!r} of item {items['raw_item_id'][row]!r} is "
-            f"{values[row]!r:.80}; the records hold numbers there"
+            f"{values[row]!r:.80}; the records hold finite numbers there"
         )
-    return values.cast(pl.Float64)
+    return numbers
 
 
 def _known(items: pl.DataFrame, carried: pl.DataFrame) -> list[dict[str, str | float]]:

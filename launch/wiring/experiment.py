@@ -30,6 +30,7 @@ from minirec.decoding.ranking import RankedUsers
 from minirec.recommend import ItemTransition
 from minirec.recommend.content import Neighbours
 from minirec.recommend.ranker import Ranker
+from minirec.recommend.sources import MODEL
 from minirec.serving.recommender import Prompts
 from minirec.sids import SidTable
 from minirec.training import Monitor, Stage, Task, TrainConfig
@@ -180,7 +181,7 @@ def list_length(config: ConfigDict, num_items: int) -> int:
 
 def list_size(config: ConfigDict) -> int:
     """Returns how many items are looked at of a recommendation: as many as there are beams."""
-    return config.search.get("num_items") or config.search.num_beams
+    return config.search.num_items if "num_items" in config.search else config.search.num_beams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +194,13 @@ class Experiment:
             after the run was trained are part of its catalogue (`launch.make_sids --append`).
         search: what a job's run recommends to the users of a split, a
             `launch.wiring.reporting.Searched`; None: what `launch.evaluate` searches for by SIDs.
+        main: what its runs are about, as reports call it.
     """
 
     training: Callable[[Job], Training]
     load: Callable[..., Run]
     search: Callable[[Job, str], Any] | None = None
+    main: str = MODEL
 
 
 def families() -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from launch.wiring.sid import ItemPrompts, batch_config
 from minirec import files
 from minirec.decoding.ranking import RankedUsers
 from minirec.evaluation import KS, item_ranks, metrics_at
+from minirec.files.schema import require_whole
 from minirec.models import TrunkConfig, sharding
 from minirec.models.feed import FeedModel
 from minirec.models.hash_embedding import hash_buckets, ids_of
@@ -45,7 +46,6 @@ from pipelines.batches.train_batches import train_batches
 from pipelines.prepared import Prepared
 
 _ALIKE = 100
-_CHECKED = 0  # candidates beside history and towers while a run is trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,10 @@ def training_of(job: Job) -> Training:
     """
     config = job.config
     _one_device(config)
+    for field in ("num_items", "retrieved"):
+        require_whole(f"config.search.{field}", config.search[field])
+    if not 0 <= config.loss.power <= 2:
+        raise UsageError(f"config.loss.power={config.loss.power}: must lie in [0, 2]")
     mesh = training.checked_mesh(config)
     catalogue = load_catalogue(job)
     prepared = catalogue.prepared
@@ -310,11 +314,16 @@ def action_weights(config: ConfigDict, prepared: Prepared) -> tuple[float, ...]:
     for part in filter(None, config.loss.actions.split(",")):
         name, _, number = part.partition("=")
         try:
-            given[name.strip()] = float(number)
-        except ValueError as error:
+            weight = float(number)
+        except ValueError:
+            weight = -1.0
+        name = name.strip()
+        if not 0 <= weight < np.inf or name in given:
             raise UsageError(
-                f"config.loss.actions={config.loss.actions!r}: {part!r} is not TYPE=WEIGHT"
-            ) from error
+                f"config.loss.actions={config.loss.actions!r}: {part!r} is not TYPE=WEIGHT with a "
+                "number from 0 up, once for a type"
+            )
+        given[name] = weight
     unknown = sorted(given.keys() - prepared.event_weights.keys())
     if unknown:
         raise UsageError(
@@ -432,4 +441,4 @@ def _as_ranked(row: np.ndarray, lists: RankedLists) -> RankedUsers:
     return RankedUsers(row, lists.item, score, lists.item[..., None], score, dead)
 
 
-EXPERIMENT = Experiment(training_of, load, search)
+EXPERIMENT = Experiment(training_of, load, search, FEED)

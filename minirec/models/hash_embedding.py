@@ -18,8 +18,6 @@ from jaxtyping import Array, Float, Int, Int32, UInt64
 from minirec.files.schema import require_whole
 from minirec.models.layers import normal_param
 
-_MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
-
 
 def ids_of(names: Iterable[str | None]) -> UInt64[np.ndarray, " n"]:
     """Returns an id of 64 bits for each name, the same everywhere; None is 0, which is padding."""
@@ -61,7 +59,7 @@ def _mixed(ids: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     with np.errstate(over="ignore"):
         ids = (ids ^ (ids >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         ids = (ids ^ (ids >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (ids ^ (ids >> np.uint64(31))) & _MASK
+    return ids ^ (ids >> np.uint64(31))
 
 
 class HashEmbedding(nnx.Module):

@@ -71,8 +71,8 @@ class Candidates:
     def together(cls, parts: Sequence[Candidates]) -> Self:
         """Returns candidates one behind the other.
 
-        A column that a part lacks is filled up: numbers with NaN (whole ones with -1), truth with
-        False.
+        A column that a part lacks is filled up with what says that nothing is known: numbers with
+        NaN (whole ones with -1), truth with False, texts with "", other objects with None.
         """
         if not parts:
             return cls.of(np.zeros(0, np.int64))
@@ -87,5 +87,5 @@ class Candidates:
 
 
 def _nothing(like: np.ndarray, number: int) -> np.ndarray:
-    fill = {"f": np.nan, "i": -1, "u": 0, "b": False}.get(like.dtype.kind)
+    fill = {"f": np.nan, "i": -1, "u": 0, "b": False, "U": ""}.get(like.dtype.kind)
     return np.full((number, *like.shape[1:]), fill, like.dtype)

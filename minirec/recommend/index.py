@@ -63,7 +63,11 @@ def nearest_items(
         some = jax.lax.dynamic_slice_in_dim(rows, first, size)
         held = jax.lax.dynamic_slice_in_dim(there, first, size)
         score = jax.lax.dot_general(
-            users, some, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+            users,
+            some,
+            (((1,), (1,)), ((), ())),
+            precision=jax.lax.Precision.HIGHEST,  # An accelerator's default would move items.
+            preferred_element_type=jnp.float32,
         )
         score = jnp.where(held, score, -jnp.inf)
         if excluded is not None:

@@ -8,7 +8,9 @@ The stages and their names are those of xai-org/x-algorithm's candidate pipeline
 Components of one stage that do not depend on each other run at the same time; filters and scorers
 run in order. One that fails or takes too long costs its own part and nothing else: a source or a
 hydrator is left out, a filter for comfort restores what it was given, and one for safety lets
-nothing through that it guards. Whatever happened stands in the answer's trace.
+nothing through that it guards. What is late still runs (no thread can be stopped), and counts as
+late at once where two of its calls of before have not ended. Whatever happened stands in the
+answer's trace.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from minirec.recommend.candidates import Candidates
 
 _LOG = logging.getLogger(__name__)
 _MOST_SOURCES = 63  # bits of a column
+_MOST_LATE = 2  # calls of a component that may be late and still run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,7 +166,7 @@ class Step:
     Attributes:
         stage: of the component.
         component: its name.
-        seconds: that it took.
+        seconds: that it took; of what is late, until nobody waited any more.
         given: candidates before it.
         left: candidates behind it.
         outcome: "done", "off" (`enable` said no), "failed" or "late".
@@ -271,7 +274,15 @@ class Pipeline:
             if twice := [name for name in names if names.count(name) > 1]:
                 raise ValueError(f"{stage}: two are called {twice[0]!r}")
         self._num_shown, self._clock = num_shown, clock
+        # Whatever is late leaves so many threads to the others.
+        budgets = sum(
+            component.budget_s is not None
+            for components in self._stages.values()
+            for component in components
+        )
+        num_threads += _MOST_LATE * budgets
         self._threads = concurrent.futures.ThreadPoolExecutor(num_threads, "feed")
+        self._late: collections.Counter[int] = collections.Counter()
         self._after = concurrent.futures.ThreadPoolExecutor(1, "feed side effects")
         self._counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
         self._lock = threading.Lock()
@@ -293,11 +304,17 @@ class Pipeline:
         steps: list[Step] = []
         removed: dict[int, str] = {}
         for stage in ("query_hydrators", "dependent_query_hydrators"):
-            found = self._at_once(stage, query, lambda one, now=query: one.hydrate(now), steps)
+
+            def learn(one: Any, now: FeedQuery = query) -> Mapping[str, Any]:
+                values = one.hydrate(now)
+                now.with_values(values)  # What is no mapping fails here, by itself.
+                return values
+
+            found = self._at_once(stage, query, learn, steps)
             for values in found.values():
                 query = query.with_values(values)
-        named = self._at_once("sources", query, lambda one: one.find(query), steps)
-        candidates = self._named(named)
+        named = self._at_once("sources", query, lambda one: _candidates_of(one, query), steps)
+        candidates = self._named(named, steps)
         candidates = self._hydrated("hydrators", query, candidates, steps)
         candidates = self._filtered("filters", query, candidates, steps, removed)
         candidates = self._scored(query, candidates, steps)
@@ -310,14 +327,14 @@ class Pipeline:
             before = candidates
             final = self._one(
                 "finalizers", component, query, len(before),
-                lambda one, now=before: one.finalize(query, now), steps,
+                lambda one, now=before: _checked(one.finalize(query, now)), steps,
             )  # fmt: skip
             candidates = before if final is None else final
+            steps[-1] = dataclasses.replace(steps[-1], left=len(candidates))
         names = [source.name for source in self._stages["sources"]]
         feed = Feed(candidates, query, tuple(steps), removed, names)
         for component in self._stages["side_effects"]:
-            if component.enable(query):
-                self._after.submit(self._do_after, component, query, candidates)
+            self._after.submit(self._do_after, component, query, candidates)
         return feed
 
     def flush(self) -> None:
@@ -325,21 +342,28 @@ class Pipeline:
         self._after.submit(lambda: None).result()
 
     def close(self) -> None:
-        """Does what side effects are left, and ends the threads."""
+        """Does what side effects are left, and lets the threads end; nobody waits for the late."""
         self._after.shutdown()
-        self._threads.shutdown()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _named(self, found: Mapping[str, Candidates]) -> Candidates:
-        """Returns all candidates, each with the sources that named it as bits of a column."""
-        parts = []
+    def _named(self, found: Mapping[str, Candidates], steps: list[Step]) -> Candidates:
+        """Returns all candidates, each with the sources that named it as bits of a column.
+
+        A source whose columns do not fit those of the sources before it is left out.
+        """
+        together = Candidates.of(np.zeros(0, np.int64), sources=np.zeros(0, np.int64))
         for bit, source in enumerate(self._stages["sources"]):
             part = found.get(source.name)
-            if part is not None:
-                bits = np.full(len(part), 1 << bit, np.int64)
-                parts.append(part.with_columns({"sources": bits}))
-        together = Candidates.together(parts)
+            if part is None:
+                continue
+            bits = np.full(len(part), 1 << bit, np.int64)
+            try:
+                together = Candidates.together([together, part.with_columns({"sources": bits})])
+            except Exception as error:
+                step = Step("sources", source.name, 0.0, 0, 0, "failed", _said(error))
+                self._note(steps, step)
         if not len(together):
-            return together.with_columns({"sources": np.zeros(0, np.int64)})
+            return together
         _, first, number = np.unique(together.item, return_index=True, return_inverse=True)
         bits = np.zeros(len(first), np.int64)
         np.bitwise_or.at(bits, number, together["sources"])
@@ -380,7 +404,7 @@ class Pipeline:
             if kept is None:
                 if steps[-1].outcome == "off" or not component.is_safety:
                     continue
-                kept = ~component.guards(before)
+                kept = _unguarded(component, before)
             candidates = before.take(kept)
             left = set(candidates.item.tolist())
             for item in before.item[~kept].tolist():
@@ -424,35 +448,22 @@ class Pipeline:
     ) -> dict[str, Any]:
         """Returns what the components of a stage found, each by its name; they run side by side."""
         begun = self._clock()
-        flying: list[tuple[Component, concurrent.futures.Future[Any] | None, str]] = []
-        for component in self._stages[stage]:
-            try:
-                enabled = component.enable(query)
-            except Exception as error:
-                flying.append((component, None, _said(error)))
-                continue
-            if not enabled:
-                steps.append(Step(stage, component.name, 0.0, given, given, "off"))
-                continue
-            flying.append((component, self._threads.submit(work, component), ""))
+        flying = [
+            (component, self._start(component, query, work)) for component in self._stages[stage]
+        ]
         found: dict[str, Any] = {}
-        for component, future, error in flying:
-            outcome = "failed" if future is None else "done"
-            if future is not None:
-                left = component.budget_s
-                if left is not None:
-                    left = max(0.0, left - (self._clock() - begun))
-                try:
-                    found[component.name] = future.result(left)
-                except concurrent.futures.TimeoutError:
-                    future.cancel()
-                    outcome, error = "late", f"took more than {component.budget_s} s"
-                except Exception as raised:
-                    outcome, error = "failed", _said(raised)
-            named = found.get(component.name)
-            left = len(named) if isinstance(named, Candidates) else given
-            seconds = self._clock() - begun
-            self._note(steps, Step(stage, component.name, seconds, given, left, outcome, error))
+        for component, started in flying:
+            left_s = component.budget_s
+            if left_s is not None:
+                left_s = max(0.0, left_s - (self._clock() - begun))
+            ended = self._ended(component, started, left_s, begun)
+            if ended.outcome == "done":
+                found[component.name] = ended.value
+            left = len(ended.value) if isinstance(ended.value, Candidates) else given
+            step = Step(
+                stage, component.name, ended.seconds, given, left, ended.outcome, ended.error
+            )
+            self._note(steps, step)
         return found
 
     def _one(
@@ -465,27 +476,69 @@ class Pipeline:
         steps: list[Step],
     ) -> Any:
         """Returns what a component found, or None where it is off, failed or was late."""
-        begun, outcome, error, found = self._clock(), "done", "", None
+        begun = self._clock()
+        started = self._start(component, query, work, here=component.budget_s is None)
+        ended = self._ended(component, started, component.budget_s, begun)
+        step = Step(stage, component.name, ended.seconds, given, given, ended.outcome, ended.error)
+        self._note(steps, step)
+        return ended.value
+
+    def _start(
+        self,
+        component: Component,
+        query: FeedQuery,
+        work: Callable[[Any], Any],
+        *,
+        here: bool = False,
+    ) -> _Ended | concurrent.futures.Future[_Ended]:
+        """Starts a component, in another thread unless it is to be done here."""
         try:
             if not component.enable(query):
-                outcome = "off"
-            elif component.budget_s is None:
-                found = work(component)
-            else:
-                future = self._threads.submit(work, component)
-                found = future.result(component.budget_s)
-        except concurrent.futures.TimeoutError:
-            outcome, error = "late", f"took more than {component.budget_s} s"
-        except Exception as raised:
-            outcome, error = "failed", _said(raised)
-        seconds = self._clock() - begun
-        self._note(steps, Step(stage, component.name, seconds, given, given, outcome, error))
-        return found
+                return _Ended("off", 0.0)
+        except Exception as error:
+            return _Ended("failed", 0.0, error=_said(error))
+        if self._late[id(component)] >= _MOST_LATE:
+            return _Ended("late", 0.0, error=f"{_MOST_LATE} calls of before have not ended")
+
+        def timed() -> _Ended:
+            begun = self._clock()
+            try:
+                value = work(component)
+            except Exception as error:
+                return _Ended("failed", self._clock() - begun, error=_said(error))
+            return _Ended("done", self._clock() - begun, value)
+
+        return timed() if here else self._threads.submit(timed)
+
+    def _ended(
+        self,
+        component: Component,
+        started: _Ended | concurrent.futures.Future[_Ended],
+        left_s: float | None,
+        begun: float,
+    ) -> _Ended:
+        """Waits for a component, so many seconds at most."""
+        if isinstance(started, _Ended):
+            return started
+        concurrent.futures.wait([started], left_s)
+        if started.done():
+            return started.result()
+        if not started.cancel():  # It runs: nobody waits for it any more.
+            with self._lock:
+                self._late[id(component)] += 1
+            started.add_done_callback(lambda _: self._no_longer_late(component))
+        error = f"took more than {component.budget_s} s"
+        return _Ended("late", self._clock() - begun, error=error)
+
+    def _no_longer_late(self, component: Component) -> None:
+        with self._lock:
+            self._late[id(component)] -= 1
 
     def _do_after(self, component: Component, query: FeedQuery, shown: Candidates) -> None:
         assert isinstance(component, SideEffect)
         try:
-            component.run(query, shown)
+            if component.enable(query):
+                component.run(query, shown)
         except Exception as error:
             step = Step(
                 "side_effects", component.name, 0.0, len(shown), len(shown), "failed", _said(error)
@@ -498,6 +551,34 @@ class Pipeline:
             with self._lock:
                 self._counts[step.stage, step.component, step.outcome] += 1
             _LOG.warning("%s %s: %s: %s", step.stage, step.component, step.outcome, step.error)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ended:
+    """How a component's call ended."""
+
+    outcome: str
+    seconds: float
+    value: Any = None
+    error: str = ""
+
+
+def _candidates_of(source: Any, query: FeedQuery) -> Candidates:
+    return _checked(source.find(query))
+
+
+def _checked(found: Any) -> Candidates:
+    if not isinstance(found, Candidates):
+        raise TypeError(f"{type(found).__name__}; expected Candidates")
+    return found
+
+
+def _unguarded(component: Filter, candidates: Candidates) -> Bool[np.ndarray, " n"]:
+    """Returns which candidates a filter for safety that fails does not guard."""
+    try:
+        return ~np.asarray(component.guards(candidates), bool)
+    except Exception:  # It does not even know what it guards.
+        return np.zeros(len(candidates), bool)
 
 
 def _said(error: BaseException) -> str:

@@ -39,6 +39,11 @@ def check_carried(where: str, columns: Sequence[str], attributes: Sequence[str])
                 f"{where}: source.columns names {name!r}, but items.parquet has a column of that "
                 f"name already; it has {', '.join(ITEMS)}: give the file's column another name"
             )
+        if "=" in name:
+            raise ValueError(
+                f"{where}: source.columns names {name!r}; rules could not tell the name from a "
+                "value: give the file's column a name without '='"
+            )
         if name in attributes:
             raise ValueError(
                 f"{where}: source.columns and source.attributes both name {name!r}; rules find "

@@ -108,6 +108,11 @@ def test_lists_hold_no_item_twice_and_nothing_excluded(job, report):
     [
         ("model.attributes", ("colour",), "no item has an attribute 'colour'"),
         ("loss.actions", "buy=much", "not TYPE=WEIGHT"),
+        ("loss.actions", "buy=nan", "not TYPE=WEIGHT"),
+        ("loss.actions", "buy=1,buy=2", "not TYPE=WEIGHT"),
+        ("loss.power", -1.0, r"config\.loss\.power"),
+        ("search.num_items", 0, r"config\.search\.num_items=0"),
+        ("search.retrieved", -1, r"config\.search\.retrieved=-1"),
         ("loss.actions", "rent=2", "no event type 'rent'; it has view, buy"),
         ("train.label_smoothing", 0.1, "label_smoothing"),
         ("mesh.data", 2, "one device"),

@@ -97,6 +97,18 @@ def test_filters_keep_what_loops_keep(seed):
                 filters.Region()):  # fmt: skip
         assert one.keep(QUERY, some).all(), one.name  # Nobody said that it shall not be shown.
     assert not filters.ItemDataMissing(("colour",)).keep(QUERY, some).any()
+    unknown = Candidates.together(
+        [
+            Candidates.of([1], in_stock=np.array([1]), visible=np.array([True]),
+                          price=np.array([3]), title=np.array(["Hat"]), category=np.array([0.0])),
+            Candidates.of([2]),
+        ]
+    )  # fmt: skip
+    for one in (filters.OutOfStock(), filters.Visibility(), filters.ItemDataMissing(("title",))):
+        assert one.keep(query, unknown).tolist() == [True, False]
+    cheap = QUERY.with_values({"price_to": 100, "bought_items": {2: 999.0}})
+    assert filters.PriceRange().keep(cheap, unknown).tolist() == [True, False]
+    assert filters.AlreadyBought({}).keep(cheap, unknown).tolist() == [True, False]
 
 
 def test_words_are_muted_whole():
@@ -199,6 +211,8 @@ def test_what_is_chosen_keeps_its_order_and_stands_before_the_others():
     some = Candidates.of(np.arange(number), score=rng.random(number) * 3 - 1,
                          vector=rng.normal(size=(number, 8)))  # fmt: skip
     some["score"][4] = np.nan
+    positive = some.with_columns({"score": some["score"] + 2})
+    assert np.nanmin(DppRerank(5, most=12).score(QUERY, positive)["score"]) > 0
     found = DppRerank(5, most=12).score(QUERY, some)
     chosen = np.flatnonzero(found["dpp"])
     assert len(chosen) == 5
@@ -235,6 +249,9 @@ def test_new_items_are_lifted_to_a_place_up_to_the_cap_and_by_the_draw():
         lifted_by |= set(lifted)
     # Those that are new and stand behind the place; the worst is never the better of two draws.
     assert lifted_by == {17, 26}
+    tied = some.with_columns({"score": np.full(number, 0.5), "is_new": some.item == 30})
+    order = by_score(ColdStart(place=15).score(QUERY, tied)["score"], tied.item).tolist()
+    assert order == [*range(15), 30, *range(15, 30), *range(31, number)]
     # One that thousands have seen and nobody liked is hardly ever drawn before the others.
     known = some.with_columns({"views": np.where(some.item == 17, 1e6, 0.0)})
     drawn_first = [

@@ -251,6 +251,77 @@ def test_a_budget_is_of_the_stage_and_not_of_each_in_a_row():
     assert took < 3 * 0.2  # Waited for once, not three times.
 
 
+def test_what_is_late_takes_no_thread_from_the_others_and_is_not_waited_for():
+    go = threading.Event()
+    slow = failing(Source, name="slow", wait=go)
+    one = pipeline(sources=[Names("a", [1]), slow], num_threads=1)
+    for _ in range(6):
+        assert one.run(FeedQuery("ann", 0.0)).shown.item.tolist() == [1]
+    assert one.failures()["sources", "slow", "late"] == 6
+    assert sum(thread.name.startswith("feed_") for thread in threading.enumerate()) <= 3
+    one.close()  # Nor does the end wait for it.
+    go.set()
+
+
+def test_a_steps_time_is_its_own_and_its_own_timeouts_are_failures():
+    ended = threading.Event()
+
+    class Slow(Names):
+        def find(self, query):
+            assert ended.wait(60)
+            time.sleep(0.2)
+            return super().find(query)
+
+    class Quick(Names):
+        def find(self, query):
+            ended.set()
+            raise TimeoutError("the database")
+
+    feed = run(pipeline(sources=[Slow("slow", [1]), Quick("quick", [])]))
+    steps = {step.component: step for step in feed.steps}
+    assert steps["slow"].seconds >= 0.2 > steps["quick"].seconds
+    assert (steps["quick"].outcome, steps["quick"].error) == (
+        "failed", "TimeoutError: the database",
+    )  # fmt: skip
+
+
+def test_nothing_that_a_component_returns_or_raises_ends_the_answer():
+    class WrongHydrator(QueryHydrator):
+        def hydrate(self, query):
+            return None
+
+    class NoCandidates(Source):
+        def find(self, query):
+            return [1, 2]
+
+    class Asks(SideEffect):
+        def enable(self, query):
+            raise RuntimeError("played")
+
+    class Lost(Raises, Filter):
+        is_safety = True
+
+        def guards(self, candidates):
+            raise RuntimeError("played")
+
+    wide = Names("wide", [7], vector=np.ones((1, 8)))
+    narrow = Names("narrow", [8], vector=np.ones((1, 4)))
+    one = pipeline(
+        query_hydrators=[WrongHydrator()],
+        sources=[Names("a", [1]), NoCandidates(), wide, narrow],
+        finalizers=[failing(Finalizer)],
+        side_effects=[Asks()],
+    )
+    feed = one.run(FeedQuery("ann", 0.0))
+    one.flush()
+    one.close()
+    assert feed.shown.item.tolist() == [7, 1]
+    assert {name for _, name, _ in one.failures()} == {
+        "WrongHydrator", "NoCandidates", "narrow", "Raises", "Asks",
+    }  # fmt: skip
+    assert run(pipeline(filters=[Lost()])).shown.item.tolist() == []
+
+
 def test_impossible_pipelines_are_refused():
     with pytest.raises(ValueError, match="sources: 0"):
         pipeline(sources=[])

@@ -1,4 +1,7 @@
-"""Filters of a feed: what must not be shown, and what need not be shown again."""
+"""Filters of a feed: what must not be shown, and what need not be shown again.
+
+Where nothing is known of a candidate (NaN, -1, ""), what would let it through does not hold.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,9 @@ class OutOfStock(Filter):
     is_safety: ClassVar[bool] = True
 
     def keep(self, query: FeedQuery, candidates: Candidates) -> Bool[np.ndarray, " n"]:
-        """Returns what can be had."""
+        """Returns what can be had; of what nothing is known is not."""
         del query
-        return candidates["in_stock"].astype(bool)
+        return np.asarray(candidates["in_stock"] == 1)
 
 
 class OwnListings(Filter):
@@ -115,7 +118,7 @@ class AlreadyBought(Filter):
     def keep(self, query: FeedQuery, candidates: Candidates) -> Bool[np.ndarray, " n"]:
         """Returns what may be bought; the query's `bought_items` has times by item."""
         bought: Mapping[int, float] = query.get("bought_items", {})
-        category = candidates.get("category", -1)
+        category = np.nan_to_num(candidates.get("category", -1), nan=-1)
         return np.array(
             [
                 item not in bought
@@ -166,7 +169,7 @@ class PriceRange(Filter):
         price = candidates["price"]
         if least == -np.inf and most == np.inf:
             return np.ones(len(candidates), bool)
-        return (price >= least) & (price <= most)
+        return (price >= least) & (price <= most) & (price >= 0)
 
 
 class Region(Filter):
@@ -188,9 +191,9 @@ class Visibility(Filter):
     is_safety: ClassVar[bool] = True
 
     def keep(self, query: FeedQuery, candidates: Candidates) -> Bool[np.ndarray, " n"]:
-        """Returns what is visible."""
+        """Returns what is visible; of what nothing is known is not."""
         del query
-        return candidates["visible"].astype(bool)
+        return np.asarray(candidates["visible"] == 1)
 
 
 class OneOfAGroup(Filter):

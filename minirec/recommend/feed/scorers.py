@@ -189,10 +189,11 @@ class DppRerank(Scorer):
         highest = np.nanmax(np.where(others, score, np.nan), initial=-np.inf)
         lowest = score[chosen].min()
         lowered = score.astype(np.float64).copy()
-        if highest >= lowest:
-            # Their own order stays: all are moved down, and none is made worth nothing.
-            shift = highest - lowest + max(abs(lowest), 1.0) * 1e-9
-            lowered[others] -= shift
+        # Their own order stays. Scaled, scores keep their signs, which further factors go by.
+        if highest >= lowest > 0:
+            lowered[others] *= (1 - 1e-9) * lowest / highest
+        elif highest >= lowest:
+            lowered[others] -= highest - lowest + max(abs(lowest), 1.0) * 1e-9
         return {"score": lowered, "dpp": ~others}
 
 
@@ -213,7 +214,9 @@ def dpp_chosen(
         alpha: how much scores count.
     """
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    quality = np.exp(alpha * score / max(float(np.max(np.abs(score))), 1e-12))
+    highest = float(score.max())
+    relative = score / highest if highest > 0 else score - highest
+    quality = np.exp(alpha * relative)
     gain = quality**2  # The diagonal: a vector's cosine with itself is 1.
     least = gain * _DEPENDENT
     rows = np.zeros((num, len(score)))
@@ -284,10 +287,15 @@ class ColdStart(Scorer):
         by_draw = [behind[number] for number in np.argsort(-np.asarray(draws), kind="stable")]
         if self._place < len(order):
             there = score[order[self._place]]
-            for _ in range(min(self._cap, len(by_draw))):
+            # Who stands before the place with the same score stays before it.
+            before = order[: self._place]
+            above = np.nextafter(there, np.inf)
+            if lifts := min(self._cap, len(by_draw)):
+                score[before[score[before] == there]] = np.nextafter(above, np.inf)
+            for _ in range(lifts):
                 best = max(by_draw[:2], key=lambda place: (score[place], -candidates.item[place]))
                 by_draw.remove(best)
-                score[best] = np.nextafter(max(there, score[best]), np.inf)
+                score[best] = above
                 lifted[best] = True
         return {"score": score, "lifted": lifted}
 
