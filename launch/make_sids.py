@@ -189,7 +189,15 @@ def make_table(prepared: Prepared, config: ConfigDict, seed: int, folder: str = 
 
 
 def make(job: program.Job) -> None:
-    """Makes or takes the SIDs and prints what the codebooks look like."""
+    """Makes or takes the SIDs and prints what the codebooks look like.
+
+    Raises:
+        UsageError: the config's family writes no SIDs.
+    """
+    if "sids" not in job.config:
+        raise program.UsageError(
+            f"config.family={job.config.family!r} writes no SIDs: go on with launch.train"
+        )
     prepared = catalogue.load_prepared(job)
     _check_replaced(job, prepared)
     folder = job.config.data.source.get("folder", "")

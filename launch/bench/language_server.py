@@ -3,7 +3,7 @@
     python -m launch.bench.language_server PLAN.json
 
 The plan says `folder` (of `launch.bench.serving_language`), `tile`, `num_beams`, `cache_bytes` and
-`port`. A line is printed once the server is ready.
+`port`, and `longest`, the tokens of the longest prompt. A line is printed once the server is ready.
 """
 
 from __future__ import annotations

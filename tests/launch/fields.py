@@ -54,7 +54,8 @@ def refused_fields(job):
             experiment_of(other.config).load(other)
         assert "launch." in str(raised.value) or "--run" in str(raised.value)
         if made_with.is_in(field, ("data",)):
-            for step in (make_sids.make, train.run_training):
+            steps = [make_sids.make] if "sids" in job.config else []
+            for step in (*steps, train.run_training):
                 with pytest.raises(ValueError, match=rf"manifest\.json: config\.{field} is "):
                     step(other)
         if made_with.is_in(field, ("sids",)):

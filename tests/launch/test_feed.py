@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from configs import blocks
-from launch import evaluate, recommend, train
+from launch import evaluate, make_sids, recommend, train
 from launch.wiring import feed, program
 from minirec.recommend import baselines_for
 from minirec.training import read_metrics
 from pipelines.prepare.prepare import prepare
+from tests.launch.fields import refused_fields
 
 ITEMS, USERS = 40, 90
 SMALL = {
@@ -124,6 +125,18 @@ def test_what_cannot_be_is_named(job, field, value, said):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=said):
         feed.training_of(program.Job(config, job.workdir, job.workdir / "runs" / "wrong"))
+
+
+def test_a_changed_field_is_refused_by_every_later_step(job, report):
+    refused = refused_fields(job)
+    assert {"data.k_core", "model.attributes", "loss.num_recent", "search.retrieved"} - refused == {
+        "search.retrieved"  # It shapes an evaluation alone.
+    }
+
+
+def test_a_feed_has_no_sids_to_make(job):
+    with pytest.raises(program.UsageError, match="writes no SIDs"):
+        make_sids.make(job)
 
 
 def test_a_feed_is_not_served_by_sids(job, report):
