@@ -73,12 +73,11 @@ class Keys:
         missing = np.flatnonzero(rows < 0)
         if not len(missing):
             return rows
-        new, first, which = np.unique(ids[missing], return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        number = np.empty(len(new), np.int64)
-        number[order] = self._size + np.arange(len(new))
-        self.append(new[order])
-        rows[missing] = number[which]
+        new = ids[missing]
+        order, rank, _ = ranks(new)
+        first = np.sort(order[rank == 0])  # Of each id the first, in the order of their coming.
+        self.append(new[first])
+        rows[missing] = self.find(new)
         return rows
 
     def clear(self) -> None:
@@ -162,9 +161,8 @@ def ranks(groups: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray, np.nda
     sorted_groups = groups[order]
     first = np.ones(len(groups), bool)
     first[1:] = sorted_groups[1:] != sorted_groups[:-1]
-    starts = np.flatnonzero(first)
     place = np.arange(len(groups))
-    rank = place - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    rank = place - np.maximum.accumulate(np.where(first, place, 0))
     last = np.ones(len(groups), bool)
     last[:-1] = first[1:]
     return order, rank, last

@@ -50,7 +50,7 @@ def check_same(store, twin, now=None):
     assert store.available(items).tolist() == [twin.available(item) for item in range(14)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 60), min_size=1, max_size=6))
 def test_any_events_give_what_dicts_of_lists_give(seed, sizes):
     rng = np.random.default_rng(seed)
