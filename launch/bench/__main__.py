@@ -30,6 +30,7 @@ import kernels.bench.trie
 from launch.bench import (
     content,
     evaluate,
+    event_store,
     generate,
     index,
     loader,
@@ -123,6 +124,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
     "serving": lambda: serving.run(_BENCH_DIR.value),
     "index": index.run,
+    "event_store": event_store.run,
 }
 
 
