@@ -30,6 +30,7 @@ import kernels.bench.trie
 from launch.bench import (
     content,
     evaluate,
+    event_store,
     generate,
     index,
     loader,
@@ -131,6 +132,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "serving": lambda: serving.run(_BENCH_DIR.value),
     "index": index.run,
     "tasks": lambda: tasks.run(tuple(_LIST_ROWS.value)),
+    "event_store": event_store.run,
 }
 
 
