@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from configs import retail_rocket
 from minirec.evaluation import item_ranks, item_sids, metrics_at, sid_ranks
 from minirec.recommend import ItemTransition, Popularity
 from minirec.recommend.baselines import Recency, RecencyTransition
+from pipelines.prepare.prepare import prepare
+from pipelines.prepared import Prepared
 
 NUM_ITEMS = 9
 sequences_strategy = st.lists(
@@ -236,6 +239,29 @@ def test_beauty_reaches_the_figures_of_the_design(real_data):
     assert figures(item_ranks(lists, target)) == "0.0793/0.0502"
     lists = transition.popularity.recommend(histories, 10, exclude_seen=True)
     assert figures(item_ranks(lists, target)) == "0.0115/0.0055"
+
+
+def test_retail_rocket_reaches_the_figures_of_the_design(real_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIREC_DATA", str(real_data))
+    config = retail_rocket.get_config()
+    prepare(config.data.to_dict(), tmp_path / "prepared")
+    prepared = Prepared.load(tmp_path / "prepared")
+    rows, target = np.arange(len(prepared.views("test"))), prepared.targets("test")
+    histories = prepared.histories("test", rows)
+    transition = ItemTransition(*prepared.training_items(), prepared.num_items)
+    for baseline, expected in (
+        (Recency(transition.popularity), "0.5899/0.5305"),
+        (RecencyTransition(transition), "0.6196/0.5426"),
+        (transition, "0.4039/0.3114"),
+    ):
+        lists = baseline.recommend(histories, 10, exclude_seen=False)
+        assert figures(item_ranks(lists, target)) == expected
+    is_new = np.array(
+        [item not in history for item, history in zip(target, histories, strict=True)]
+    )
+    some = [history for history, new in zip(histories, is_new, strict=True) if new]
+    lists = transition.recommend(some, 10, exclude_seen=True)
+    assert figures(item_ranks(lists, target[is_new])) == "0.0964/0.0600"
 
 
 @pytest.fixture(scope="module")
