@@ -145,7 +145,8 @@ def chosen_on(
     found |= {name: number for name in fitted.chosen if number}
     if searched.system is not None:
         number = among(job.config.evaluate.fusion_users, job.config.seed)
-        found |= {SYSTEM: number} if number else {}
+        fused = SYSTEM if searched.main == MODEL else searched.main
+        found |= {fused: number} if number else {}
     return found
 
 
