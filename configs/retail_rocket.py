@@ -1,9 +1,24 @@
 """Retail Rocket's shop log: a feed of two towers and a ranker, split 80/10/10 within each user.
 
-export MINIREC_DATA=...   # the folder that holds retail_rocket/
-for step in prepare train evaluate; do
-python -m launch.$step --config=retail_rocket --workdir=W
-done
+    export MINIREC_DATA=...   # the folder that holds retail_rocket/
+    for step in prepare train evaluate; do
+      python -m launch.$step --config=retail_rocket --workdir=W
+    done
+
+On 2 CPU cores (AMD EPYC) beside other jobs training took 11 min, evaluation with the choice of the
+feed's weights 8 min. Test split, 13,500 targets, repeats allowed, seed 0:
+
+                        HR@1     HR@10    NDCG@10  HR@50
+    feed                .4581    .6504    .5583    .7323
+    ranker              .4584    .6001    .5387    .6559
+    two_tower           .4060    .5373    .4673    .6516
+    recency_transition  .4489    .6196    .5426    .6416
+    recency             .4489    .5899    .5305    .6041
+    item_transition     .2201    .4039    .3114    .4355
+    popularity          .0035    .0150    .0083    .0413
+
+The feed is all of ranker, towers, transition count and likeness of attributes, as validation users
+chose.
 """
 
 from __future__ import annotations
