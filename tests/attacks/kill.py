@@ -367,7 +367,8 @@ def _made(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
         else:
             work.mkdir()
             (work / "new_items.csv").write_text(
-                "raw_item_id,title\nnew_1,Blue Nylon Radio\nnew_2,Black Bar Stool\n"
+                "raw_item_id,title,colour,price\n"
+                "new_1,Blue Nylon Radio,blue,19.5\nnew_2,Black Bar Stool,,40\n"
             )
             (work / "lists").mkdir()
             watch_data.write(work / "lists")

@@ -388,7 +388,7 @@ def test_a_model_with_fewer_beams_is_compared_only_as_far_as_it_reaches(report):
 
 
 def test_a_report_needs_the_model_first_and_the_same_users(report):
-    with pytest.raises(ValueError, match="the first must be 'model'"):
+    with pytest.raises(ValueError, match="the first must be what was trained"):
         make_report(evaluations={"popularity": report.evaluations["popularity"]})
     with pytest.raises(ValueError, match="model has 60 users, target has 3"):
         make_report(target=report.target[:3])
