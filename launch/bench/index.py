@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,11 +39,10 @@ def run(num_items: int = 1_000_000) -> Iterator[dict[str, Any]]:
     floor, _ = _timed(lambda: jax.block_until_ready(product(asked, held)))
     about = {"benchmark": "index", "num_items": num_items, "width": _WIDTH, "k": _K}
     theirs, lists = None, None
-    try:
-        import faiss
-    except ImportError:
+    if importlib.util.find_spec("faiss") is None:
         yield about | {"implementation": "faiss", "skipped": "faiss is not installed"}
     else:
+        faiss: Any = importlib.import_module("faiss")
         faiss.omp_set_num_threads(num_threads())
         index = faiss.IndexFlatIP(_WIDTH)
         index.add(vectors)
