@@ -56,7 +56,7 @@ serve: $(VENV)/.serve  ## Serve the quickstart's run at http://127.0.0.1:8000, u
 test: $(VENV)/.dev  ## Run the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30
 
-faults: $(VENV)/.dev  ## Attack a server of the quickstart's run: kills, swaps, rude clients (some 5 minutes)
+faults: $(VENV)/.dev  ## Attack a server of the quickstart's run: kills, swaps, rude clients (some 8 minutes)
 	@test -d $(WORKDIR)/runs || $(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
 	$(BIN)/python -m tests.serving.faults --workdir=$(WORKDIR)
 
