@@ -222,7 +222,9 @@ class Engine:
         with self._changed:
             pending.expected_s = self._check(self._queue.ahead(key), deadline_s)
             self._queue.push(waiting)
-            self._changed.notify_all()
+            # Whoever wakes takes the interpreter from a search: only where there is work.
+            if self._max_wait_s or self._may_begin():
+                self._changed.notify_all()
         return pending
 
     def _check(self, ahead: int, deadline_s: float) -> float:
