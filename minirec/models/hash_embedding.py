@@ -8,7 +8,7 @@ embeds users, posts and authors so).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,3 +76,20 @@ class HashEmbedding(nnx.Module):
         """
         found = jnp.where((buckets > 0)[..., None], self.rows[...][buckets], 0)
         return found.reshape(*buckets.shape[:-1], -1)
+
+
+def joined(
+    tables: Sequence[HashEmbedding],
+    identities: Int[Array, "N F hashes"],
+    item: Int[Array, "*shape"],
+) -> Float[Array, "*shape W"]:
+    """Returns the rows of all identities of items, one behind the other.
+
+    Args:
+        tables: one an identity.
+        identities: rows of every item's identities.
+        item: item ids.
+    """
+    rows = identities[item]
+    parts = [table(rows[..., place, :]) for place, table in enumerate(tables)]
+    return jnp.concatenate(parts, axis=-1)

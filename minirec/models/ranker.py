@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from minirec.files.schema import require_whole
 from minirec.models.cache import PrefixCache, SuffixCache
 from minirec.models.config import TrunkConfig
-from minirec.models.hash_embedding import HashEmbedding
+from minirec.models.hash_embedding import HashEmbedding, joined
 from minirec.models.layers import RMSNorm, named_param, normal_param
 from minirec.models.masks import CausalMask
 from minirec.models.products import project
@@ -80,6 +80,16 @@ class Events:
     action: Int[Array, "B P"]
     gap: Int[Array, "B P"]
     segment: Int[Array, "B P"]
+
+    def with_place_behind(self, lengths: Int[Array, " B"]) -> Events:
+        """Returns histories with a place more, `[B, P + 1]`, that of what comes next.
+
+        Args:
+            lengths: events of each history, which stand at its left; `segment` is not read.
+        """
+        padded = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 1))), self)
+        held = jnp.arange(padded.item.shape[1], dtype=jnp.int32) <= lengths[:, None]
+        return dataclasses.replace(padded, segment=held.astype(jnp.int32))
 
 
 @jax.tree_util.register_dataclass
@@ -193,11 +203,7 @@ class CandidateRanker(nnx.Module):
             identities: rows of every item's identities.
             lengths: events of each; it may be 0.
         """
-        P = events.item.shape[1]
-        # Behind the last event stands one place more, at which the candidates would be.
-        padded = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 1))), events)
-        held = jnp.arange(P + 1, dtype=jnp.int32) <= lengths[:, None]
-        padded = dataclasses.replace(padded, segment=held.astype(jnp.int32))
+        padded = events.with_place_behind(lengths)
         tokens = self._tokens(padded, identities)
         _, prefix = self.trunk.prefill(tokens, lengths + 1, CausalMask())
         return Reading(prefix, padded, lengths)
@@ -305,11 +311,9 @@ class CandidateRanker(nnx.Module):
         return place, count, action, age
 
     def _embed(self, item: Int[Array, "*shape"], identities: Array) -> Float[Array, "*shape D"]:
-        rows = identities[item]
-        parts = [table(rows[..., n, :]) for n, table in enumerate(self.tables)]
         dtype = self.config.trunk.dtype
-        joined = jnp.concatenate(parts, axis=-1).astype(dtype)
-        return project(joined, self.identity[...].astype(dtype))
+        rows = joined(self.tables, identities, item).astype(dtype)
+        return project(rows, self.identity[...].astype(dtype))
 
     def _logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch A1"]:
         dtype = self.config.trunk.dtype

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from minirec.files.schema import require_whole
 from minirec.models.config import TrunkConfig
-from minirec.models.hash_embedding import HashEmbedding
+from minirec.models.hash_embedding import HashEmbedding, joined
 from minirec.models.layers import RMSNorm, named_param, normal_param
 from minirec.models.masks import CausalMask
 from minirec.models.products import project
@@ -131,9 +131,7 @@ class TwoTower(nnx.Module):
         return _unit(project(inner, self.down[...].astype(dtype)))
 
     def _joined(self, item: Int[Array, "*shape"], identities: Array) -> Float[Array, "*shape W"]:
-        rows = identities[item]
-        parts = [table(rows[..., n, :]) for n, table in enumerate(self.tables)]
-        return jnp.concatenate(parts, axis=-1).astype(self.config.trunk.dtype)
+        return joined(self.tables, identities, item).astype(self.config.trunk.dtype)
 
 
 def _unit(vector: Float[Array, "*shape E"]) -> Float[Array, "*shape E"]:

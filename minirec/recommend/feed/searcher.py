@@ -130,10 +130,7 @@ def _judge(
 
 def _users(model: FeedModel, events: Events, identities: Array, lengths: Array) -> Array:
     """Returns the vectors of whole histories: at the place behind their last events."""
-    padded = jax.tree.map(lambda array: jnp.pad(array, ((0, 0), (0, 1))), events)
-    held = jnp.arange(padded.item.shape[1], dtype=jnp.int32) <= lengths[:, None]
-    padded = Events(padded.item, padded.action, padded.gap, held.astype(jnp.int32))
-    vectors = model.towers.users(padded, identities)
+    vectors = model.towers.users(events.with_place_behind(lengths), identities)
     return jnp.take_along_axis(vectors, lengths[:, None, None], axis=1)[:, 0]
 
 
