@@ -494,7 +494,7 @@ def fine_tune(job: Job) -> Training:
     settings, stage_options, label_smoothing = training.train_settings(job, batches.num_rows)
     stage = Stage("sft", lambda: batches, trainable=filtered, **stage_options)
     task = TokenTask(
-        _validator(config, catalogue, mesh),
+        validator(config, catalogue, functools.partial(split_prompts, catalogue, config), mesh),
         select_metric=training.SELECT_METRIC,
         label_smoothing=label_smoothing,
         logits_at_once=config.sft.logits_at_once or None,
@@ -528,10 +528,13 @@ def fine_tune(job: Job) -> Training:
     )
 
 
-def _validator(
-    config: ConfigDict, catalogue: LanguageCatalogue, mesh: Mesh | None
+def validator(
+    config: ConfigDict,
+    catalogue: LanguageCatalogue,
+    prompts: Callable[[str, int], Any],
+    mesh: Mesh | None,
 ) -> Callable[[Any], dict[str, float]]:
-    prompts = functools.partial(split_prompts, catalogue, config)
+    """Returns `training.make_validator`'s function for models with adapters, which it merges."""
     validate_plain = training.make_validator(config, catalogue, prompts, mesh)
 
     def validate(model: SidDecoder) -> dict[str, float]:

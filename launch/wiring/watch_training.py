@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from launch.wiring import language, made_with, scratch, training
@@ -23,7 +22,6 @@ from launch.wiring.general import Mixed, encoded, general_text
 from launch.wiring.language import NEW_ROWS_FILE
 from launch.wiring.program import Job
 from launch.wiring.watch_catalogue import (
-    WatchLanguageCatalogue,
     as_it_runs,
     load_catalogue,
     split_prompts,
@@ -31,8 +29,6 @@ from launch.wiring.watch_catalogue import (
 )
 from minirec import files
 from minirec.evaluation.perplexity import Perplexity
-from minirec.models import SidDecoder, sharding
-from minirec.models.vocabulary import merged
 from minirec.training import (
     Monitor,
     OptimizerConfig,
@@ -257,7 +253,9 @@ def fine_tune(job: Job) -> Training:
             told = " ".join(f"{name}={share:.4f}" for name, share in shares.items())
             print(f"{stage.name} steps={stage.num_steps} {told}")
     task = TokenTask(
-        _validator(config, catalogue, mesh),
+        language.validator(
+            config, catalogue, functools.partial(split_prompts, catalogue, config), mesh
+        ),
         select_metric=training.SELECT_METRIC,
         label_smoothing=config.train.label_smoothing,
         logits_at_once=config.sft.logits_at_once or None,
@@ -345,20 +343,6 @@ def _place(batch: Any) -> str:
     """Returns a batch's place; it does not say of which stage it is, but the error does."""
     number = int(np.asarray(batch["batch_index"])[0])
     return f"batch {number} of its stage, rows {np.asarray(batch['rows'])[:8].tolist()}"
-
-
-def _validator(
-    config: ConfigDict, catalogue: WatchLanguageCatalogue, mesh: Mesh | None
-) -> Callable[[Any], dict[str, float]]:
-    prompts = functools.partial(split_prompts, catalogue, config)
-    validate_plain = training.make_validator(config, catalogue, prompts, mesh)
-
-    def validate(model: SidDecoder) -> dict[str, float]:
-        plain = merged(model)
-        sharding.place(plain, mesh)
-        return validate_plain(plain)
-
-    return validate
 
 
 def _finish(
