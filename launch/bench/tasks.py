@@ -57,6 +57,7 @@ def run(
                     "implementation": which,
                     "list_rows": size,
                     **row,
+                    "seconds": round(row["seconds"], 1),
                     "ratio": None if ratio is None else round(ratio, 2),
                 }
 

@@ -32,7 +32,7 @@ def measure(folder: Path) -> dict[str, Any]:
         rows = make_tasks(config, folder / "made")["rows"]
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rows": rows, "seconds": round(seconds, 1), "peak_gb": round(peak, 2)}
+    return {"rows": rows, "seconds": seconds, "peak_gb": round(peak, 2)}
 
 
 if __name__ == "__main__":
