@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import blocks, parts
+from configs import language_blocks, parts
 
 VARIANTS = ("", "small")
 
@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         ValueError: an unknown variant.
     """
     parts.check_variant(variant, VARIANTS)
-    config = blocks.watch("anime")
+    config = language_blocks.watch("anime")
     folder, wiki = parts.data_folder("anime"), parts.data_folder("wiki")
     config.tasks.folder = folder
     config.tasks.source_db = "anilist.sqlite"
@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # The file's only time is one and the same in all rows: nothing says what came first.
     config.tasks.order_by = "none"
     config.tasks.task_b_mask_modes = ("random",)
-    config.data.source = blocks.watch_source(folder, config.tasks)
+    config.data.source = language_blocks.watch_source(folder, config.tasks)
     config.data.k_core = 0
     config.data.split = ConfigDict({"name": "as_given"})
     config.sids.source = "given"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import blocks, parts
+from configs import language_blocks, parts
 
 VARIANTS = ("", "smoke")
 
@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
         ValueError: an unknown variant.
     """
     parts.check_variant(variant, VARIANTS)
-    config = blocks.language("sid_sft")
+    config = language_blocks.language("sid_sft")
     config.data.source = ConfigDict(
         {
             "name": "minionerec",

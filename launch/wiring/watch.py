@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from launch.wiring import language, made_with
+from launch.wiring import language_model, made_with
 from launch.wiring.catalogue import (
     SIDS,
     check_trained_on,
@@ -123,8 +123,8 @@ def load_run(job: Job, *, with_appended: bool = False) -> WatchRun:
     check_trained_on(job, record, here | {"tasks": summary["outputs"]})
     about = files.read_sealed(job.run / BASE, "train the run again with --overwrite")
     said = about | {RETENTION: retention(read_metrics(job.run))}
-    losses = language.read_new_rows(job)["losses"]
-    model = language.load_model(config, folder, mesh)
+    losses = language_model.read_new_rows(job)["losses"]
+    model = language_model.load_model(config, folder, mesh)
     return WatchRun(config, catalogue, model, mesh, losses, True, said)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from launch.wiring.catalogue import load_items, popularity_trie
-from launch.wiring.language import LanguageCatalogue
+from launch.wiring.language_catalogue import LanguageCatalogue
 from launch.wiring.program import Job
 from minirec import files
 from minirec.models import sharding

@@ -15,11 +15,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from launch.wiring import language, made_with, scratch, training
+from launch.wiring import (
+    language,
+    language_catalogue,
+    language_model,
+    made_with,
+    scratch,
+    training,
+)
 from launch.wiring.catalogue import SIDS, fingerprints, keep_sids, load_prepared, require_sids
 from launch.wiring.experiment import Training
 from launch.wiring.general import Mixed, encoded, general_text
-from launch.wiring.language import NEW_ROWS_FILE
+from launch.wiring.language_model import NEW_ROWS_FILE
 from launch.wiring.program import Job
 from launch.wiring.watch_catalogue import (
     as_it_runs,
@@ -68,7 +75,7 @@ def base_folder(job: Job, prepared: Prepared, mixed: Mixed) -> tuple[Path, dict[
     about = {"asked": name, "used": name}
     if name != "scratch":
         try:
-            return language.given_folder(job), about
+            return language_catalogue.given_folder(job), about
         except ValueError as error:
             if not config.dry_run:
                 raise
@@ -174,7 +181,7 @@ def make_stages(
                 num_steps,
                 optimizer,
                 config.train.accumulate,
-                language.trainable(config),
+                language_model.trainable(config),
             )
         )
     if not stages:
@@ -231,7 +238,7 @@ def fine_tune(job: Job) -> Training:
     """
     job = as_it_runs(job)
     config = job.config
-    language.trainable(config)
+    language_model.trainable(config)
     mesh = training.checked_mesh(config)
     prepared = load_prepared(job)
     require_sids(job, job.sids)
@@ -270,15 +277,17 @@ def fine_tune(job: Job) -> Training:
     }
     record = {
         "config": made_with.run_part(config),
-        "checkpoint": language.fingerprint(folder),
+        "checkpoint": language_catalogue.fingerprint(folder),
         "data": prepared.manifest["config"],
         "tasks": summary["outputs"],
         "general_text": about["general_text"],
         **fingerprints(prepared, job.sids / SIDS, tokenizer.size),
     }
-    new_model = functools.partial(language.make_model, job, folder, catalogue, mesh)
+    new_model = functools.partial(language_model.make_model, job, folder, catalogue, mesh)
     of_run = record | as_record(settings, stages)
-    compared = language.compare_new_rows(job, catalogue, new_model, task, stages[0], mesh, of_run)
+    compared = language_model.compare_new_rows(
+        job, catalogue, new_model, task, stages[0], mesh, of_run
+    )
 
     def keep() -> None:
         keep_sids(job)

@@ -17,7 +17,7 @@ import pytest
 from launch.sweep import __main__ as sweep
 from launch.sweep import sweep_run
 from launch.sweep.results import FAILURES, RESULTS, read_lines, write_lines
-from launch.wiring import baselines, catalogue, fusion_run, language, sid, wandb_log
+from launch.wiring import baselines, catalogue, fusion_run, language_model, sid, wandb_log
 from minirec import files
 from minirec.models.hf import save_checkpoint
 from minirec.sids.append import AppendedItems
@@ -69,7 +69,7 @@ def whole(smoke, tmp_path_factory):
     of_overwrite(job, None, asked=True)
     wandb_log.run_id(job.run)
     files.write_sealed(
-        job.run / language.NEW_ROWS_FILE, {"record": digest, "losses": {"mean": [1.0]}}
+        job.run / language_model.NEW_ROWS_FILE, {"record": digest, "losses": {"mean": [1.0]}}
     )
     failed = {"run": "r", "split": "test", "error": "why"}
     write_lines(workdir / "sweeps" / "s" / FAILURES, {("r", "test"): failed})
@@ -140,7 +140,7 @@ READERS = {
     "runs/*/baselines.json": lambda job, path: baselines.kept(job, prepared_of(job)),
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
-    "runs/*/new_rows.json": lambda job, path: language.read_new_rows(job),
+    "runs/*/new_rows.json": lambda job, path: language_model.read_new_rows(job),
     "runs/*/report*/*.json": of_report,
     "runs/*/checkpoints/*": of_checkpoint,
     "sweeps/*/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
@@ -200,7 +200,7 @@ SEALED = {
     "runs/*/baselines.json": lambda job, path: baselines.kept(job, prepared_of(job)),
     "runs/*/overwrite.json": of_overwrite,
     "runs/*/wandb.json": lambda job, path: wandb_log.run_id(job.run),
-    "runs/*/new_rows.json": lambda job, path: language.read_new_rows(job),
+    "runs/*/new_rows.json": lambda job, path: language_model.read_new_rows(job),
     "sweeps/s/runs/r/sweep_run.json": lambda job, path: sweep_run.read_spec(path),
     "sweeps/s/results.jsonl": of_lines(None),
     "runs/*/config.json": lambda job, path: sid.EXPERIMENT.load(job),

@@ -13,7 +13,14 @@ from launch import evaluate, recommend, sft, train
 from launch.sweep import __main__ as sweep
 from launch.sweep import sweep_run
 from launch.sweep.grid import read_grid
-from launch.wiring import catalogue, fusion_run, language, program
+from launch.wiring import (
+    catalogue,
+    fusion_run,
+    language,
+    language_catalogue,
+    language_model,
+    program,
+)
 from minirec import files
 from minirec.models.hf import load_checkpoint
 from minirec.models.vocabulary import merged
@@ -115,15 +122,15 @@ def test_the_best_model_is_saved_whole_with_its_tokenizer(done):
     saved = load_checkpoint(folder)
     assert saved.config.vocab_size == tokenizer.size
     prepared = Prepared.load(done.prepared)
-    base = language.base_folder(done, prepared)
-    catalogue = language.load_catalogue(done, prepared, done.sids, base)
-    best = load_best(done.run, language.make_model(done, base, catalogue))
+    base = language_catalogue.base_folder(done, prepared)
+    catalogue = language_catalogue.load_catalogue(done, prepared, done.sids, base)
+    best = load_best(done.run, language_model.make_model(done, base, catalogue))
     expected = dict(nnx.to_flat_state(nnx.state(merged(best))))
     found = dict(nnx.to_flat_state(nnx.state(saved)))
     assert expected.keys() == found.keys()
     for path, value in found.items():
         np.testing.assert_array_equal(value[...], expected[path][...], err_msg=str(path))
-    start = language.make_model(done, base, catalogue)
+    start = language_model.make_model(done, base, catalogue)
     assert not np.array_equal(start.trunk.blocks.mlp.up[...], saved.trunk.blocks.mlp.up[...])
     # With adapters the old tokens' rows stay.
     first = int(catalogue.sid_token_ids[0])
@@ -152,7 +159,7 @@ def test_a_flipped_bit_in_what_fine_tuning_left_is_refused_by_its_name(done, tmp
     weights = job.workdir / "scratch" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    language.base_folder(job, prepared)
+    language_catalogue.base_folder(job, prepared)
     assert weights.read_bytes() == whole
 
 
@@ -160,7 +167,7 @@ READERS = {
     "model/*": lambda job, path: files.check_folder(path.parent, remedy="see above"),
     "sids*.json": lambda job, path: catalogue.checked_sids(job.run, catalogue.SIDS),
     "config.json": lambda job, path: run_folder.read_config(job.run),
-    "new_rows.json": lambda job, path: language.read_new_rows(job),
+    "new_rows.json": lambda job, path: language_model.read_new_rows(job),
     "fusion.json": lambda job, path: fusion_run.kept_system(job),
     "baselines.json": None,  # As that of launch.train is, and damaged with it.
     "metrics.jsonl": of_metrics,
@@ -211,9 +218,9 @@ def test_other_content_of_a_model_under_right_digests_is_refused_by_name(done, t
         files.write_checksums(folder)
         try:
             if name.startswith("tokenizer"):
-                language.load_catalogue(done, prepared, done.run, folder)
+                language_catalogue.load_catalogue(done, prepared, done.run, folder)
             else:
-                language.load_model(done.config, folder)
+                language_model.load_model(done.config, folder)
         except ValueError as error:
             count += str(folder) in str(error)
         else:  # What is left out has a default.
@@ -258,23 +265,23 @@ def test_codebooks_are_asked_for_only_where_there_are_some(done, tmp_path):
     job = make_job(done.workdir)
     (tmp_path / "sids").symlink_to(done.sids)
     elsewhere = program.Job(job.config, tmp_path, tmp_path / "runs" / "x")
-    assert language.starts(elsewhere) == ("mean", "random", "codebooks", "ridge")
+    assert language_model.starts(elsewhere) == ("mean", "random", "codebooks", "ridge")
     (tmp_path / "sids").unlink()
     (tmp_path / "sids").mkdir()
     for name in (catalogue.SIDS, catalogue.SIDS_REPORT):
         (tmp_path / "sids" / name).write_bytes((done.sids / name).read_bytes())
-    assert language.starts(elsewhere) == ("mean", "random", "ridge")
+    assert language_model.starts(elsewhere) == ("mean", "random", "ridge")
     (tmp_path / "prepared").symlink_to(done.prepared)
     with pytest.raises(ValueError, match="new_rows='codebooks' needs"):
         train.run_training(elsewhere)
 
 
 def test_codebooks_that_do_not_say_whose_they_are_are_refused_by_name(done, monkeypatch):
-    monkeypatch.setattr(language, "load_codebooks", lambda path: (None, {}, {}))
+    monkeypatch.setattr(language_model, "load_codebooks", lambda path: (None, {}, {}))
     with pytest.raises(
         ValueError, match=r"codebooks\.npz: sids_sha256 is None: it belongs to other"
     ):
-        language._codebooks(done)
+        language_model._codebooks(done)
 
 
 def test_a_checkpoint_that_lacks_sid_tokens_is_not_evaluated_untrained(done, tmp_path):
@@ -302,17 +309,17 @@ def test_rows_of_tokens_that_the_config_alone_states_are_not_made_anew(done, tmp
     path.write_text(json.dumps(value))
     job = make_job(done.workdir, **{"model.checkpoint": str(folder), "sft.trainable": "all"})
     prepared = Prepared.load(job.prepared)
-    catalogue = language.load_catalogue(job, prepared, job.sids, folder)
+    catalogue = language_catalogue.load_catalogue(job, prepared, job.sids, folder)
     assert missing > 0
     assert catalogue.tokenizer.added == ()
-    model, saved = language.make_model(job, folder, catalogue), load_checkpoint(folder)
+    model, saved = language_model.make_model(job, folder, catalogue), load_checkpoint(folder)
     for name in ("embedding", "head"):
         np.testing.assert_array_equal(getattr(model, name)[...], getattr(saved, name)[...])
     config = json.loads((folder / "config.json").read_text())
     config["vocab_size"] -= 1
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"vocab_size=\d+, but token '<.*>' has the id"):
-        language.load_catalogue(job, prepared, job.sids, folder)
+        language_catalogue.load_catalogue(job, prepared, job.sids, folder)
 
 
 def test_a_run_is_evaluated_with_the_prompts_that_it_was_trained_with(done):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch import evaluate, sft, tasks, train
-from launch.wiring import catalogue, general, language, program, watch, watch_catalogue
+from launch.wiring import catalogue, general, language_model, program, watch, watch_catalogue
 from launch.wiring import watch_training as training
 from minirec import files
 from minirec.evaluation.perplexity import Perplexity
@@ -283,7 +283,7 @@ READERS = {
     "runs/*/base.json": lambda job, path: files.read_sealed(path, "train it again"),
     "runs/*/sids*.json": lambda job, path: catalogue.checked_sids(job.run, catalogue.SIDS),
     "runs/*/config.json": lambda job, path: run_folder.read_config(job.run),
-    "runs/*/new_rows.json": lambda job, path: language.read_new_rows(job),
+    "runs/*/new_rows.json": lambda job, path: language_model.read_new_rows(job),
     "runs/*/metrics.jsonl": of_metrics,
 }
 ELSEWHERE = ("prepared/*", "sids/*", "content/*", "scratch/*", "runs/*/checkpoints/*")
