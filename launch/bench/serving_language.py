@@ -55,7 +55,7 @@ def run(
       `ratio` over it;
     - `of_search`: users a second over those of our search in `--only=generate`, by itself;
     - `of_new`: users a second over those of "new";
-    - `cache_hits` and `cache_misses` of the prompt cache.
+    - `cache_hits`, `cache_grown` (those whose beginning had been read) and `cache_misses`.
 
     Args:
         setting: the model and the catalogue; the deep one by default.
@@ -105,6 +105,7 @@ def run(
                 "of_search": round(rate / search["users_per_second"], 2),
                 "of_new": round(rate / found["new"]["per_second"], 2),
                 "cache_hits": one["hits"],
+                "cache_grown": one["grown"],
                 "cache_misses": one["misses"],
             }
 
@@ -174,11 +175,13 @@ def _ours(folder: Path, setting: Setting, seconds: float) -> dict[str, dict[str,
                 total["answered"] += found["statuses"]["200"]
                 total["seconds"] += found["seconds"]
                 total["hits"] += after["hits"] - before["hits"]
+                total["grown"] += after["grown"] - before["grown"]
                 total["misses"] += after["misses"] - before["misses"]
     return {
         name: {
             "per_second": total["answered"] / total["seconds"],
             "hits": total["hits"],
+            "grown": total["grown"],
             "misses": total["misses"],
         }
         for name, total in totals.items()

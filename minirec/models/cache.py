@@ -24,6 +24,12 @@ class PrefixCache:
     key: Float[Array, "layers B S KV K"]
     value: Float[Array, "layers B S KV K"]
 
+    @classmethod
+    def empty(cls, config: TrunkConfig, batch: int, width: int) -> PrefixCache:
+        """Returns a prefix of zeros with room for `width` tokens a user."""
+        shape = (config.num_layers, batch, width, config.num_kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -97,6 +97,20 @@ class SidDecoder(nnx.Module):
         """
         return self.trunk.prefill(self.embed(tokens), lengths, CausalMask())
 
+    def init_prefix(self, batch: int, width: int) -> PrefixCache:
+        """Returns an empty prefix for prompts of `width` tokens at most."""
+        return PrefixCache.empty(self.config.trunk, batch, width)
+
+    def prefill_block(
+        self,
+        tokens: Int[Array, "B n"],
+        start: Int[Array, ""],
+        lengths: Int[Array, " B"],
+        prefix: PrefixCache,
+    ) -> tuple[Float[Array, "B D"], PrefixCache]:
+        """Reads the next `n` tokens of prompts; see `Trunk.prefill_block`."""
+        return self.trunk.prefill_block(self.embed(tokens), start, lengths, prefix)
+
     def init_suffix(self, batch: int, num_beams: int, capacity: int) -> SuffixCache:
         """Returns an empty suffix cache for `num_beams` beams a user of `capacity` tokens each."""
         return SuffixCache.empty(self.config.trunk, batch, num_beams, capacity)

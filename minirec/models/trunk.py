@@ -220,6 +220,68 @@ class Trunk(nnx.Module):
         )
         return self.norm(x)[:, 0], PrefixCache(key, value)
 
+    def prefill_block(
+        self,
+        embeddings: Float[Array, "B n D"],
+        start: Int[Array, ""],
+        lengths: Int[Array, " B"],
+        prefix: PrefixCache,
+    ) -> tuple[Float[Array, "B D"], PrefixCache]:
+        """Reads the next `n` tokens of causal histories whose tokens before are read.
+
+        As `prefill` with `CausalMask`, up to the order of sums, when it has gone over all blocks
+        from the first: the keys and values of a block depend on the tokens until its end alone, so
+        that those of a history serve every longer one that begins with it.
+
+        Args:
+            embeddings: the tokens; what stands behind a row's length is never seen.
+            start: place of the first one, of all rows; traced, so that one program reads them all.
+            lengths: valid tokens of each whole history.
+            prefix: keys and values of the tokens before; there is room for these.
+
+        Returns:
+            The hidden state of each row's last valid token, where that lies in this block (else it
+            means nothing), and the prefix with the block's keys and values.
+        """
+        B, n = embeddings.shape[:2]
+        S = prefix.key.shape[2]
+        places = start + jnp.arange(n, dtype=jnp.int32)
+        angles = self._angles(jnp.broadcast_to(places, (B, n)))
+        visible = jnp.arange(S, dtype=jnp.int32) <= places[:, None]
+        mask = jnp.broadcast_to(visible, (B, n, S))
+        last = jnp.clip(lengths - 1 - start, 0, n - 1)
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def read(block, x, key, value, mask, last=None):
+            def attention(query, new_key, new_value):
+                keys, values = (
+                    jax.lax.dynamic_update_slice(old, new, (0, start, 0, 0))
+                    for old, new in ((key, new_key), (value, new_value))
+                )
+                return attend(query, keys, values, mask)
+
+            return block(x, angles, attention, last=last)
+
+        def layer(x, inputs):
+            state, key, value = inputs
+            return read(nnx.merge(graphdef, gathered(state)), x, key, value, mask)
+
+        below = jax.tree.map(lambda layers: layers[:-1], (stacked, prefix.key, prefix.value))
+        unroll = min(self.config.scan_unroll, self.config.num_layers)
+        x, added = jax.lax.scan(layer, embeddings.astype(self.config.dtype), below, unroll=unroll)
+        # Of the last layer's tokens all but one are asked for nothing but keys and values.
+        state, key, value = jax.tree.map(
+            lambda layers: layers[-1], (stacked, prefix.key, prefix.value)
+        )
+        x, top = read(nnx.merge(graphdef, state), x, key, value, _at(mask, last), last)
+        key, value = (
+            jax.lax.dynamic_update_slice(
+                old, jnp.concatenate([parts, part[None]]), (0, 0, start, 0, 0)
+            )
+            for old, parts, part in zip((prefix.key, prefix.value), added, top, strict=True)
+        )
+        return self.norm(x)[:, 0], PrefixCache(key, value)
+
     def decode_step(
         self,
         embeddings: Float[Array, "B M D"],

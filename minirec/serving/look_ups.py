@@ -95,6 +95,7 @@ def status_of(service: Service) -> Status:
             "entries": len(cache),
             "bytes": cache.num_bytes,
             "hits": cache.hits,
+            "grown": cache.grown,
             "misses": cache.misses,
         },
     )

@@ -82,6 +82,7 @@ class Metrics:
                 lambda: recommender.programs.num_traces,
             ),
             ("minirec_cache_hits", "Readings found.", lambda: recommender.cache.hits),
+            ("minirec_cache_grown", "Readings begun.", lambda: recommender.cache.grown),
             ("minirec_cache_misses", "Readings not found.", lambda: recommender.cache.misses),
             ("minirec_cache_bytes", "Readings kept.", lambda: recommender.cache.num_bytes),
             ("minirec_catalogue", "Its version.", lambda: engine.served.catalogue.number),

@@ -122,6 +122,7 @@ class Programs:
         self.num_traces = 0
         self._normalize = normalize
         self.read = self._compiled(self._read)
+        self.read_block = self._compiled(self._read_block)
         self.search = self._compiled(self._search)
         self.rank = self._compiled(self._rank)
         self.trace = self._compiled(self._trace)
@@ -141,6 +142,15 @@ class Programs:
     def _read(self, model: Any, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Reading:
         hidden, prefix = model.prefill(prompts, lengths)
         return Reading(hidden, prefix, lengths.astype(jnp.int32))
+
+    def _read_block(
+        self, model: Any, tokens: Int[Array, "B n"], start: Int[Array, ""], reading: Reading
+    ) -> Reading:
+        hidden, prefix = model.prefill_block(tokens, start, reading.lengths, reading.prefix)
+        place = reading.lengths - 1 - start
+        ends_here = (place >= 0) & (place < tokens.shape[1])
+        hidden = jnp.where(ends_here[:, None], hidden, reading.hidden)
+        return Reading(hidden, prefix, reading.lengths)
 
     def _search(self, model: Any, reading: Reading, trie: Trie, filters: Filters) -> SearchResult:
         return self._searched(model, reading, trie, filters, None)

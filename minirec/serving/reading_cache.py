@@ -15,8 +15,9 @@ class ReadingCache:
     """Readings bounded in bytes; safe among threads.
 
     Attributes:
-        hits: readings that were there when they were asked for.
-        misses: those that were not.
+        hits: prompts that had been read when they were asked for.
+        grown: those whose beginning had been read.
+        misses: those of which nothing had.
     """
 
     def __init__(self, max_bytes: int):
@@ -25,7 +26,7 @@ class ReadingCache:
         Args:
             max_bytes: of the arrays that are kept; 0 keeps none.
         """
-        self.hits = self.misses = 0
+        self.hits = self.grown = self.misses = 0
         self._max_bytes, self._bytes = max_bytes, 0
         self._rows: collections.OrderedDict[Hashable, Row] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -47,12 +48,16 @@ class ReadingCache:
         """Returns the reading of a key, or None."""
         with self._lock:
             row = self._rows.get(key)
-            if row is None:
-                self.misses += 1
-                return None
-            self.hits += 1
-            self._rows.move_to_end(key)
+            if row is not None:
+                self._rows.move_to_end(key)
             return row
+
+    def count(self, *, whole: bool, begun: bool = False) -> None:
+        """Takes note of a prompt that was asked for: whether all or the beginning was there."""
+        with self._lock:
+            self.hits += whole
+            self.grown += begun and not whole
+            self.misses += not (whole or begun)
 
     def put(self, key: Hashable, row: Row) -> None:
         """Keeps a reading, if it is not larger than all that may be kept."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,8 +20,9 @@ from minirec.recommend.rescored import rescored
 from minirec.recommend.sources import ITEM_HEAD, MODEL, MODEL_HEAD, SYSTEM
 from minirec.recommend.system import System
 from minirec.serving.catalogue import Catalogue
-from minirec.serving.programs import Filters, Programs, Reading, Rows, Weights
+from minirec.serving.programs import Filters, Programs, Weights
 from minirec.serving.query import Explanation, Found, Level, Query
+from minirec.serving.reader import Reader
 from minirec.serving.reading_cache import ReadingCache
 from minirec.sids.text_transform import unit_rows
 
@@ -98,7 +98,7 @@ class Recommender:
         """
         self.programs, self.cache = programs, cache
         self._prompts = prompts
-        self._rows: dict[int, Rows] = {}
+        self._reader = Reader(programs, cache)
 
     @property
     def tile(self) -> int:
@@ -167,7 +167,9 @@ class Recommender:
         if width is None and len(widths) > 1:
             raise ValueError(f"prompts of widths {sorted(widths)} cannot share a tile")
         width = width or widths.pop()
-        reading, keep = self._read(served, prompts, width)
+        # A catalogue may have given an item another SID: a reading is of both versions.
+        versions = (served.model_version, served.catalogue.number)
+        reading, keep = self._reader.read(served.weights, versions, prompts, width)
         filters = self._filters(served, queries, allowed)
         trie, needs = served.catalogue.trie, {query.rank_by for query in queries}
         explained = any(query.explain for query in queries)
@@ -195,40 +197,6 @@ class Recommender:
 
     def _width(self, length: int) -> int:
         return next(width for width in self._prompts.widths if width >= length)
-
-    def _read(
-        self, served: Served, prompts: Sequence[Int[np.ndarray, " n"]], width: int
-    ) -> tuple[Reading, Callable[[], None]]:
-        """Returns what the model has read, and what keeps the readings that are new."""
-        # A catalogue may have given an item another SID: a reading is of both versions.
-        versions = (served.model_version, served.catalogue.number, width)
-        keys = [(*versions, _digest(prompt)) for prompt in prompts]
-        rows = [self.cache.get(key) if self.cache.keeps else None for key in keys]
-        lengths = np.ones(self.tile, np.int32)
-        lengths[: len(prompts)] = [len(prompt) for prompt in prompts]
-        parts = self._parts(served, width) if self.cache.keeps else None
-        held = [row for row in rows if row is not None]
-        if parts is not None and len(held) == len(rows):
-            held += [held[0]] * (self.tile - len(held))
-            return parts.together(held, lengths), _nothing
-        tile = np.zeros((self.tile, width), np.int32)
-        for place, prompt in enumerate(prompts):
-            tile[place, : len(prompt)] = prompt
-        reading = self.programs.read(served.weights, tile, lengths)
-        if parts is None:
-            return reading, _nothing
-
-        def keep() -> None:
-            for place, (key, row) in enumerate(zip(keys, rows, strict=True)):
-                if row is None:
-                    self.cache.put(key, parts.take(reading, place))
-
-        return reading, keep
-
-    def _parts(self, served: Served, width: int) -> Rows:
-        if width not in self._rows:
-            self._rows[width] = Rows(self.programs, served.weights, width)
-        return self._rows[width]
 
     def _filters(
         self, served: Served, queries: Sequence[Query], allowed: Bool[np.ndarray, " N"]
@@ -319,10 +287,6 @@ def answered(
 
 def _nothing() -> None:
     """Does nothing."""
-
-
-def _digest(prompt: Int[np.ndarray, " n"]) -> bytes:
-    return hashlib.blake2b(prompt.tobytes(), digest_size=16).digest()
 
 
 def _users[Ranked: (RankedUsers, RankedItems)](

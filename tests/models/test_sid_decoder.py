@@ -115,6 +115,44 @@ def test_what_stands_behind_a_prompt_is_never_seen(decoder, sequences):
     assert prefix.key.shape == (TRUNK.num_layers, B, S, TRUNK.num_kv_heads, TRUNK.head_dim)
 
 
+@fast_jit
+def read_block(decoder, block, start, lengths, prefix):
+    return decoder.prefill_block(block, start, lengths, prefix)
+
+
+def in_blocks(decoder, prompt, size):
+    """The hidden state after each prompt, and the prefix, read block by block."""
+    prefix, hidden = decoder.init_prefix(B, S), None
+    for start in range(0, S, size):
+        states, prefix = read_block(
+            decoder, prompt[:, start : start + size], np.int32(start), LENGTHS, prefix
+        )
+        ends_here = (LENGTHS - 1) // size == start // size
+        hidden = states if hidden is None else jnp.where(ends_here[:, None], states, hidden)
+    return hidden, prefix
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_prompt_may_be_read_block_by_block(decoder, sequences, size):
+    prompt = sequences[0]
+    want, whole = fast_jit(lambda d, *a: d.prefill(*a))(decoder, prompt, LENGTHS)
+    hidden, prefix = in_blocks(decoder, prompt, size)
+    assert_close(hidden, want, trunk_roundings(TRUNK, S))
+    for ours, theirs in ((prefix.key, whole.key), (prefix.value, whole.value)):
+        for row, length in enumerate(LENGTHS):
+            ours_np, theirs_np = (np.asarray(a[:, row, :length]) for a in (ours, theirs))
+            assert_close(ours_np, theirs_np, trunk_roundings(TRUNK, S))
+
+
+def test_a_blocks_keys_and_values_are_the_same_whatever_comes_after_it(decoder, sequences):
+    prompt = sequences[0]
+    other = np.concatenate([prompt[:, :3], tokens(9, B, 3)], axis=1)
+    (_, one), (_, two) = in_blocks(decoder, prompt, 3), in_blocks(decoder, other, 3)
+    np.testing.assert_array_equal(one.key[:, :, :3], two.key[:, :, :3])
+    np.testing.assert_array_equal(one.value[:, :, :3], two.value[:, :, :3])
+    assert (one.key[:, :, 3:] != two.key[:, :, 3:]).any()
+
+
 def test_reorder_moves_the_used_entries_only(decoder):
     suffix = decoder.init_suffix(1, 3, 2)
     marked = jax.tree.map(lambda a: a + jnp.arange(3.0)[None, None, :, None, None, None], suffix)

@@ -15,7 +15,14 @@ def test_the_least_recently_used_is_dropped_when_the_bytes_are_full():
     cache.put("d", row(1))
     assert cache.get("b") is None
     assert [cache.get(name) is not None for name in "acd"] == [True] * 3
-    assert (cache.num_bytes, len(cache), cache.hits, cache.misses) == (300, 3, 4, 1)
+    assert (cache.num_bytes, len(cache)) == (300, 3)
+
+
+def test_a_prompt_counts_as_found_begun_or_missing():
+    cache = ReadingCache(0)
+    for whole, begun in ((True, True), (True, False), (False, True), (False, False)):
+        cache.count(whole=whole, begun=begun)
+    assert (cache.hits, cache.grown, cache.misses) == (2, 1, 1)
 
 
 def test_what_is_larger_than_the_cache_is_not_kept_and_drops_nothing():
