@@ -41,6 +41,7 @@ from launch.bench import (
     scale,
     serving,
     sft_training,
+    slice_memory,
     tasks,
     training,
 )
@@ -128,6 +129,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     ),
     "training": training.run,
     "sft_training": sft_training.run,
+    "slice_memory": slice_memory.run,
     "scale": lambda: scale.run(_SCALE_ITEMS.value, folder=_BENCH_DIR.value),
     "serving": lambda: serving.run(_BENCH_DIR.value),
     "index": index.run,

@@ -88,7 +88,7 @@ def test_the_quickstart_needs_no_flags_and_takes_changes(launch):
 def test_the_benchmarks_are_listed_without_running(launch):
     done = launch("bench", "--print_config")
     listed = "trie beam_step decode head_beam_step loader rq_kmeans content prepare"
-    listed += " prepare_spark evaluate generate training sft_training scale serving"
+    listed += " prepare_spark evaluate generate training sft_training slice_memory scale serving"
     listed += " index tasks event_store"
     assert done.stdout.split() == listed.split()
     done = launch("bench", "--only=tire")
