@@ -13,7 +13,14 @@ from launch.wiring import baselines, fusion_run
 from launch.wiring.experiment import Run, list_length, list_size
 from launch.wiring.program import Job
 from minirec.decoding.ranking import RankedUsers
-from minirec.evaluation import KS, evaluate_lists, item_ranks, pair_strata
+from minirec.evaluation import (
+    KS,
+    evaluate_lists,
+    item_ranks,
+    pair_strata,
+    repeat_strata,
+    user_strata,
+)
 from minirec.files.schema import COUNT, WHOLE, check
 from minirec.recommend import ItemTransition, RankedLists, System
 from minirec.recommend.content import Neighbours
@@ -72,7 +79,8 @@ def make_report(job: Job, searched: Searched) -> Report:
     fitted = baselines.fit(job, run, transition, searched.neighbours)
     ks = [k for k in KS if k <= list_size(config)]
     # Without an order a user is asked for several items of one list, which stand and fall together.
-    users = None if prepared.has_order else prepared.views(split)[ranked.row, 0]
+    of_users = prepared.views(split)[ranked.row, 0]
+    users = None if prepared.has_order else of_users
     bootstrap = {"seed": config.seed, "num_resamples": config.evaluate.resamples, "users": users}
     evaluations = {
         searched.main: evaluate_lists(
@@ -102,7 +110,9 @@ def make_report(job: Job, searched: Searched) -> Report:
         curves=curves,
         users=users,
         chosen_on=chosen_on(job, searched, fitted, validated=bool(curves.validation)),
-        strata=pair_strata(transition, histories, target),
+        strata=pair_strata(transition, histories, target)
+        | user_strata(np.isin(of_users, prepared.train_sequences[:, 0]))
+        | repeat_strata(histories, target),
         examples=examples(ranked, target, histories, prepared, split),
         first_losses=run.first_losses,
         health=prepared.manifest.get("health"),

@@ -8,7 +8,7 @@ from minirec.evaluation.evaluate import Evaluation, evaluate_lists
 from minirec.evaluation.intervals import bootstrap_intervals, difference_intervals
 from minirec.evaluation.metrics import KS, hit_rate, metrics_at, ndcg
 from minirec.evaluation.ranks import count_invalid, item_ranks, item_sids, sid_ranks
-from minirec.evaluation.strata import pair_strata
+from minirec.evaluation.strata import pair_strata, repeat_strata, user_strata
 from minirec.evaluation.system_choice import choose_system
 from minirec.evaluation.weight_choice import choose_weight, choose_weights
 
@@ -28,5 +28,7 @@ __all__ = [
     "metrics_at",
     "ndcg",
     "pair_strata",
+    "repeat_strata",
+    "user_strata",
     "sid_ranks",
 ]

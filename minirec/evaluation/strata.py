@@ -18,6 +18,8 @@ from minirec.evaluation.metrics import metrics_at
 from minirec.recommend.baselines import ItemTransition
 
 PAIR_SEEN, PAIR_NEW, ITEM_NEW = "pair_seen", "pair_new", "item_new"
+USER_KNOWN, USER_NEW = "user_known", "user_new"
+TARGET_AGAIN, TARGET_FIRST = "target_again", "target_first"
 
 
 def pair_strata(
@@ -41,6 +43,34 @@ def pair_strata(
         seen[has] = np.asarray(transition.transitions[newest[has], target[has]]).reshape(-1) > 0
     unsold = transition.popularity.counts[target] == 0
     return {PAIR_SEEN: seen, PAIR_NEW: ~seen, ITEM_NEW: unsold}
+
+
+def user_strata(known: Bool[np.ndarray, " n"]) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Returns the users whom training knows, and the others; nothing where all are of one kind.
+
+    Args:
+        known: whether training has a sequence of each user.
+    """
+    return _both(USER_KNOWN, USER_NEW, known)
+
+
+def repeat_strata(
+    histories: Sequence[Int[np.ndarray, " H"]], target: Int[np.ndarray, " n"]
+) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Returns whose target stands in the history, and whose does not; nothing where none does.
+
+    Args:
+        histories: item ids.
+        target: the item that came next.
+    """
+    again = [item in history for history, item in zip(histories, target.tolist(), strict=True)]
+    return _both(TARGET_AGAIN, TARGET_FIRST, np.array(again, bool))
+
+
+def _both(
+    name: str, other: str, inside: Bool[np.ndarray, " n"]
+) -> dict[str, Bool[np.ndarray, " n"]]:
+    return {name: inside, other: ~inside} if inside.any() and not inside.all() else {}
 
 
 @dataclasses.dataclass(frozen=True)

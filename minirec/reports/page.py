@@ -203,8 +203,9 @@ def _strata(report: Report) -> Table | None:
         [Cell("Users, metric"), *_named(report.evaluations, report)],
         rows,
         caption="Users whose target followed their newest item in training, at most three places "
-        "behind, and all others; of these, those whose target has no training interaction. Item "
-        "level.",
+        "behind, and all others; of these, those whose target has no training interaction. Where "
+        "both occur: users whom training knows and others, and targets that stand in the history "
+        "and others. Item level.",
     )
 
 

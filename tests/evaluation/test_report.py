@@ -20,6 +20,8 @@ from minirec.evaluation import (
     intervals,
     item_sids,
     pair_strata,
+    repeat_strata,
+    user_strata,
 )
 from minirec.evaluation.predictions import write_predictions
 from minirec.recommend import ItemTransition
@@ -499,6 +501,19 @@ def test_strata_tell_known_pairs_from_new_ones():
     assert strangers["item_new"].tolist() == [False, True]
     assert not strangers["pair_seen"].any()
     assert strangers["pair_new"].all()
+
+
+def test_strata_tell_known_users_and_repeated_targets_where_both_kinds_occur():
+    known = np.array([True, False, True])
+    strata = user_strata(known)
+    assert strata["user_known"].tolist() == known.tolist()
+    assert strata["user_new"].tolist() == (~known).tolist()
+    assert user_strata(np.ones(3, bool)) == user_strata(np.zeros(3, bool)) == {}
+    histories = [np.array([1, 2]), np.zeros(0, int), np.array([4])]
+    strata = repeat_strata(histories, np.array([2, 1, 3]))
+    assert strata["target_again"].tolist() == [True, False, False]
+    assert strata["target_first"].tolist() == [False, True, True]
+    assert repeat_strata(histories, np.array([3, 1, 3])) == {}
 
 
 def test_the_report_has_every_recommender_in_every_stratum(report, folder):
