@@ -16,9 +16,14 @@ import json
 import random
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 _MOST_CONNECTIONS = 2_000
+
+
+def _nothing(_: None) -> None:
+    """Does nothing."""
 
 
 class Connection(asyncio.Protocol):
@@ -26,7 +31,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._parts = bytearray()
-        self._answer: asyncio.Future[int] | None = None
+        self._told: Callable[[int], None] | None = None
         self._transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
@@ -35,33 +40,37 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells who waits that there will be no answer."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(0)
+        self._tell(0)
 
     def data_received(self, data: bytes) -> None:
         """Looks whether an answer is whole."""
         self._parts += data
         head = self._parts.find(b"\r\n\r\n")
-        if head < 0 or self._answer is None:
+        if head < 0 or self._told is None:
             return
-        low = bytes(self._parts[:head]).lower()
-        at = low.find(b"content-length:")
-        size = int(low[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+        at = self._parts.find(b"content-length:", 0, head)
+        if at < 0:
+            at = self._parts[:head].lower().find(b"content-length:")
+        size = int(self._parts[at + 15 : head].split(b"\r\n", 1)[0]) if at >= 0 else 0
         if len(self._parts) >= head + 4 + size:
             status = int(self._parts[9:12])
             del self._parts[: head + 4 + size]
-            self._answer.set_result(status)
+            self._tell(status)
 
     @property
     def is_open(self) -> bool:
         """Whether it can be asked."""
         return self._transport is not None and not self._transport.is_closing()
 
-    async def ask(self, request: bytes) -> int:
-        """Returns the status of the answer; 0 where the connection was closed."""
-        self._answer = asyncio.get_running_loop().create_future()
+    def ask(self, request: bytes, told: Callable[[int], None]) -> None:
+        """Asks; `told` is called with the answer's status, 0 where the connection was closed."""
+        self._told = told
         self._transport.write(request)
-        return await self._answer
+
+    def _tell(self, status: int) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(status)
 
 
 class Load:
@@ -78,7 +87,7 @@ class Load:
             head.encode() + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies
         ]
         self._free: collections.deque[Connection] = collections.deque()
-        self._connections = 0
+        self._connections = self._under_way = 0
         self.found: list[tuple[int, float, float]] = []
 
     async def run(self) -> dict[str, Any]:
@@ -102,43 +111,74 @@ class Load:
         }
 
     async def _client(self, begin: float, number: int) -> None:
+        loop = asyncio.get_running_loop()
         place = self._plan.get("first", 0) + number * 7919
         while time.perf_counter() < begin + self._seconds:
-            await self._one(place)
+            answered = loop.create_future()
+            await self._ask(place, time.perf_counter(), answered.set_result)
+            await answered
             place += 1
 
     async def _open_loop(self, begin: float) -> None:
-        lot, tasks, place, at = random.Random(0), set(), 0, begin
+        lot, place, at = random.Random(0), 0, begin
+        making: set[asyncio.Task[None]] = set()
         while at < begin + self._seconds:
             at += lot.expovariate(self._plan["rate"])
             if (left := at - time.perf_counter()) > 0:
                 await asyncio.sleep(left)
-            task = asyncio.ensure_future(self._one(place, at))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            # A request that the client itself sends late has waited, too.
+            if (connection := self._idle()) is not None:
+                self._send(connection, place, at)
+            else:
+                task = asyncio.ensure_future(self._ask(place, at))
+                making.add(task)
+                task.add_done_callback(making.discard)
             place += 1
-        await asyncio.gather(*tasks)
+        while making or self._under_way:
+            await asyncio.sleep(0.01)
 
-    async def _one(self, place: int, due: float | None = None) -> None:
-        connection = None
-        while self._free and (connection is None or not connection.is_open):
-            connection = self._free.popleft()
-        if connection is None or not connection.is_open:
+    async def _ask(
+        self, place: int, began: float, answered: Callable[[None], None] = _nothing
+    ) -> None:
+        """Asks over a connection that is there, or over a new one."""
+        connection = self._idle()
+        if connection is None:
             if self._connections >= _MOST_CONNECTIONS:
                 self.found.append((-1, time.perf_counter(), 0.0))
+                answered(None)
                 return
             self._connections += 1
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
-        # A request that the client itself sends late has waited, too.
-        began = time.perf_counter() if due is None else due
-        status = await connection.ask(self._requests[place % len(self._requests)])
-        now = time.perf_counter()
-        self.found.append((status, now, 1e3 * (now - began)))
-        if connection.is_open:
-            self._free.append(connection)
-        else:
+        self._send(connection, place, began, answered)
+
+    def _idle(self) -> Connection | None:
+        while self._free:
+            connection = self._free.popleft()
+            if connection.is_open:
+                return connection
             self._connections -= 1
+        return None
+
+    def _send(
+        self,
+        connection: Connection,
+        place: int,
+        began: float,
+        answered: Callable[[None], None] = _nothing,
+    ) -> None:
+        def told(status: int) -> None:
+            now = time.perf_counter()
+            self.found.append((status, now, 1e3 * (now - began)))
+            self._under_way -= 1
+            if connection.is_open:
+                self._free.append(connection)
+            else:
+                self._connections -= 1
+            answered(None)
+
+        self._under_way += 1
+        connection.ask(self._requests[place % len(self._requests)], told)
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:

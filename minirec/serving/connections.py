@@ -29,6 +29,7 @@ HEADERS_S = 10.0
 
 _LINE = f"POST {RECOMMEND} HTTP/1.1\r\n".encode()
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, in small letters
+_SHORT = 1024  # bytes of headers that are remembered
 _USUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade"))  # Headers for the usual way.
 
 
@@ -66,10 +67,21 @@ def plain_head(data: bytes | bytearray) -> Head | None:
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None
+    lines = bytes(data[len(_LINE) : end])
+    # A client says the same again and again.
+    found = (_known_headers if len(lines) <= _SHORT else _headers)(lines)
+    if found is None:
+        return None
+    length, given_id = found
+    return Head(end + 4 + length, end + 4, given_id)
+
+
+def _headers(lines: bytes) -> tuple[int, str] | None:
+    """Returns the body's length and what the client calls its request; None: not plain."""
     length, given_id = None, b""
-    for line in data[len(_LINE) : end].split(b"\r\n"):
+    for line in lines.split(b"\r\n"):
         name, colon, value = line.partition(b":")
-        name = bytes(name).lower()
+        name = name.lower()
         if not colon or not _NAME.fullmatch(name) or name in _USUAL:
             return None
         if b"\n" in value or b"\r" in value or b"\0" in value:
@@ -86,7 +98,10 @@ def plain_head(data: bytes | bytearray) -> Head | None:
             given_id = value.strip()
     if length is None or length > MAX_BODY:
         return None
-    return Head(end + 4 + length, end + 4, given_id.decode("latin-1"))
+    return length, given_id.decode("latin-1")
+
+
+_known_headers = functools.lru_cache(512)(_headers)
 
 
 class _Asking(NamedTuple):
@@ -124,6 +139,7 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
         is_busy = False  # With a plain request, until its answer is written.
         is_last = False  # Whether the connection ends with the answer.
         is_lost = False
+        idle_since = 0.0
         asking: _Asking | None = None
         head: Head | None = None
         service: Service
@@ -154,7 +170,6 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
             if self.head is None:
                 self._the_usual_way(data)
                 return
-            self._unset_keepalive_if_required()
             self.held += data
             if len(self.held) >= self.head.size:
                 self._answer(self.head)
@@ -248,14 +263,27 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
                 return
             self.is_busy = False
             self.flow.resume_reading()
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self.idle_since = self.loop.time()
+            # One timer for many requests: it looks at the newest when it is due.
+            if self.timeout_keep_alive_task is None:
+                self._keep_alive(self.timeout_keep_alive)
             if self.held:
                 data = bytes(self.held)
                 self.held.clear()
                 self.data_received(data)
+
+        def _keep_alive(self, seconds: float) -> None:
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self._idle)
+
+        def _idle(self) -> None:
+            self.timeout_keep_alive_task = None
+            if self.is_busy or self.head is not None:
+                return  # The next answer begins to wait again.
+            left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._keep_alive(left)
+            else:
+                self.timeout_keep_alive_handler()
 
         def _wait(self) -> None:
             self.headers_timer = self.loop.call_later(HEADERS_S, self._too_slow)
@@ -281,6 +309,10 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
 
 
 def _written(status: int, headers: dict[str, str], body: bytes) -> bytes:
-    phrase = http.HTTPStatus(status).phrase
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, phrase.encode(), lines.encode(), body)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return b"%b%b\r\n%b" % (_status_line(status), lines.encode(), body)
+
+
+@functools.cache
+def _status_line(status: int) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, http.HTTPStatus(status).phrase.encode())

@@ -182,6 +182,22 @@ class Engine:
         with self._changed:
             self._served, self._stock = served, stock
 
+    def admit(self, deadline_s: float) -> None:
+        """Lets a request pass that may be answered in time, before anything of it is read.
+
+        Args:
+            deadline_s: seconds from now.
+
+        Raises:
+            RefusedError: it would not be taken on.
+        """
+        try:
+            # One tile may be shared with others.
+            self._check(max(0, self._queue.num_tiles - 1), deadline_s)
+        except RefusedError as error:
+            self._observer.refused(error.reason)
+            raise
+
     def submit(self, request: Request) -> Pending:
         """Takes a request on and returns what will hold its answer, or `LateError` and the like.
 
@@ -208,8 +224,6 @@ class Engine:
         deadline_s = self._deadline_s if request.deadline_s is None else request.deadline_s
         if not deadline_s > 0:
             raise BadRequestError("deadline_ms", f"{deadline_s * 1000:g}; must be above 0")
-        # In a flood most go here, before their history is read: one tile may be shared with others.
-        self._check(max(0, self._queue.num_tiles - 1), deadline_s)
         served, stock = self.now()
         query, num, unknown = self._query(request, served)
         if request.allow:

@@ -46,6 +46,7 @@ class Metrics:
         self._refused = Counter(
             "minirec_refused_total", "Requests without an answer, by reason.", ["reason"], **kept
         )
+        self._reasons: dict[str, Counter] = {}
         self._invalid = Counter(
             "minirec_invalid_items_total",
             "Items answered that the catalogue's version does not hold: must stay 0.",
@@ -68,7 +69,9 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         """Counts a refusal."""
-        self._refused.labels(reason).inc()
+        if reason not in self._reasons:
+            self._reasons[reason] = self._refused.labels(reason)
+        self._reasons[reason].inc()
 
     def watch(self, engine: Engine) -> None:
         """Reads an engine's numbers whenever Prometheus asks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -67,7 +68,9 @@ class Service:
             if found is None:
                 raise BadRequestError("user", f"the log has no user {message.user!r}")
             history = found
-        rules = parse_rules([msgspec.structs.asdict(rule) for rule in message.allow])
+        rules = ()
+        if message.allow:
+            rules = parse_rules([msgspec.structs.asdict(rule) for rule in message.allow])
         deadline = message.deadline_ms
         return Asked(
             history=history,
@@ -99,8 +102,11 @@ class Service:
         Raises:
             BadRequestError: and the other refusals.
         """
+        deadline = message.deadline_ms
+        deadline_s = self.engine.deadline_s if deadline is None else deadline / 1e3
+        if deadline_s > 0:  # In a flood most go here, before more of them is read.
+            self.engine.admit(deadline_s)
         asked = self.asked(message)
-        deadline_s = self.engine.deadline_s if asked.deadline_s is None else asked.deadline_s
 
         def told(answer: Answer | Exception) -> None:
             if isinstance(answer, Exception):
@@ -195,6 +201,9 @@ class _Question:
         self._tell(answer)
 
 
+_PROCESS, _NUMBER = os.urandom(8).hex(), itertools.count()
+
+
 def new_request_id() -> str:
-    """Returns an id that no other request has."""
-    return os.urandom(16).hex()
+    """Returns an id that no other request has: drawn for this process, and counted."""
+    return f"{_PROCESS}{next(_NUMBER):016x}"

@@ -105,6 +105,27 @@ def test_a_request_may_come_in_pieces(service, pieces):
     assert status == 200
 
 
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_connection_that_asks_no_more_is_closed(service, requests):
+    async def story():
+        door = types.SimpleNamespace(service=service)
+        config = uvicorn.Config(application(service), lifespan="off", timeout_keep_alive=0.05)
+        config.load()
+        kind, state = connections_of(door), ServerState()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: kind(config, state, {}, loop), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        for _ in range(requests):
+            writer.write(asked())
+            status, _, _ = await asyncio.wait_for(read_answer(reader), 60)
+            assert status == 200
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+        writer.close()
+        server.close()
+
+    asyncio.run(story())
+
+
 def test_requests_behind_each_other_are_answered_in_their_order(service):
     sent = b""
     for number in range(40):
