@@ -31,6 +31,9 @@ CHANGE_NOTHING = {
     "tasks.folder": "where the lists lie; what lies there is compared by its hashes",
     "model.checkpoint": "where the first weights lie; the record has the hashes of their files",
     "evaluate.batch_size": "how many users are searched for at a time; each is by itself",
+    "corpus.folder": "where the documents lie; what lies there is compared by its hashes",
+    "chat": "how questions are answered; each is answered by the config at hand",
+    "gate": "which questions are answered; each is looked at by the config at hand",
     "family": "whose model it is; another family has other blocks, and they are compared",
     "wandb": "who else is told of a run",
 }
@@ -41,7 +44,8 @@ EVALUATION = (*_BOTH, "evaluate.test_users", "evaluate.fusion_users", "evaluate.
 """What shapes an evaluation. How is searched selects a run's best model too, and may be another
 when it is evaluated."""
 
-_PARTS = ("data", "sids", "tasks")  # They have records of their own.
+# They have records of their own.
+_PARTS = ("data", "sids", "tasks", "corpus", "tokenizer", "retrieval")
 # Fields that a run's record may lack, and what they were then.
 _ONCE = (
     ("model", "terms_per_item", 0),
