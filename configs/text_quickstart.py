@@ -38,6 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.corpus.min_chars = 80
     config.corpus.eval_ratio = 0.1
     config.tokenizer.vocab_size = 4096
+    config.gate.match_ratio = 0.6
     if variant == "smoke":
         config.name = "text_quickstart_smoke"
         config.tokenizer.vocab_size = 1024
