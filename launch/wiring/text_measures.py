@@ -14,6 +14,7 @@ from minirec.recommend.passages.bm25 import Bm25Index
 from minirec.recommend.passages.measures import (
     GateFigures,
     GateTrial,
+    Search,
     overlap_search,
     retrieval_measures,
 )
@@ -42,7 +43,7 @@ def _retrieval(job: Job) -> dict[str, Any]:
     questions = heading_questions(all_passages(job), asked.questions, asked.seed)
     if not questions:
         raise UsageError("no passage has a heading to make a question of")
-    searches = {"bm25": index.search}
+    searches: dict[str, Search] = {"bm25": index.search}
     with tempfile.TemporaryDirectory() as folder:
         plain = type(settings)(0, 0, settings.k1, settings.b)
         bare = Bm25Index.build(Path(folder) / "bare", all_passages(job), plain, {})
