@@ -144,6 +144,11 @@ def sids_differences(config: ConfigDict, report: Mapping[str, Any]) -> list[str]
     return _differences(report["config"], sids_part(config), "sids")
 
 
+def part_differences(config: ConfigDict, name: str, there: Mapping[str, Any]) -> list[str]:
+    """Returns what of a block of the config was another in what a step left, in words."""
+    return _differences(there, _plain(config[name]), name)
+
+
 def check_sids(job: Job, report: Mapping[str, Any], folder: Path) -> None:
     """Compares the config's SIDs with those that lie in a folder.
 

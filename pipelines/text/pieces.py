@@ -201,8 +201,16 @@ def load_pieces(folder: str | os.PathLike[str]) -> Pieces:
     Raises:
         ValueError: there is none, it has been damaged, or its library is not installed.
     """
-    folder = Path(folder)
-    if read_record(folder)["kind"] == SENTENCEPIECE:
+    return open_pieces(Path(folder), read_record(folder)["kind"])
+
+
+def open_pieces(folder: Path, kind: str) -> Pieces:
+    """Returns the tokenizer in a folder, of the kind `SENTENCEPIECE` or `TOKENIZER_JSON`.
+
+    Raises:
+        ValueError: it is no tokenizer, or its library is not installed.
+    """
+    if kind == SENTENCEPIECE:
         return SentencePieces((folder / MODEL).read_bytes(), str(folder / MODEL))
     return JsonPieces(TextTokenizer.load(folder))
 
