@@ -24,6 +24,11 @@ class PrefixCache:
     key: Float[Array, "layers B S KV K"]
     value: Float[Array, "layers B S KV K"]
 
+    def widened(self, capacity: int) -> PrefixCache:
+        """Returns the same entries with room for `capacity` tokens a row."""
+        room = ((0, 0), (0, 0), (0, capacity - self.key.shape[2]), (0, 0), (0, 0))
+        return PrefixCache(jnp.pad(self.key, room), jnp.pad(self.value, room))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""AdamW with a schedule, clipping and weight decay where it belongs."""
+"""AdamW, and Muon for matrices, with a schedule, clipping and weight decay where it belongs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from minirec.training.muon import is_matrix, scale_by_muon
 from minirec.training.weight_average import with_weight_average
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -33,6 +34,8 @@ class OptimizerConfig:
         b2: decay rate of the mean of squared gradients.
         eps: keeps the division finite.
         clip_norm: gradients with a larger global norm are scaled down to it. None: never.
+        muon_learning_rate: the peak for the trunk's matrices, which Muon then trains
+            (`minirec.training.muon`); all else stays with AdamW. 0: AdamW trains them too.
         average_decay: how much of the weights' average a step keeps (`with_weight_average`); that
             average is what is evaluated and kept as best. 0: the weights themselves.
         no_decay: a parameter is not decayed if any part of its path contains one of these words,
@@ -49,6 +52,7 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float | None = 1.0
+    muon_learning_rate: float = 0.0
     average_decay: float = 0.0
     no_decay: tuple[str, ...] = ("norm", "bias", "scale", "embed")
 
@@ -65,6 +69,7 @@ class OptimizerConfig:
             ("b1", 0.0, 1.0),
             ("b2", 0.0, 1.0),
             ("eps", 0.0, math.inf),
+            ("muon_learning_rate", 0.0, math.inf),
             ("average_decay", 0.0, 1.0),
         ):
             value = getattr(self, name)
@@ -114,7 +119,7 @@ def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Returns clipping and AdamW over the schedule of a stage of `num_steps` steps.
+    """Returns clipping and AdamW, or Muon beside it, over the schedule of a stage of `num_steps` steps.
 
     Its state and arithmetic are float32 whatever the parameters are stored in. Parameters that are
     stored in bfloat16 take the sum rounded: keep what is trained in float32 (`param_dtype`), and
@@ -128,11 +133,32 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         weight_decay=config.weight_decay,
         mask=lambda params: decay_mask(params, config.no_decay),
     )
+    if config.muon_learning_rate:
+        adamw = _with_muon(adamw, config, num_steps)
     if config.clip_norm is not None:
         adamw = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
     if config.average_decay:
         adamw = with_weight_average(adamw, config.average_decay)
     return _in_float32(adamw)
+
+
+def _with_muon(
+    adamw: optax.GradientTransformation, config: OptimizerConfig, num_steps: int
+) -> optax.GradientTransformation:
+    """Returns Muon for a trunk's matrices and AdamW for the rest."""
+    peak = dataclasses.replace(config, learning_rate=config.muon_learning_rate)
+    muon = optax.chain(
+        scale_by_muon(),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(make_schedule(peak, num_steps)),
+    )
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: "muon" if is_matrix(path, leaf) else "adamw", params
+        )
+
+    return optax.partition({"muon": muon, "adamw": adamw}, labels)
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
