@@ -48,6 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.log_every = 5
     config.sampling.prompts = ("The beam step", "A catalogue")
     config.sampling.every = 50
+    config.gate.match_ratio = 0.6
     if variant == "smoke":
         config.name = "text_quickstart_smoke"
         config.tokenizer.vocab_size = 1024

@@ -31,6 +31,9 @@ def get_config(variant: str = "") -> ConfigDict:
     """
     parts.check_variant(variant, VARIANTS)
     config = text_blocks.text("wiki")
+    # Rare words are published as "<unk>", which asks for nothing.
+    config.gate.stop_words = (*text_blocks.STOP_WORDS, "unk")
+    config.gate.match_ratio = 0.6  # Chosen by launch.verify_question --measure.
     config.corpus.folder = parts.data_folder("wiki")
     config.sampling.prompts = (" = Valkyria Chronicles = \n", " The game was")
     if variant == "chunks":

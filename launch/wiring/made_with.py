@@ -32,6 +32,7 @@ CHANGE_NOTHING = {
     "model.checkpoint": "where the first weights lie; the record has the hashes of their files",
     "evaluate.batch_size": "how many users are searched for at a time; each is by itself",
     "corpus.folder": "where the documents lie; what lies there is compared by its hashes",
+    "retrieval": "how passages are found; an index of other settings is made again",
     "chat": "how questions are answered; each is answered by the config at hand",
     "gate": "which questions are answered; each is looked at by the config at hand",
     "family": "whose model it is; another family has other blocks, and they are compared",
@@ -52,7 +53,7 @@ EVALUATION = (
 when it is evaluated."""
 
 # They have records of their own.
-_PARTS = ("data", "sids", "tasks", "corpus", "tokenizer", "retrieval")
+_PARTS = ("data", "sids", "tasks", "corpus", "tokenizer")
 # Fields that a run's record may lack, and what they were then.
 _ONCE = (
     ("model", "terms_per_item", 0),
@@ -149,6 +150,11 @@ def data_differences(config: ConfigDict, manifest: Mapping[str, Any]) -> list[st
 def sids_differences(config: ConfigDict, report: Mapping[str, Any]) -> list[str]:
     """Returns what of the config's SIDs was another in those that a report describes, in words."""
     return _differences(report["config"], sids_part(config), "sids")
+
+
+def block(config: ConfigDict, name: str) -> dict[str, Any]:
+    """Returns a block of a config as JSON has it."""
+    return _plain(config[name])
 
 
 def part_differences(config: ConfigDict, name: str, there: Mapping[str, Any]) -> list[str]:

@@ -82,7 +82,6 @@ def load(job: Job, **options: Any) -> TextRun:
         FileNotFoundError: the run has saved no model yet.
     """
     del options
-    require_shape(job.config)
     corpus = load_corpus(job)
     pieces, tokenizer = load_tokenizer(job)
     if not (job.run / "config.json").is_file():

@@ -17,6 +17,7 @@ _SHINGLE = 12  # letters: two or three words
 _BANDS, _ROWS = 16, 4  # what shares .7 of its shingles meets in a band with probability .99
 _PRIME = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, and odd
 _SHIFT = np.uint64(32)
+_SAMPLED = np.uint64(3)
 
 
 class MinHash:
@@ -43,6 +44,9 @@ class MinHash:
         for place in range(min(_SHINGLE, len(codes))):
             shingles = shingles * _PRIME + codes[place : place + count]
         shingles ^= shingles >> _SHIFT
+        # A fixed quarter of all shingles says as much, in a quarter of the time.
+        some = shingles[shingles & _SAMPLED == 0]
+        shingles = some if len(some) else shingles[:1]
         values = self._factor * shingles + self._shift
         return (values.min(axis=1) >> _SHIFT).astype(np.uint32)
 

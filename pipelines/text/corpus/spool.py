@@ -6,7 +6,6 @@ import array
 import dataclasses
 import hashlib
 import json
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -90,10 +89,11 @@ class Spool:
         self._file.flush()
         if not len(places):
             return
-        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for place in places.tolist():
-                value = json.loads(data[self._offset[place] : self._offset[place + 1]])
-                yield Passage(**value | {"section_path": tuple(value["section_path"])})
+        # Not mapped: what is read of a large file would count as this program's memory.
+        for place in places.tolist():
+            self._file.seek(self._offset[place])
+            value = json.loads(self._file.read(self._offset[place + 1] - self._offset[place]))
+            yield Passage(**value | {"section_path": tuple(value["section_path"])})
 
 
 def draw(document: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
