@@ -36,7 +36,11 @@ def text(name: str) -> ConfigDict:
         family="text",
         corpus=corpus(),
         tokenizer=tokenizer(),
-        # Of the model, its training and sampling: loader, model, train, sampling, evaluate.
+        loader=loader(),
+        model=model(),
+        train=train(),
+        sampling=sampling(),
+        evaluate=evaluate(),
         retrieval=retrieval(),
         gate=gate(),
         chat=chat(),
@@ -99,6 +103,92 @@ def tokenizer() -> ConfigDict:
             "max_sentences": 2_000_000,  # drawn by lot from more; 0: all
             "symbols": (),  # spellings that are one token wherever they stand
             "seed": 13,  # of the draw
+        }
+    )
+
+
+def loader() -> ConfigDict:
+    """Returns how documents become batches; see `pipelines/text/document_batches.py`."""
+    return ConfigDict(
+        {
+            "batch_size": 8,  # rows, over all devices
+            "row_tokens": 512,  # of a row, and of what the model reads at most
+            "pack": True,  # what is left of documents shares rows
+            # How often a document is cut into rows, each time elsewhere. Few documents read many
+            # times want several.
+            "shifts": 1,
+            "num_threads": 1,
+            "prefetch": 2,
+            "num_workers": 0,
+        }
+    )
+
+
+def model() -> ConfigDict:
+    """Returns a language model by one dial, or by hand; see `minirec/models/depth.py`."""
+    return ConfigDict(
+        {
+            "depth": 4,  # layers; what is 0 below follows from it
+            "width": 0,
+            "num_heads": 0,
+            "num_kv_heads": 0,
+            "head_dim": 0,
+            "mlp_width": 0,
+            "tie_embeddings": True,  # the head has the embeddings' rows, or its own
+            "qk_norm": True,
+            "rope_theta": 10_000.0,
+            "dropout": 0.0,
+            "remat": False,  # recompute activations in the backward pass
+            "dtype": "float32",  # of the products: bfloat16 on a GPU or TPU
+            "param_dtype": "float32",
+            "logits_at_once": 1024,  # positions of a batch whose logits are held at one time
+        }
+    )
+
+
+def train() -> ConfigDict:
+    """Returns for how long and how a language model is trained."""
+    config = blocks.train()
+    config.num_epochs = 0
+    config.min_steps = 0
+    config.max_steps = 0
+    config.learning_rate = 0.0  # of AdamW; 0: as the model's width asks for
+    # Of the matrices between the layers, which Muon trains; 0: AdamW does.
+    config.muon_learning_rate = 0.0
+    config.b2 = 0.95
+    return config
+
+
+def sampling() -> ConfigDict:
+    """Returns what the model writes as training goes and for the report, behind which prompts."""
+    return ConfigDict(
+        {
+            "prompts": ("The ",),
+            "every": 0,  # steps between two looks while it trains; 0: none
+            "max_new_tokens": 40,
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.1,
+            "greedy": False,
+            "stop": (),
+            "seed": 0,
+        }
+    )
+
+
+def evaluate() -> ConfigDict:
+    """Returns how a language model is measured."""
+    return ConfigDict(
+        {
+            "batch_size": 16,  # windows at a time
+            # Share of the training documents that select the best checkpoint and are not trained
+            # on. 0: none; then `train.eval_every` must be 0, too.
+            "valid_ratio": 0.05,
+            # Tokens that a window of the report has read before those that are measured there.
+            "overlap": 256,
+            "kneser_ney_order": 5,  # words of the n-grams that stand beside the model; 0: none
         }
     )
 

@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.gate.stop_words = (*text_blocks.STOP_WORDS, "unk")
     config.gate.match_ratio = 0.6  # Chosen by launch.verify_question --measure.
     config.corpus.folder = parts.data_folder("wiki")
+    config.sampling.prompts = (" = Valkyria Chronicles = \n", " The game was")
     if variant == "chunks":
         config.name = "wiki_chunks"
         config.corpus.files = ("wiki_chunks.jsonl",)
@@ -55,5 +56,21 @@ def get_config(variant: str = "") -> ConfigDict:
     config.corpus.drop_phrases = ()
     config.corpus.near_duplicate = 0.0
     config.tokenizer.symbols = (" <unk>", "<unk>")
-    config.tokenizer.vocab_size = 8000
+    config.tokenizer.kind = "unigram"
+    config.tokenizer.vocab_size = 4000
+    # A megabyte is read some fifteen times: cut elsewhere each time, and with much dropout.
+    config.loader.batch_size = 4
+    config.loader.shifts = 4
+    config.model.depth = 3
+    config.model.dropout = 0.2
+    config.train.num_steps = 2400
+    config.train.warmup_steps = 50
+    config.train.end_fraction = 0.02
+    config.train.muon_learning_rate = 6e-3
+    config.train.b2 = 0.98
+    # All of it is trained on, to the last step; nothing is left to select a checkpoint by.
+    config.evaluate.valid_ratio = 0.0
+    config.train.eval_every = 0
+    config.train.patience = 0
+    config.sampling.every = 400
     return config

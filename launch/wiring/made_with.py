@@ -41,7 +41,14 @@ CHANGE_NOTHING = {
 """Fields that change nothing in what any step leaves, and why."""
 
 _BOTH = ("search", "evaluate.prompt")
-EVALUATION = (*_BOTH, "evaluate.test_users", "evaluate.fusion_users", "evaluate.resamples")
+EVALUATION = (
+    *_BOTH,
+    "evaluate.test_users",
+    "evaluate.fusion_users",
+    "evaluate.resamples",
+    "evaluate.overlap",
+    "evaluate.kneser_ney_order",
+)
 """What shapes an evaluation. How is searched selects a run's best model too, and may be another
 when it is evaluated."""
 

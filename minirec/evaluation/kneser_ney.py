@@ -81,7 +81,7 @@ class KneserNey:
             grams = collections.Counter(gram[1:] for gram in grams)
         return cls(order, vocab_size, counts, contexts, tuple(discounts))
 
-    def log_probs(self, words: Sequence[int]) -> Float[np.ndarray, " n"]:
+    def log_probs(self, words: Iterable[int]) -> Float[np.ndarray, " n"]:
         """Returns the log-probability, in nats, of each word of a text behind those before it."""
         words = [int(word) for word in words]
         return np.array(

@@ -32,36 +32,37 @@ class MuonState(NamedTuple):
     momentum: Any
 
 
-def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
-    """Returns whether a parameter is one of a trunk's stacked matrices."""
-    return _BLOCKS in _names(path) and jnp.ndim(leaf) >= 3 and "bias" not in _names(path)[-1]
+def is_matrix(name: str, leaf: Any) -> bool:
+    """Returns whether a parameter, by its path, is one of a trunk's stacked matrices."""
+    *path, own = name.split("/")
+    return _BLOCKS in path and jnp.ndim(leaf) >= 3 and not own.endswith("bias")
 
 
 def scale_by_muon(momentum: float = MOMENTUM) -> optax.GradientTransformation:
     """Returns the direction of Muon's step, before learning rate and weight decay.
 
-    Parameters are stacked matrices `[layers, inputs…, outputs…]` of a trunk (`is_matrix`).
+    Parameters are stacked matrices `[layers, inputs…, outputs…]` of a trunk (`is_matrix`), by their
+    paths.
     """
 
     def init(params: Any) -> MuonState:
         return MuonState(jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
         del params
         mean = jax.tree.map(
             lambda old, new: momentum * old + (1 - momentum) * new, state.momentum, updates
         )
         # Nesterov: as the mean will be after one more such gradient.
-        ahead = jax.tree.map(
-            lambda old, new: momentum * old + (1 - momentum) * new, mean, updates
-        )
+        ahead = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, mean, updates)
         return jax.tree_util.tree_map_with_path(_step, ahead), MuonState(mean)
 
     return optax.GradientTransformation(init, update)
 
 
-def _step(path: tuple[Any, ...], gradient: Float[Array, "layers *axes"]) -> Array:
-    num_inputs = 2 if _names(path)[-1] == _OUTPUT else 1
+def _step(path: tuple[Any, ...], gradient: Array) -> Array:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    num_inputs = 2 if name.rpartition("/")[2] == _OUTPUT else 1
     rows = math.prod(gradient.shape[1 : 1 + num_inputs])
     matrices = gradient.reshape(gradient.shape[0], rows, -1)
     scale = _RMS * max(matrices.shape[1:]) ** 0.5
@@ -81,8 +82,3 @@ def orthogonal(matrices: Float[Array, "layers m n"]) -> Float[Array, "layers m n
 
     x = jax.lax.fori_loop(0, _STEPS, improve, x)
     return x.swapaxes(1, 2) if is_tall else x
-
-
-def _names(path: tuple[Any, ...]) -> list[str]:
-    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-    return [name for name in names if name != "value"]

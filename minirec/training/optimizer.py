@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from minirec.training.muon import is_matrix, scale_by_muon
 from minirec.training.weight_average import with_weight_average
 
 SCHEDULES = ("cosine", "linear", "constant")
+_VALUE = "/value"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,7 @@ def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Returns clipping and AdamW, or Muon beside it, over the schedule of a stage of `num_steps` steps.
+    """Returns clipping and AdamW, with Muon or without, over a stage of `num_steps` steps.
 
     Its state and arithmetic are float32 whatever the parameters are stored in. Parameters that are
     stored in bfloat16 take the sum rounded: keep what is trained in float32 (`param_dtype`), and
@@ -153,12 +155,45 @@ def _with_muon(
         optax.scale_by_learning_rate(make_schedule(peak, num_steps)),
     )
 
-    def labels(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: "muon" if is_matrix(path, leaf) else "adamw", params
-        )
+    return _divided(muon, adamw, is_matrix)
 
-    return optax.partition({"muon": muon, "adamw": adamw}, labels)
+
+def _divided(
+    first: optax.GradientTransformation,
+    rest: optax.GradientTransformation,
+    is_first: Callable[[str, Any], bool],
+) -> optax.GradientTransformation:
+    """Returns a transformation that gives some leaves to one and the rest to another.
+
+    Each sees a flat dictionary of its own leaves by path, so that its state holds nothing but
+    arrays: `optax.partition` leaves marks where the others' would be, which no checkpoint knows.
+    """
+
+    def divide(tree: Any) -> tuple[dict[str, Any], dict[str, Any], list[str], Any]:
+        leaves, shape = jax.tree_util.tree_flatten_with_path(tree)
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+        # A parameter may be a leaf itself, or hold its array as its value.
+        if all(name.endswith(_VALUE) for name in names):
+            names = [name.removesuffix(_VALUE) for name in names]
+        parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        for name, (_, leaf) in zip(names, leaves, strict=True):
+            parts[0 if is_first(name, leaf) else 1][name] = leaf
+        return *parts, names, shape
+
+    def init(params: Any) -> Any:
+        mine, others, *_ = divide(params)
+        return {"first": first.init(mine), "rest": rest.init(others)}
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        mine, others, names, shape = divide(updates)
+        own, other_params, *_ = divide(params)
+        mine, first_state = first.update(mine, state["first"], own)
+        others, rest_state = rest.update(others, state["rest"], other_params)
+        both = {**mine, **others}
+        found = jax.tree.unflatten(shape, [both[name] for name in names])
+        return found, {"first": first_state, "rest": rest_state}
+
+    return optax.GradientTransformation(init, update)
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
