@@ -5,7 +5,7 @@ is a question; `/sources` lists the passages of the last answer, `/context` show
 read, `/reset` forgets what was said, `/quit` (or the end of input) ends. `--prompt="…"` answers one
 question and ends.
 
-`--http_port=8000` serves the same as a page and as `/v1/chat` instead.
+`--port=8000` serves the same as a page and as `/v1/chat` instead.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ COMMANDS = "/sources /context /reset /quit"
 _COMPILED = ".compiled"
 _PROMPT = flags.DEFINE_string("prompt", None, "One question; its answer is all that is printed.")
 _HTTP_PORT = flags.DEFINE_integer(
-    "http_port", 0, "Serve /v1/chat and a page on this port; 0: chat here.", lower_bound=0
+    "port", 0, "Serve /v1/chat and a page on this port; 0: chat here.", lower_bound=0
 )
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
+_HOST = flags.DEFINE_string("address", "127.0.0.1", "Address that clients come to.")
 
 
 class Conversation:
@@ -109,7 +109,7 @@ def main(job: program.Job) -> None:
     """
     require_text(job, "launch.chat")
     if _PROMPT.value is not None and _HTTP_PORT.value:
-        raise program.UsageError("--prompt and --http_port: one question, or a server")
+        raise program.UsageError("--prompt and --port: one question, or a server")
     keep_programs(job.workdir / _COMPILED)
     if _HTTP_PORT.value:
         _serve(job)
