@@ -197,11 +197,14 @@ def retrieval() -> ConfigDict:
     """Returns how passages are found; see `minirec/recommend/passages`."""
     return ConfigDict(
         {
+            "method": "bm25",  # or "fused": by reciprocal rank with the run's own embeddings
             # How often a passage's title and section count beside its text, which counts once.
             "title_weight": 2,
             "section_weight": 1,
             "k1": 1.5,
             "b": 0.75,
+            "rank_constant": 60.0,  # of the fusion
+            "candidates": 50,  # of each list that is fused
             "questions": 200,  # of titles and section heads, for recall@k and MRR
             "seed": 0,
         }

@@ -16,7 +16,8 @@ from absl import flags
 
 from launch.wiring import program
 from launch.wiring.text_corpus import require_text
-from launch.wiring.text_index import gate_of, load_index
+from launch.wiring.text_dense import load_retriever
+from launch.wiring.text_index import gate_of
 from minirec import files
 from minirec.serving.chat.prompt import passage_text, question_text
 
@@ -46,13 +47,13 @@ def prepare(job: program.Job, path: Path, *, refuse: bool) -> dict[str, int]:
     Raises:
         ValueError: a line holds no question, no row is left, or there is no corpus.
     """
-    index, gate = load_index(job), gate_of(job)
+    retriever, gate = load_retriever(job), gate_of(job)
     counts = {"rows": 0, "refused": 0, "left_out": 0}
     out = job.workdir / FOLDER / ROWS
     with files.atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as rows:
         for number, (question, answer) in enumerate(read_pairs(path)):
-            numbers = index.search(question, job.config.gate.passages).tolist()
-            found = [index.passages[place] for place in numbers]
+            numbers = retriever.search(question, job.config.gate.passages).tolist()
+            found = [retriever.bm25.passages[place] for place in numbers]
             verdict = gate.judge(question, found)
             text, source = "", ""
             if verdict.covered and verdict.passage is not None:

@@ -17,7 +17,8 @@ from absl import flags
 
 from launch.wiring import program
 from launch.wiring.text_corpus import require_text
-from launch.wiring.text_index import gate_of, load_index
+from launch.wiring.text_dense import load_retriever
+from launch.wiring.text_index import gate_of
 from launch.wiring.text_measures import measure
 from minirec import files
 from minirec.recommend.passages.gate import Verdict
@@ -34,12 +35,12 @@ def verify(job: program.Job, questions: list[str]) -> bool:
     Raises:
         ValueError: there is no corpus, or a setting cannot be.
     """
-    index, gate = load_index(job), gate_of(job)
+    retriever, gate = load_retriever(job), gate_of(job)
     all_covered = True
     for question in questions:
         found = [
-            index.passages[number]
-            for number in index.search(question, job.config.gate.passages).tolist()
+            retriever.bm25.passages[number]
+            for number in retriever.search(question, job.config.gate.passages).tolist()
         ]
         verdict = gate.judge(question, found)
         all_covered &= verdict.covered

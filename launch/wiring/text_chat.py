@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from launch.wiring.experiment import experiment_of
 from launch.wiring.program import Job, UsageError
 from launch.wiring.text_corpus import load_tokenizer
-from launch.wiring.text_index import gate_of, load_index
+from launch.wiring.text_dense import load_retriever
+from launch.wiring.text_index import gate_of
 from minirec.decoding import Sampler, SamplingSettings
-from minirec.recommend.passages.retriever import Retriever
 from minirec.serving.chat.chat import Chat, ChatSettings, Drawing
 from minirec.serving.chat.prompt import ENDS
 
@@ -98,9 +98,9 @@ def make_chat(job: Job) -> Chat:
     """
     sampling = sampling_of(job)
     pieces, _ = load_tokenizer(job)
-    index, gate = load_index(job), gate_of(job)
-    window, writer = _QUOTED_WINDOW, None
+    gate = gate_of(job)
+    window, writer, run = _QUOTED_WINDOW, None, None
     if job.config.chat.model:
-        run: Any = experiment_of(job.config).load(job)
+        run = cast(Any, experiment_of(job.config).load(job))
         window, writer = run.config.loader.row_tokens, SamplerWriter(run.sampler(), sampling)
-    return Chat(Retriever(index), gate, pieces, writer, chat_settings(job, window))
+    return Chat(load_retriever(job, run), gate, pieces, writer, chat_settings(job, window))

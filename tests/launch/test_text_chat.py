@@ -5,9 +5,16 @@ import json
 import pytest
 
 from launch import chat, prepare_qa, prepare_text, train_tokenizer, verify_question
-from launch.wiring import program, text_chat, text_corpus, text_index, text_measures
+from launch.wiring import (
+    program,
+    text_chat,
+    text_corpus,
+    text_dense,
+    text_index,
+    text_measures,
+)
 from minirec import files
-from minirec.serving.chat.chat import QUOTATION, REFUSAL
+from minirec.serving.chat.chat import ANSWER, QUOTATION, REFUSAL, Drawing
 from tests.launch.fields import changed
 
 pytest.importorskip("bm25s", reason="needs the extra text")
@@ -134,3 +141,28 @@ def test_questions_with_answers_become_rows_that_are_a_corpus(job, tmp_path):
         path.write_text(line)
         with pytest.raises(ValueError, match=message):
             prepare_qa.prepare(job, path, refuse=False)
+
+
+def test_a_trained_run_answers_and_helps_to_find(text_smoke):
+    job, _ = text_smoke
+    fused = changed(job, "retrieval.method", "fused")
+    made = text_chat.make_chat(fused)
+    assert made.settings.window == job.config.loader.row_tokens
+    question = "What is the beam step?"
+    found = made.retriever.search(question, 5)
+    assert len(found) == 5
+    assert len(made.retriever.dense.vectors) == len(made.retriever.bm25)
+    again = text_dense.load_retriever(fused)
+    assert again.search(question, 5).tolist() == found.tolist()
+    reply = made.reply(question)
+    assert reply.kind in (ANSWER, QUOTATION)  # So small a model hardly says what is so.
+    assert reply.sources
+    read, written = reply.tokens
+    assert 0 < read <= made.settings.window - made.settings.max_new_tokens
+    assert written <= made.settings.max_new_tokens
+    same = [made.reply(question, drawing=Drawing(temperature=0)).tokens for _ in range(2)]
+    assert same[0] == same[1]
+    with pytest.raises(program.UsageError, match=r"retrieval\.method='dense': must be one of bm25"):
+        text_dense.load_retriever(changed(job, "retrieval.method", "dense"))
+    with pytest.raises(program.UsageError, match=r"max_new_tokens=16: must leave room"):
+        text_chat.chat_settings(job, 16)
