@@ -266,6 +266,7 @@ def _line(name: str, scores: QuantiserScores) -> str:
 
 def main(job: program.Job) -> None:
     """Prints a line a quantiser, and where the page is."""
+    program.require_log(job, "launch.compare_sids")
     folder = None if _SWEEP.value is None else Path(_SWEEP.value)
     comparison = run_comparison(job, _QUANTISERS.value, folder)
     for measure, correlation in comparison.correlations().items():

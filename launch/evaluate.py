@@ -5,6 +5,9 @@ table, that table over what the search has found ("model_head"), the system (whi
 choose first; W/runs/NAME/fusion.json keeps the choice) and the baselines. Writes W/runs/NAME/report
 (report_valid for `--split=valid`) and prints `hr@10=…`, `ndcg@10=…`, …, `invalid=0`, which are the
 model's, then `system_hr@10=…` and so on.
+
+Of a language model of one's own it measures perplexity and bits a byte instead, beside an
+interpolated Kneser-Ney model and mixed with it: `bits_per_byte=…`, `word_perplexity=…`, ….
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from minirec import files
 from minirec.recommend.rescored import rescored
 from minirec.recommend.sources import CONTENT, ITEM_TRANSITION, MODEL, MODEL_HEAD, SYSTEM
 from minirec.reports import Report, metric_lines
+from minirec.reports.text_report import TextReport
 from minirec.training.processes import is_first
 
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Users to evaluate on.")
 
 
-def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
+def run_evaluation(job: program.Job, split: str = "test") -> Report | TextReport | None:
     """Evaluates the job's run and writes its report.
 
     Returns:
@@ -39,10 +43,14 @@ def run_evaluation(job: program.Job, split: str = "test") -> Report | None:
         FileNotFoundError: a step before this one has not run.
         OSError: no report could be written.
     """
-    searched = (experiment_of(job.config).search or search)(job, split)
+    experiment = experiment_of(job.config)
+    if experiment.report is not None:
+        report = experiment.report(job, split)
+    else:
+        searched = (experiment.search or search)(job, split)
+        report = make_report(job, searched) if is_first() else None
     if not is_first():
         return None
-    report = make_report(job, searched)
     write_summary(job)
     return report
 
@@ -81,11 +89,12 @@ def evaluate(job: program.Job, split: str = "test") -> None:
     report = run_evaluation(job, split)
     if report is None:
         return
-    for line in metric_lines(report):
+    is_text = isinstance(report, TextReport)
+    for line in report.lines if is_text else metric_lines(report):
         print(line)
     for note in report.notes:
         print(note, file=sys.stderr)
-    if report.chosen_note:
+    if not is_text and report.chosen_note:
         print(f"note: {report.chosen_note}", file=sys.stderr)
     print(f"report={job.run / REPORTS[split] / 'index.html'}")
 

@@ -39,6 +39,7 @@ def main(job: program.Job, engine: Engine = order_in_memory) -> None:
 
     What a person should mind before they trust a figure goes to stderr.
     """
+    program.require_log(job, "launch.prepare")
     begin = told = time.monotonic()
     num_read = 0
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from launch import evaluate, make_sids, prepare, train
 from launch.wiring import program
-from minirec.reports import metric_table
+from minirec.reports import Report, metric_table
 
 
 def main(job: program.Job) -> None:
@@ -28,7 +28,7 @@ def main(job: program.Job) -> None:
         return
     console.rule("4/4 evaluate: constrained beam search over the test users", align="left")
     report = evaluate.run_evaluation(job)
-    if report is not None:
+    if isinstance(report, Report):
         console.print(metric_table(report))
     print(f"report: {job.run / 'report' / 'index.html'}")
 

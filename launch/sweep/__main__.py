@@ -38,7 +38,7 @@ from launch.sweep.grid import Setting, read_grid
 from launch.sweep.results import FAILURES, RECORD, RESULTS, check_scores, read_lines, write_lines
 from launch.sweep.sweep_run import SweepJob
 from launch.wiring import made_with, program
-from launch.wiring.experiment import experiment_of
+from launch.wiring.experiment import experiment_of, recommending
 from launch.wiring.reporting import REPORTS
 from minirec import files
 from minirec.files.schema import NUMBER
@@ -154,7 +154,7 @@ def run_sweep(
         ValueError: the sweep's folder belongs to another config, or there is no recommender `by`.
         RunFolderError: another process works there.
     """
-    experiment_of(job.config)  # An unknown family is said before anything is made.
+    recommending(job, "launch.sweep")  # Another family is said before anything is made.
     folder = job.workdir / "sweeps" / job.run.name
     with locked(folder):
         files.clear_leftovers(folder, recursive=True)

@@ -31,6 +31,7 @@ from minirec.recommend import ItemTransition
 from minirec.recommend.content import Neighbours
 from minirec.recommend.ranker import Ranker
 from minirec.recommend.sources import MODEL
+from minirec.reports.text_report import TextReport
 from minirec.serving.recommender import Prompts
 from minirec.sids import SidTable
 from minirec.training import Monitor, Stage, Task, TrainConfig
@@ -190,17 +191,41 @@ class Experiment:
 
     Attributes:
         training: what trains a job's run.
-        load: a job's run as it recommends; with `with_appended=True` items that were given SIDs
-            after the run was trained are part of its catalogue (`launch.make_sids --append`).
+        load: a job's run, a `Run` of a family that recommends; with `with_appended=True` items that
+            were given SIDs after the run was trained are part of its catalogue (`launch.make_sids
+            --append`).
         search: what a job's run recommends to the users of a split, a
             `launch.wiring.reporting.Searched`; None: what `launch.evaluate` searches for by SIDs.
         main: what its runs are about, as reports call it.
+        report: evaluates a job's run on a split and writes its report, for a family that recommends
+            nothing; None: its runs recommend, and what `search` finds is reported.
     """
 
     training: Callable[[Job], Training]
-    load: Callable[..., Run]
+    load: Callable[..., Any]
     search: Callable[[Job, str], Any] | None = None
     main: str = MODEL
+    report: Callable[[Job, str], TextReport] | None = None
+
+
+def recommending(job: Job, verb: str) -> Experiment:
+    """Returns the family of a job whose runs recommend.
+
+    Args:
+        job: whose run.
+        verb: the program that needs it.
+
+    Raises:
+        UsageError: the family is another one.
+    """
+    experiment = experiment_of(job.config)
+    if experiment.report is not None:
+        raise UsageError(
+            f"{verb}: config {job.config.name!r} is of the family {job.config.family!r}, whose "
+            "runs write text and recommend nothing; launch.evaluate measures them, launch.chat "
+            "asks them"
+        )
+    return experiment
 
 
 def families() -> tuple[str, ...]:

@@ -31,17 +31,29 @@ CHANGE_NOTHING = {
     "tasks.folder": "where the lists lie; what lies there is compared by its hashes",
     "model.checkpoint": "where the first weights lie; the record has the hashes of their files",
     "evaluate.batch_size": "how many users are searched for at a time; each is by itself",
+    "corpus.folder": "where the documents lie; what lies there is compared by its hashes",
+    "retrieval": "how passages are found; an index of other settings is made again",
+    "chat": "how questions are answered; each is answered by the config at hand",
+    "gate": "which questions are answered; each is looked at by the config at hand",
     "family": "whose model it is; another family has other blocks, and they are compared",
     "wandb": "who else is told of a run",
 }
 """Fields that change nothing in what any step leaves, and why."""
 
 _BOTH = ("search", "evaluate.prompt")
-EVALUATION = (*_BOTH, "evaluate.test_users", "evaluate.fusion_users", "evaluate.resamples")
+EVALUATION = (
+    *_BOTH,
+    "evaluate.test_users",
+    "evaluate.fusion_users",
+    "evaluate.resamples",
+    "evaluate.overlap",
+    "evaluate.kneser_ney_order",
+)
 """What shapes an evaluation. How is searched selects a run's best model too, and may be another
 when it is evaluated."""
 
-_PARTS = ("data", "sids", "tasks")  # They have records of their own.
+# They have records of their own.
+_PARTS = ("data", "sids", "tasks", "corpus", "tokenizer")
 # Fields that a run's record may lack, and what they were then.
 _ONCE = (
     ("model", "terms_per_item", 0),
@@ -138,6 +150,16 @@ def data_differences(config: ConfigDict, manifest: Mapping[str, Any]) -> list[st
 def sids_differences(config: ConfigDict, report: Mapping[str, Any]) -> list[str]:
     """Returns what of the config's SIDs was another in those that a report describes, in words."""
     return _differences(report["config"], sids_part(config), "sids")
+
+
+def block(config: ConfigDict, name: str) -> dict[str, Any]:
+    """Returns a block of a config as JSON has it."""
+    return _plain(config[name])
+
+
+def part_differences(config: ConfigDict, name: str, there: Mapping[str, Any]) -> list[str]:
+    """Returns what of a block of the config was another in what a step left, in words."""
+    return _differences(there, _plain(config[name]), name)
 
 
 def check_sids(job: Job, report: Mapping[str, Any], folder: Path) -> None:

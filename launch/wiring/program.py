@@ -171,6 +171,15 @@ def job_from_flags() -> Job:
     return dry(job) if config.get("dry_run", False) else job
 
 
+def require_log(job: Job, step: str) -> None:
+    """Raises UsageError unless the config is of a log of users and items; `step` needs one."""
+    if "data" not in job.config:
+        raise UsageError(
+            f"{step}: config {job.config.name!r} is of the family {job.config.family!r}, which has "
+            "documents and no log of users and items; use launch.prepare_text"
+        )
+
+
 def dry(job: Job) -> Job:
     """Returns a job as a dry run has it: with `config.when_dry` over its config, in W/dry_run.
 

@@ -17,7 +17,7 @@ from jaxtyping import Int32
 from kernels.trie import TrieCapacities
 from launch.wiring import baselines, fusion_run
 from launch.wiring.catalogue import SIDS, popularity_trie
-from launch.wiring.experiment import Run, experiment_of, list_length
+from launch.wiring.experiment import Run, list_length, recommending
 from launch.wiring.program import Job, UsageError
 from minirec import files
 from minirec.serving.catalogue import Catalogue, Listing
@@ -102,7 +102,7 @@ def load(
         ValueError: the data, the SIDs and the run do not belong together, or are damaged.
         FileNotFoundError: a step before this one has not run.
     """
-    experiment = experiment_of(job.config)
+    experiment = recommending(job, "launch.recommend and launch.serve")
     if experiment.search is not None:
         raise UsageError(
             f"config.family={job.config.family!r}: its runs are trained and evaluated so far; "

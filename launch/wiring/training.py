@@ -37,6 +37,15 @@ def checked_mesh(config: ConfigDict) -> Mesh | None:
             f"config.search.{field}={list_size(config)}: must be at least {SELECT_AT}, "
             f"since {SELECT_METRIC} on the validation users selects"
         )
+    return fitting_mesh(config)
+
+
+def fitting_mesh(config: ConfigDict) -> Mesh | None:
+    """Returns the mesh to train on, over which the rows of a batch must come out even.
+
+    Raises:
+        ValueError: they do not.
+    """
     if config.loader.batch_size % config.train.accumulate:
         raise ValueError(
             f"config.train.accumulate={config.train.accumulate}: must divide "

@@ -30,6 +30,11 @@ class PrefixCache:
         shape = (config.num_layers, batch, width, config.num_kv_heads, config.head_dim)
         return cls(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
+    def widened(self, capacity: int) -> PrefixCache:
+        """Returns the same entries with room for `capacity` tokens a row."""
+        room = ((0, 0), (0, 0), (0, capacity - self.key.shape[2]), (0, 0), (0, 0))
+        return PrefixCache(jnp.pad(self.key, room), jnp.pad(self.value, room))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -125,3 +125,9 @@ class SidDecoder(nnx.Module):
     ) -> tuple[Float[Array, "B M D"], SuffixCache]:
         """Reads one more token a beam; arguments and errors as in `Trunk.decode_step`."""
         return self.trunk.decode_step(self.embed(tokens), step, lengths, prefix, suffix)
+
+    def extend(
+        self, tokens: Int[Array, " B"], lengths: Int[Array, " B"], cache: PrefixCache
+    ) -> tuple[Float[Array, "B D"], PrefixCache]:
+        """Reads one more token a row of a cache; arguments as in `Trunk.extend`."""
+        return self.trunk.extend(self.embed(tokens), lengths, cache)

@@ -345,6 +345,49 @@ class Trunk(nnx.Module):
         )
         return self.norm(x), suffix
 
+    def extend(
+        self,
+        embeddings: Float[Array, "B D"],
+        lengths: Int[Array, " B"],
+        cache: PrefixCache,
+    ) -> tuple[Float[Array, "B D"], PrefixCache]:
+        """Returns the hidden states of one more token a row, and the cache with it written.
+
+        The token stands behind what its row holds, at a place that need not be known when the
+        program is compiled; `decode_step` is for few tokens of many beams.
+
+        Args:
+            embeddings: each row's newest token.
+            lengths: valid entries of each row of the cache, less than it has room for.
+            cache: keys and values; entry `lengths` of each row is written, and those behind it are
+                never seen.
+        """
+        B, S = len(embeddings), cache.key.shape[2]
+        angles = self._angles(lengths[:, None])
+        visible = (jnp.arange(S, dtype=jnp.int32) < lengths[:, None])[:, None]
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def layer(x, inputs):
+            state, kept_key, kept_value = inputs
+
+            def attention(query, key, value):
+                return attend_apart(query, kept_key, kept_value, visible, key, value)
+
+            return nnx.merge(graphdef, state)(x, angles, attention)
+
+        x, (key, value) = jax.lax.scan(
+            layer,
+            embeddings.astype(self.config.dtype)[:, None],
+            (stacked, cache.key, cache.value),
+            unroll=min(self.config.scan_unroll, self.config.num_layers),
+        )
+        row = jnp.arange(B, dtype=jnp.int32)
+        cache = PrefixCache(
+            cache.key.at[:, row, lengths].set(key[:, :, 0]),
+            cache.value.at[:, row, lengths].set(value[:, :, 0]),
+        )
+        return self.norm(x)[:, 0], cache
+
     def _angles(self, positions: Array) -> tuple[Array, Array]:
         return rope_angles(positions, self.config.head_dim, self.config.rope_theta)
 

@@ -155,12 +155,15 @@ def as_record(config: TrainConfig, stages: Iterable[Stage]) -> dict[str, Any]:
         settings.pop("best_of")
     described = []
     for stage in stages:
+        optimizer = dataclasses.asdict(stage.optimizer)
+        if not optimizer["muon_learning_rate"]:  # As runs have it that know of AdamW alone.
+            optimizer.pop("muon_learning_rate")
         described.append(
             {
                 "name": stage.name,
                 "num_steps": stage.num_steps,
                 "accumulate": stage.accumulate,
-                "optimizer": dataclasses.asdict(stage.optimizer),
+                "optimizer": optimizer,
             }
         )
     return {"train": settings, "stages": described}

@@ -370,7 +370,11 @@ def _finished(folder: Path) -> TrainResult | None:
 
 def _measures(line: Mapping[str, Any]) -> str:
     """Returns a monitor's line in words."""
-    found = (f"{name} {value:.4g}" for name, value in line.items() if "/" in name)
+    found = (
+        f"{name} {value:.4g}"
+        for name, value in line.items()
+        if "/" in name and not isinstance(value, str)
+    )
     return f"step {line['step']}: {', '.join(found)}"
 
 

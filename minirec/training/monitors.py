@@ -21,7 +21,8 @@ class Monitor:
 
     Attributes:
         name: in lines and reports; unique in a run.
-        measure: takes the model and returns its measures; the same model gives the same ones.
+        measure: takes the model and returns its measures, and perhaps texts; the same model gives
+            the same ones.
         every: steps between two measurements.
         watched: the measure that must not rise too far.
         max_rise: how far it may rise, as a share of its first value: .2 allows a fifth. None: no
@@ -30,7 +31,7 @@ class Monitor:
     """
 
     name: str
-    measure: Callable[[Any], Mapping[str, float]]
+    measure: Callable[[Any], Mapping[str, float | str]]
     every: int
     watched: str
     max_rise: float | None = None
@@ -96,14 +97,17 @@ class Watch:
         self, monitor: Monitor, model: Any, step: int, stage: str
     ) -> tuple[dict[str, Any], str]:
         """Measures, and returns a line for `metrics.jsonl` and what to tell, "" for nothing."""
-        found = {f"{monitor.name}/{name}": float(v) for name, v in monitor.measure(model).items()}
+        found = {
+            f"{monitor.name}/{name}": value if isinstance(value, str) else float(value)
+            for name, value in monitor.measure(model).items()
+        }
         line = {"kind": KIND, "monitor": monitor.name, "step": step, "stage": stage, **found}
         if _field(monitor) not in found:
             raise ValueError(
                 f"Monitor({monitor.name!r}).watched={monitor.watched!r} is not among what it "
                 f"measures: {sorted(found)}"
             )
-        return line, self._take(monitor, found[_field(monitor)], step)
+        return line, self._take(monitor, float(found[_field(monitor)]), step)
 
     def _take(self, monitor: Monitor, value: float | None, step: int) -> str:
         self._measured[monitor.name] = step

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from launch import evaluate, make_sids, prepare, train
+from launch import evaluate, make_sids, prepare, prepare_text, train, train_tokenizer
 from launch.wiring import program
 from tests.once import made_once
 
@@ -44,3 +44,26 @@ def smoke(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("smoke") / "W"
     shutil.copytree(made, workdir)
     return job_of(workdir, "smoke", changes), report
+
+
+def text_job(workdir):
+    config = program.load_config_module("text_quickstart").get_config("smoke")
+    return program.Job(config, workdir, workdir / "runs" / config.name)
+
+
+def text_report_of(job):
+    prepare_text.main(job)
+    train_tokenizer.main(job)
+    assert train.run_training(job).reason == "finished"
+    return evaluate.run_evaluation(job)
+
+
+@pytest.fixture(scope="session")
+def text_smoke(tmp_path_factory):
+    """The smoke run of a language model of one's own: job and report."""
+    made, report = made_once(
+        tmp_path_factory, "text_smoke", lambda folder: text_report_of(text_job(folder))
+    )
+    workdir = tmp_path_factory.mktemp("text_smoke") / "W"
+    shutil.copytree(made, workdir)
+    return text_job(workdir), report

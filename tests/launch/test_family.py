@@ -118,4 +118,4 @@ def test_a_familys_file_may_hold_dataclasses_and_is_loaded_once(job, tmp_path):
 
 
 def test_the_families_are_those_with_an_experiment():
-    assert families() == ("feed", "language", "sid", "watch")
+    assert families() == ("feed", "language", "sid", "text", "watch")

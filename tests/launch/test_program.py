@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from configs import blocks
+from configs import blocks, text_blocks
 from launch import train
 from launch.wiring import program
 from tests.launch.programs import Programs
@@ -57,7 +57,8 @@ def test_a_backend_that_is_not_there_is_refused():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_has_the_fields_of_its_family(name):
     module = program.load_config_module(name)
-    base = getattr(blocks, module.get_config().family)("base")
+    family = module.get_config().family
+    base = getattr(text_blocks if family == "text" else blocks, family)("base")
     for variant in getattr(module, "VARIANTS", ("",)):
         config = module.get_config(variant) if variant else module.get_config()
         assert isinstance(config, ConfigDict)

@@ -5,7 +5,9 @@
 Writes into FOLDER (tests/fixtures/hf), for each model of `MODELS`:
 - `NAME/`: the checkpoint, as transformers saves it;
 - `NAME_forward.npz`: logits, residual stream, keys and values of rows of tokens, see `forward`;
-- `NAME_generate.npz`, for models with a catalogue: the beams of `generate`, see `generated`.
+- `NAME_generate.npz`, for models with a catalogue: the beams of `generate`, see `generated`;
+- `NAME_sampling.npz`, for `SAMPLED`: greedy answers and distributions of the next token, see
+  `sampled`.
 The same versions write the same bytes.
 
 `generate` orders equal scores in its own way, and float32 sums differ in the last bits, so a prompt
@@ -75,6 +77,16 @@ CODES = ((200, 216), (220, 240), (240, 320))  # The tokens of each level.
 BEAMS, PROMPTS, LONGEST = 50, 20, 40
 ITEMS, FEW_ITEMS = 160, 30
 GAP = 1e-5
+SAMPLED = "qwen2_tied"
+GREEDY_PROMPTS, GREEDY_LONGEST, NEW_TOKENS = 6, 30, 24
+# What is drawn by: temperature, top_k (0: all), top_p, min_p, repetition_penalty.
+DRAWN_BY = (
+    (0.7, 0, 0.9, 0.0, 1.0),
+    (1.0, 12, 1.0, 0.0, 1.0),
+    (1.3, 40, 0.8, 0.05, 1.3),
+    (2.0, 0, 1.0, 0.0, 1.0),
+)
+DRAWS = 20_000
 FORBIDDEN = -1e6  # MiniOneRec adds this to what its trie forbids.
 
 
@@ -275,6 +287,73 @@ def generated(model, random):
     }
 
 
+def greedy(model, prompts, **options):
+    """Returns `generate`'s answers [n, NEW_TOKENS], and the smallest lead of a chosen token."""
+    answers, lead = [], np.inf
+    for prompt in prompts:
+        out = model.generate(
+            torch.tensor(prompt)[None],
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            eos_token_id=None,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **options,
+        )
+        answers.append(out.sequences[0, len(prompt) :].numpy())
+        best = torch.stack(out.scores)[:, 0].topk(2).values
+        lead = min(lead, float((best[:, 0] - best[:, 1]).min()))
+    return np.stack(answers), lead
+
+
+def sampled(model, random):
+    """Returns the arrays of `NAME_sampling.npz`.
+
+    `prompts` are padded on the right; `greedy` and `penalised` (repetition_penalty 1.3) are the
+    answers. `probabilities` [settings, V] are what `generate` draws the token behind the last
+    prompt from, by `settings` (see DRAWN_BY), and `counts` how often it drew each in DRAWS.
+    """
+    while True:
+        sizes = [1, GREEDY_LONGEST, *random.integers(2, GREEDY_LONGEST, GREEDY_PROMPTS - 2)]
+        prompts = [random.integers(3, model.config.vocab_size, size) for size in sizes]
+        plain, lead = greedy(model, prompts)
+        penalised, other = greedy(model, prompts, repetition_penalty=1.3)
+        if min(lead, other) > 100 * GAP:
+            break
+    probabilities, counts = [], []
+    for temperature, top_k, top_p, min_p, penalty in DRAWN_BY:
+        torch.manual_seed(0)
+        out = model.generate(
+            torch.tensor(prompts[-1])[None],
+            do_sample=True,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p or None,
+            repetition_penalty=penalty,
+            max_new_tokens=1,
+            eos_token_id=None,
+            num_return_sequences=DRAWS,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        probabilities.append(torch.softmax(out.scores[0][0], -1).numpy())
+        drawn = out.sequences[:, -1].numpy()
+        counts.append(np.bincount(drawn, minlength=model.config.vocab_size))
+    padded = np.full((GREEDY_PROMPTS, GREEDY_LONGEST), END)
+    for row, prompt in enumerate(prompts):
+        padded[row, : len(prompt)] = prompt
+    return {
+        "prompts": padded.astype(np.int32),
+        "lengths": np.array(sizes, np.int32),
+        "greedy": plain.astype(np.int32),
+        "penalised": penalised.astype(np.int32),
+        "settings": np.array(DRAWN_BY),
+        "probabilities": np.stack(probabilities),
+        "counts": np.stack(counts).astype(np.int32),
+    }
+
+
 def main():
     torch.set_num_threads(1)
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
@@ -288,6 +367,8 @@ def main():
         spread = float(arrays["padded_logits"].std())
         if name in WITH_CATALOGUE:
             np.savez_compressed(folder / f"{name}_generate.npz", **generated(model, random))
+        if name == SAMPLED:
+            np.savez_compressed(folder / f"{name}_sampling.npz", **sampled(model, random))
         print(json.dumps({"model": name, "logits_std": round(spread, 2)}))
 
 

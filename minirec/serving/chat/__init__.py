@@ -1,0 +1,1 @@
+"""Answers to questions from what was read: passages found, a model's words checked against them."""
