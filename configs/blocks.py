@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, FieldReference
 
+from configs import feed_blocks
 from configs.prompts import sft_prompts
 from configs.watch_words import watch_words
 
@@ -69,6 +70,7 @@ def feed(name: str) -> ConfigDict:
         train=train(),
         search=feed_search(),
         evaluate=evaluate(),
+        feed=feed_blocks.feed_serving(),
     )
 
 

@@ -33,6 +33,7 @@ CHANGE_NOTHING = {
     "evaluate.batch_size": "how many users are searched for at a time; each is by itself",
     "family": "whose model it is; another family has other blocks, and they are compared",
     "wandb": "who else is told of a run",
+    "feed": "how a run is served as a feed; a server takes what it is started with",
 }
 """Fields that change nothing in what any step leaves, and why."""
 
