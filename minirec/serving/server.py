@@ -8,7 +8,7 @@ import dataclasses
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -56,6 +56,41 @@ class Addresses:
             )
 
 
+class Answering(Protocol):
+    """What a server serves: its `engine` is told when nobody is taken on any more."""
+
+    @property
+    def engine(self) -> Any:
+        """Has `drain(seconds)` and `close()`, as `minirec.serving.engine.Engine` has."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Fronts:
+    """How what is served is reached.
+
+    Attributes:
+        application: what clients may ask over HTTP.
+        admin: what admins may; None: nothing.
+        grpc: what serves an address over gRPC; it is imported only where there is one.
+        has_short_way: whether `minirec.serving.connections` may answer by itself.
+    """
+
+    application: Callable[[Any], Any]
+    admin: Callable[[Any, str | None], Any] | None
+    grpc: Callable[[Any, str], Any]
+    has_short_way: bool = False
+
+
+def _recommender_grpc(service: Service, address: str) -> Any:
+    from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
+
+    return GrpcServer(service, address)
+
+
+RECOMMENDER = Fronts(application, admin_application, _recommender_grpc, has_short_way=True)
+
+
 class _Door:
     """Lets nobody in but health checks, until there is an application behind it."""
 
@@ -84,12 +119,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(
-    load: Callable[[], Service],
+async def serve[Served: Answering](
+    load: Callable[[], Served],
     addresses: Addresses,
     *,
+    fronts: Fronts = RECOMMENDER,
     drain_s: float = 30.0,
-    on_ready: Callable[[Service], None] = lambda service: None,
+    on_ready: Callable[[Served], None] = lambda service: None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serves until SIGTERM, SIGINT or `stop`, and answers whom it has taken on before it ends.
@@ -97,6 +133,7 @@ async def serve(
     Args:
         load: makes what answers; called in another thread while health checks are answered.
         addresses: where it listens.
+        fronts: how what answers is reached.
         drain_s: seconds that those get who have been taken on.
         on_ready: called when the first request can be answered.
         stop: ends the server, as a signal does.
@@ -125,13 +162,14 @@ async def serve(
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         service = await loading
         if addresses.grpc_port:
-            from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
-
-            grpc_server = GrpcServer(service, f"{addresses.host}:{addresses.grpc_port}")
+            grpc_server = fronts.grpc(service, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
         if not stop.is_set():
-            door.application, door.service = application(service), service
-            admin_door.application = admin_application(service, addresses.admin_token)
+            door.application = fronts.application(service)
+            if fronts.has_short_way and isinstance(service, Service):
+                door.service = service
+            if fronts.admin is not None:
+                admin_door.application = fronts.admin(service, addresses.admin_token)
             on_ready(service)
         await stopped
         if grpc_server is not None:
