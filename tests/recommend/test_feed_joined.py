@@ -9,6 +9,7 @@ import pytest
 from minirec.recommend import ItemTransition
 from minirec.recommend.candidates import Candidates
 from minirec.recommend.feed import hydrators, query_hydrators, side_effects, sources
+from minirec.recommend.feed.filters import Blocked
 from minirec.recommend.feed.judging import ActionProbabilities, RetrievalOrder
 from minirec.recommend.feed.live import PastEvents, ShopEvents
 from minirec.recommend.feed.scorers import WeightedScorer
@@ -298,7 +299,7 @@ def test_what_was_shown_is_kept_told_counted_and_known_again(world):
     items = feed.shown.item.tolist()
     assert shown.of("u1", NOW + 10).tolist() == items
     assert shown.of("u1", NOW + 3601).tolist() == shown.of("u2", NOW).tolist() == []
-    assert cache.of("u1", "r1", NOW).tolist() == items
+    assert cache.of("u1", "r1", NOW).item.tolist() == items
     assert cache.of("u1", "r1", NOW + 61) is None
     assert cache.of("u1", "r2", NOW) is None
     (message,) = sent
@@ -322,7 +323,7 @@ def test_what_is_kept_of_users_and_requests_has_bounds():
     assert shown.of("b", NOW).tolist() == []
     assert shown.of("a", NOW).tolist() == [2, 1, 2]
     assert cache.of("a", "r0", NOW) is None
-    assert cache.of("c", "r3", NOW).tolist() == [1, 2]
+    assert cache.of("c", "r3", NOW).item.tolist() == [1, 2]
 
 
 def test_readers_of_popularity_share_one_look(world):
@@ -350,3 +351,47 @@ def test_readers_of_popularity_share_one_look(world):
 def test_the_batch_of_this_file_has_new_items(world):
     assert LISTED in world.reads.store.settings.action_codes.values()
     assert len(world.pairs(world.twin.new_items(None, int(NOW * 1e3)))) > 2
+
+
+class Away:
+    """A store that may be away."""
+
+    def __init__(self, reads):
+        self.reads, self.is_away = reads, False
+
+    def __getattr__(self, name):
+        if self.is_away:
+            raise OSError("nobody answers")
+        return getattr(self.reads, name)
+
+
+def test_where_the_store_is_away_its_last_word_stands_and_nothing_blocked_is_shown(world):
+    store = Away(world.reads)
+    events = ShopEvents(store, world.shop)
+    items = np.arange(N)
+    blocker = next(
+        user for user in USER_NAMES if any(b < 3 for _, b in world.twin.related(key_of(user), 1))
+    )
+    before = events.history(blocker, 9), events.blocked(blocker), events.available(items)
+    store.is_away = True
+    after = events.history(blocker, 9), events.blocked(blocker), events.available(items)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(np.concatenate([one]), np.concatenate([other]))
+    assert len(events.history("stranger", 9).item) == 0
+    for ask in (events.new_items, lambda most: events.blocked("stranger")):
+        with pytest.raises(OSError, match="nobody answers"):
+            ask(3)
+    pipeline = Pipeline(
+        query_hydrators=[query_hydrators.BlockedBrands(events)],
+        sources=[sources.Bestsellers(items, N)],
+        hydrators=[hydrators.ItemData(world.shop), hydrators.Fused()],
+        filters=[Blocked("brand", must_be_known=True)],
+        scorers=[RetrievalOrder()],
+        selector=TopK(N),
+    )
+    shown = pipeline.run(FeedQuery(blocker, NOW)).shown
+    assert len(shown)
+    assert not np.isin(shown["brand"], before[1]).any()
+    # Of somebody of whom nobody ever heard whom they block, no brand is shown.
+    assert set(pipeline.run(FeedQuery("stranger", NOW)).shown["brand"].tolist()) == {-1}
+    pipeline.close()

@@ -6,6 +6,7 @@ items and brands by keys of its own, and from the records that a model was train
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from minirec.recommend.feed.shop import Shop
+
+_MOST_SAID = 20_000  # Answers that are kept for when the store is away.
 
 
 class PastEvents(NamedTuple):
@@ -129,7 +132,9 @@ class EventStore(Protocol):
 class ShopEvents:
     """`LiveEvents` of a shop's items, from an event store and from records.
 
-    What the store holds of items that the shop lacks is left out.
+    What the store holds of items that the shop lacks is left out. Where the store does not answer
+    (an OSError), the last that it said of a user's history and relations and of stock stands; what
+    is new and popular is not known then.
     """
 
     def __init__(
@@ -155,10 +160,17 @@ class ShopEvents:
         self._popularity_s, self._clock = popularity_s, clock
         self._lock = threading.Lock()
         self._popularity: tuple[float, Popularity] | None = None
+        self._said: collections.OrderedDict[tuple[str, str], Mapping[str, np.ndarray]] = (
+            collections.OrderedDict()
+        )
+        self._available: np.ndarray | None = None
 
     def history(self, user: str, most: int) -> PastEvents:
         """Returns a user's newest events: those of the records, and behind them the store's."""
-        found = self._store.history(user, most)
+        try:
+            found = self._last_said("history", user, lambda: self._store.history(user, most))
+        except OSError:
+            return self._records(user, most)
         item, known = self._shop.items_of(found["item"])
         live = PastEvents.of(item, found["action"][known], found["time"][known] / 1e3)
         live = PastEvents(*(column[::-1] for column in live))
@@ -171,11 +183,11 @@ class ShopEvents:
 
     def followed(self, user: str) -> Int64[np.ndarray, " n"]:
         """Returns the brands that a user follows."""
-        return self._shop.brands_of(self._store.relations(user)["followed"])
+        return self._shop.brands_of(self._relations(user)["followed"])
 
     def blocked(self, user: str) -> Int64[np.ndarray, " n"]:
         """Returns the brands that a user blocks."""
-        return self._shop.brands_of(self._store.relations(user)["blocked"])
+        return self._shop.brands_of(self._relations(user)["blocked"])
 
     def in_network(self, user: str, most: int) -> Listed:
         """Returns what is new of brands and categories that a user follows or returns to."""
@@ -187,7 +199,17 @@ class ShopEvents:
 
     def available(self, items: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Returns which items can be had."""
-        return self._store.available(self._shop.keys[items])
+        try:
+            found = self._store.available(self._shop.keys[items])
+        except OSError:
+            if self._available is None:
+                raise
+            return self._available[items]
+        with self._lock:
+            if self._available is None:
+                self._available = np.ones(len(self._shop.keys), bool)
+            self._available[items] = found
+        return found
 
     def popularity(self) -> Popularity:
         """Returns what all users did lately; it is some seconds old at most."""
@@ -200,6 +222,28 @@ class ShopEvents:
                     now, Popularity(item, found["score"][known], found["count"][known])
                 )  # fmt: skip
             return self._popularity[1]
+
+    def _relations(self, user: str) -> Mapping[str, np.ndarray]:
+        return self._last_said("relations", user, lambda: self._store.relations(user))
+
+    def _last_said(
+        self, what: str, user: str, ask: Callable[[], Mapping[str, np.ndarray]]
+    ) -> Mapping[str, np.ndarray]:
+        """Returns what the store says of a user, or what it said last where it does not answer."""
+        try:
+            found = ask()
+        except OSError:
+            with self._lock:
+                before = self._said.get((what, user))
+            if before is None:
+                raise
+            return before
+        with self._lock:
+            self._said[what, user] = found
+            self._said.move_to_end((what, user))
+            while len(self._said) > _MOST_SAID:
+                self._said.popitem(last=False)
+        return found
 
     def _listed(self, found: Mapping[str, np.ndarray]) -> Listed:
         item, known = self._shop.items_of(found["item"])

@@ -69,7 +69,7 @@ class RequestCache(SideEffect):
         """
         require_whole("most", most)
         self._most, self._keep_s = most, keep_s
-        self._answers: collections.OrderedDict[tuple[str, str], tuple[float, Any]] = (
+        self._answers: collections.OrderedDict[tuple[str, str], tuple[float, Candidates]] = (
             collections.OrderedDict()
         )
         self._lock = threading.Lock()
@@ -82,16 +82,16 @@ class RequestCache(SideEffect):
         """Keeps what was shown."""
         key = (query.user, query["request_id"])
         with self._lock:
-            self._answers[key] = (query.now, shown.item.copy())
+            self._answers[key] = (query.now, shown)
             self._answers.move_to_end(key)
             while len(self._answers) > self._most:
                 self._answers.popitem(last=False)
 
-    def of(self, user: str, request_id: str, now: float) -> Int64[np.ndarray, " n"] | None:
-        """Returns the items that a request was answered with; None where it is not known."""
+    def of(self, user: str, request_id: str, now: float) -> Candidates | None:
+        """Returns what a request was answered with; None where it is not known."""
         with self._lock:
-            at, items = self._answers.get((user, request_id), (0.0, None))
-        return items if items is not None and now - at <= self._keep_s else None
+            at, shown = self._answers.get((user, request_id), (0.0, None))
+        return shown if shown is not None and now - at <= self._keep_s else None
 
 
 class Topic(Protocol):
