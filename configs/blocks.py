@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, FieldReference
 
+from configs import feed_blocks
+
 
 def sid(name: str) -> ConfigDict:
     """Returns the experiment of a decoder of SIDs, locked: a field that is not here cannot be set.
@@ -45,6 +47,7 @@ def feed(name: str) -> ConfigDict:
         train=train(),
         search=feed_search(),
         evaluate=evaluate(),
+        feed=feed_blocks.feed_serving(),
     )
 
 

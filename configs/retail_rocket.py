@@ -57,6 +57,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.split = ConfigDict({"name": "per_user_ratio"})
     config.model.attributes = ("categoryid",)
     config.loss.actions = "view=1,addtocart=3,transaction=10"
+    # There are no brands in what is public: the category stands in for them.
+    config.feed.brand = config.feed.category = "categoryid"
+    config.feed.weights = "view=1,addtocart=3,transaction=10"
     config.loader.max_items = 32
     config.loader.batch_size = 32
     config.loss.identity_dropout = 0.2

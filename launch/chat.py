@@ -144,7 +144,7 @@ def _serve(job: program.Job) -> None:
             lambda: ChatService(make_chat(job), job.config.name),
             addresses,
             on_ready=ready,
-            application=chat_application,
+            fronts=server.Fronts(chat_application),
         )
     )
 

@@ -37,6 +37,7 @@ CHANGE_NOTHING = {
     "gate": "which questions are answered; each is looked at by the config at hand",
     "family": "whose model it is; another family has other blocks, and they are compared",
     "wandb": "who else is told of a run",
+    "feed": "how a run is served as a feed; a server takes what it is started with",
 }
 """Fields that change nothing in what any step leaves, and why."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -28,29 +28,36 @@ _CODES: Mapping[type[Exception], grpc.StatusCode] = {
 }
 
 
-class GrpcServer:
-    """Serves on an address until it is stopped."""
+class HealthyServer:
+    """Serves on an address until it is stopped, with health checking and reflection."""
 
-    def __init__(self, service: Service, address: str):
+    def __init__(
+        self,
+        address: str,
+        names: Sequence[str],
+        register: Callable[[grpc.aio.Server], None],
+        max_bytes: int = MAX_BODY,
+    ):
         """Binds the address; answers nobody yet. A running event loop is needed.
 
         Args:
-            service: answers.
             address: HOST:PORT.
+            names: of the services.
+            register: adds them to a server.
+            max_bytes: of a message.
 
         Raises:
             OSError: the address cannot be had.
         """
-        messages, services = grpc.protos_and_services(PROTO)  # pyrefly: ignore
         # Two servers on one port would each get some of the clients.
-        options = [("grpc.max_receive_message_length", MAX_BODY), ("grpc.so_reuseport", 0)]
+        options = [("grpc.max_receive_message_length", max_bytes), ("grpc.so_reuseport", 0)]
         self._server = grpc.aio.server(options=options)
-        handler = _handler(service, messages)
-        services.add_RecommenderServicer_to_server(handler, self._server)
+        self._names = names
+        register(self._server)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        all_names = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(all_names, self._server)
         try:
             self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -59,7 +66,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Answers from now on."""
         await self._server.start()
-        for name in ("", SERVICE):
+        for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def not_serving(self) -> None:
@@ -69,6 +76,28 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Ends, and gives what is under way so many seconds."""
         await self._server.stop(grace_s)
+
+
+class GrpcServer(HealthyServer):
+    """Serves recommendations."""
+
+    def __init__(self, service: Service, address: str):
+        """Binds the address; see `HealthyServer`.
+
+        Args:
+            service: answers.
+            address: HOST:PORT.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        messages, services = grpc.protos_and_services(PROTO)  # pyrefly: ignore
+        handler = _handler(service, messages)
+        super().__init__(
+            address,
+            (SERVICE,),
+            lambda server: services.add_RecommenderServicer_to_server(handler, server),
+        )
 
 
 def _handler(service: Service, messages: Any) -> Any:

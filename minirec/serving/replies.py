@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -25,7 +25,7 @@ from minirec.serving.messages import (
     RecommendAnswer,
 )
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
-from minirec.serving.service import MAX_BODY, Service, new_request_id
+from minirec.serving.service import MAX_BODY, new_request_id
 
 BODY_S = 10.0
 """Seconds in which a request's body must have come."""
@@ -46,7 +46,21 @@ _STATUS = {
     "draining": 503,
     "overloaded": 429,
     "queue_full": 429,
+    "unavailable": 503,
 }
+
+
+class Logs(Protocol):
+    """Writes lines about requests."""
+
+    @property
+    def log_histories(self) -> bool:
+        """Whether the lines show what was asked with."""
+        ...
+
+    def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
+        """Writes one; see `minirec.serving.service.log_request`."""
+        ...
 
 
 class HttpError(Exception):
@@ -76,7 +90,7 @@ def starlette_of(routes: Sequence[Route]) -> Starlette:
 
 
 async def answered(
-    service: Service, request: Request, work: Callable[[str], Awaitable[msgspec.Struct]]
+    service: Logs, request: Request, work: Callable[[str], Awaitable[msgspec.Struct]]
 ) -> Response:
     """Returns what `work` answers as JSON, or its error as what that is over HTTP."""
     given = request.headers.get("x-request-id", "")
@@ -88,7 +102,7 @@ async def answered(
 
 
 async def outcome(
-    service: Service,
+    service: Logs,
     route: str,
     given_id: str,
     work: Callable[[str], Awaitable[msgspec.Struct]],
@@ -112,7 +126,7 @@ def id_of(given: str) -> str:
 
 
 def reply(
-    service: Service,
+    service: Logs,
     route: str,
     request_id: str,
     started: float,

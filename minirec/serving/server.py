@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from minirec.serving.admin import admin_application, is_loopback
 from minirec.serving.connections import connections_of
-from minirec.serving.http import application as recommending
+from minirec.serving.http import application
 from minirec.serving.service import Service
 
 _HEADERS_BYTES = 16 * 1024
@@ -56,6 +56,41 @@ class Addresses:
             )
 
 
+class Answering(Protocol):
+    """What a server serves: its `engine` is told when nobody is taken on any more."""
+
+    @property
+    def engine(self) -> Any:
+        """Has `drain(seconds)` and `close()`, as `minirec.serving.engine.Engine` has."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Fronts:
+    """How what is served is reached.
+
+    Attributes:
+        application: what clients may ask over HTTP.
+        admin: what admins may; None: nothing.
+        grpc: what serves an address over gRPC, imported only where there is one; None: nothing.
+        has_short_way: whether `minirec.serving.connections` may answer by itself.
+    """
+
+    application: Callable[[Any], Any]
+    admin: Callable[[Any, str | None], Any] | None = None
+    grpc: Callable[[Any, str], Any] | None = None
+    has_short_way: bool = False
+
+
+def _recommender_grpc(service: Service, address: str) -> Any:
+    from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
+
+    return GrpcServer(service, address)
+
+
+RECOMMENDER = Fronts(application, admin_application, _recommender_grpc, has_short_way=True)
+
+
 class _Door:
     """Lets nobody in but health checks, until there is an application behind it."""
 
@@ -84,46 +119,24 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Answering(Protocol):
-    """What works for a service."""
-
-    def drain(self, seconds: float, /) -> object:
-        """Takes on nobody more, and waits so long for those who have been."""
-        ...
-
-    def close(self) -> None:
-        """Ends."""
-        ...
-
-
-class Served(Protocol):
-    """What a server answers for."""
-
-    @property
-    def engine(self) -> Answering:
-        """Answers."""
-        ...
-
-
-async def serve[S: Served](
-    load: Callable[[], S],
+async def serve[Served: Answering](
+    load: Callable[[], Served],
     addresses: Addresses,
     *,
+    fronts: Fronts = RECOMMENDER,
     drain_s: float = 30.0,
-    on_ready: Callable[[S], None] = lambda service: None,
+    on_ready: Callable[[Served], None] = lambda service: None,
     stop: asyncio.Event | None = None,
-    application: Callable[[Any], Any] = recommending,
 ) -> None:
     """Serves until SIGTERM, SIGINT or `stop`, and answers whom it has taken on before it ends.
 
     Args:
         load: makes what answers; called in another thread while health checks are answered.
         addresses: where it listens.
+        fronts: how what answers is reached.
         drain_s: seconds that those get who have been taken on.
         on_ready: called when the first request can be answered.
         stop: ends the server, as a signal does.
-        application: what clients may ask of the service; by default, recommendations. gRPC and
-            admins' HTTP are for those alone.
 
     Raises:
         OSError: an address cannot be had.
@@ -148,16 +161,15 @@ async def serve[S: Served](
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         service = await loading
-        recommender = service if isinstance(service, Service) else None
-        if addresses.grpc_port and recommender is not None:
-            from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
-
-            grpc_server = GrpcServer(recommender, f"{addresses.host}:{addresses.grpc_port}")
+        if addresses.grpc_port and fronts.grpc is not None:
+            grpc_server = fronts.grpc(service, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
         if not stop.is_set():
-            door.application, door.service = application(service), recommender
-            if recommender is not None:
-                admin_door.application = admin_application(recommender, addresses.admin_token)
+            door.application = fronts.application(service)
+            if fronts.has_short_way and isinstance(service, Service):
+                door.service = service
+            if fronts.admin is not None:
+                admin_door.application = fronts.admin(service, addresses.admin_token)
             on_ready(service)
         await stopped
         if grpc_server is not None:

@@ -145,15 +145,7 @@ class Service:
 
     def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
         """Writes a line about a request."""
-        if _LOG.isEnabledFor(logging.INFO):
-            line = {
-                "request_id": request_id,
-                "route": route,
-                "status": status,
-                "ms": round(1e3 * (time.perf_counter() - started), 3),
-                **more,
-            }
-            _LOG.info(json.dumps(line))
+        log_request(request_id, route, status, started, **more)
 
 
 class _Question:
@@ -199,6 +191,27 @@ class _Question:
         if isinstance(answer, Answer):  # How late another one is the engine will see.
             self._engine.told(self._pending)
         self._tell(answer)
+
+
+def log_request(request_id: str, route: str, status: int, started: float, **more: Any) -> None:
+    """Writes a line about a request.
+
+    Args:
+        request_id: names the request.
+        route: of HTTP, or the service of gRPC.
+        status: of HTTP.
+        started: when it came, by `time.perf_counter`.
+        **more: what else the line says.
+    """
+    if _LOG.isEnabledFor(logging.INFO):
+        line = {
+            "request_id": request_id,
+            "route": route,
+            "status": status,
+            "ms": round(1e3 * (time.perf_counter() - started), 3),
+            **more,
+        }
+        _LOG.info(json.dumps(line))
 
 
 _PROCESS, _NUMBER = os.urandom(8).hex(), itertools.count()

@@ -27,6 +27,20 @@ class NewItems(NamedTuple):
     time: np.ndarray
 
 
+class Activity(NamedTuple):
+    """What all users did lately, an entry an item, the lower ids first.
+
+    Attributes:
+        item: ids, int64 `[n]`.
+        score: events, each halved a half-life that has passed since it, float64 `[n]`.
+        count: events by action, int64 `[n, A]`.
+    """
+
+    item: np.ndarray
+    score: np.ndarray
+    count: np.ndarray
+
+
 def newest(item: np.ndarray, time: np.ndarray, most: int) -> NewItems:
     """Returns the newest items, each once; of one time, the lower id first."""
     first = order = np.zeros(0, np.int64)

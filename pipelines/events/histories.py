@@ -106,6 +106,16 @@ class Histories:
         events = events[order if most is None else order[:most]]
         return {name: events[name] for name in _NAMES if name != "back"}
 
+    def all(self, after: int) -> dict[str, np.ndarray]:
+        """Returns `item`, `time` and `action` of all users' events, in no order.
+
+        Args:
+            after: milliseconds since 1970 that they must not lie before.
+        """
+        events = self._ring[: self.held]
+        kept = events["time"] >= after
+        return {name: events[name][kept] for name in ("item", "time", "action")}
+
     def _walk(self, user: int) -> np.ndarray:
         number = int(self._next[user]) - 1 if 0 <= user < self._num_users else -1
         oldest, length, back = max(0, self.total - self._max_events), self._max_events, self._back

@@ -140,6 +140,12 @@ class ItemStates:
         rows = self._items.find(items)
         return (rows < 0) | (self._word[rows] == AVAILABLE)
 
+    def since(self, after: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Returns ids of items that can be had, and when that was said, if not before `after`."""
+        size = len(self._items)
+        kept = (self._word[:size] == AVAILABLE) & (self._time[:size] >= after)
+        return self._items.ids[kept], self._time[:size][kept]
+
     def state(self) -> dict[str, np.ndarray]:
         """Returns all that it holds, by name."""
         size = len(self._items)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from pipelines.events import settings as codes
-from pipelines.events.answers import History, NewItems, newest, repeated
+from pipelines.events.answers import Activity, History, NewItems, newest, repeated
 from pipelines.events.batch import NONE, require_batch, require_known
 from pipelines.events.histories import Histories
 from pipelines.events.keys import Keys
@@ -156,6 +156,41 @@ class EventStore:
             if row < 0:
                 return NewItems(np.zeros(0, np.int64), np.zeros(0, np.int64))
             return self._in_network(row, most, code, self._from(now))
+
+    def new_items(self, most: int, *, now: int | None = None) -> NewItems:
+        """Returns items new or back in stock of whatever brand, newest first.
+
+        Args:
+            most: how many at most.
+            now: milliseconds since 1970 that retention counts from; None: the store's clock.
+        """
+        with self._lock:
+            item, time = self._items.since(self._from(now))
+        return newest(item, time, most)
+
+    def activity(self, half_life_ms: float, *, now: int | None = None) -> Activity:
+        """Returns what all users did within retention: it goes over all events that are held.
+
+        Args:
+            half_life_ms: milliseconds after which an event counts half, above 0.
+            now: milliseconds since 1970 that ages count from; None: the store's clock.
+
+        Raises:
+            ValueError: the half-life is not above 0.
+        """
+        if not half_life_ms > 0:
+            raise ValueError(f"half_life_ms={half_life_ms}: must be above 0")
+        now = self.now if now is None else now
+        with self._lock:
+            events = self._histories.all(self._from(now))
+        item, place = np.unique(events["item"], return_inverse=True)
+        age = np.maximum(now - events["time"], 0)
+        weight = 0.5 ** (age / half_life_ms)
+        score = np.bincount(place, weight, minlength=len(item))
+        num_actions = len(self.settings.actions)
+        flat = place * num_actions + events["action"]
+        count = np.bincount(flat, minlength=len(item) * num_actions)
+        return Activity(item, score, count.reshape(len(item), num_actions))
 
     def counts(self) -> dict[str, Any]:
         """Returns exact counts since the start.

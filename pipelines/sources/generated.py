@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from pipelines.sources.generated_shop import SHOP_EVENTS, shop_events
 from pipelines.sources.generated_text import CARRIED, CATEGORIES, STYLES, item_table
 from pipelines.tables.bad_rows import BadRows
 from pipelines.tables.interactions import (
@@ -53,6 +54,7 @@ class Config:
         min_length: shortest sequence of a user, at least 3.
         max_length: longest sequence.
         columns: of "colour" and "price" those that `items.parquet` keeps.
+        shop: whether people do more than look: `generated_shop` has what.
     """
 
     num_users: int = 4000
@@ -62,6 +64,7 @@ class Config:
     min_length: int = 8
     max_length: int = 20
     columns: tuple[str, ...] = ()
+    shop: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,21 +101,25 @@ def load(config: Config, bad_rows: BadRows) -> RawDataset:
     world = make_world(config)
     present = world.sequences >= 0
     user, _ = np.nonzero(present)
-    order = np.argsort(world.times[present], kind="stable")  # as a real log: by time
+    item, time, event = world.sequences[present], world.times[present], np.zeros(len(user))
+    if config.shop:
+        is_liked = world.style[item] == world.taste[user]
+        rng = np.random.default_rng([config.seed, 2])
+        user, item, time, event = shop_events(user, item, time, is_liked, rng)
+    order = np.argsort(time, kind="stable")  # as a real log: by time
     interactions = pl.DataFrame(
         {
             "user": pl.Series(user[order]).cast(pl.String).str.zfill(6).str.replace("^", "u"),
-            "item": pl.Series(world.sequences[present][order])
-            .cast(pl.String)
-            .str.zfill(5)
-            .str.replace("^", "i"),
-            "time": world.times[present][order] * TICKS_PER_SECOND,
-            "event": np.zeros(len(order), np.int32),
+            "item": pl.Series(item[order]).cast(pl.String).str.zfill(5).str.replace("^", "i"),
+            "time": time[order] * TICKS_PER_SECOND,
+            "event": event[order].astype(np.int32),
         },
         schema=INTERACTION_SCHEMA,
     )
     items = item_table(world.category, world.style, np.random.default_rng([config.seed, 1]))
-    return RawDataset((FramePart(interactions),), items.select(*ITEM_SCHEMA, *config.columns))
+    items = items.select(*ITEM_SCHEMA, *config.columns)
+    types = SHOP_EVENTS if config.shop else ("interaction",)
+    return RawDataset((FramePart(interactions),), items, event_types=types)
 
 
 def make_world(config: Config) -> World:

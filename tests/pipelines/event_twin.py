@@ -93,6 +93,22 @@ class Twin:
     def available(self, item):
         return self.items.get(item, (0, True))[1]
 
+    def new_items(self, most=None, now=None):
+        after = (self.now if now is None else now) - self.settings.retention_ms
+        found = [(item, time) for item, (time, on) in self.items.items() if on and time >= after]
+        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:most]
+
+    def activity(self, half_life, now=None):
+        """By item: its halved events, and how many there are of each action."""
+        now = self.now if now is None else now
+        found = {}
+        for _, _, item, _, _, action, time in self.events[-self.settings.max_events :]:
+            if time >= now - self.settings.retention_ms:
+                score, counts = found.setdefault(item, (0.0, [0] * len(self.settings.actions)))
+                counts[action] += 1
+                found[item] = score + 0.5 ** (max(now - time, 0) / half_life), counts
+        return found
+
     def in_network(self, user, most=None, kind=None, now=None):
         history = self.history(user, now=now)
         brands, categories = ([event[place] for event in history] for place in (1, 2))

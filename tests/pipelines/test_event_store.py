@@ -46,6 +46,15 @@ def check_same(store, twin, now=None):
                 assert pairs == twin.in_network(user, most, code, now)
         for read, what in ((store.followed_brands, 0), (store.blocked_brands, 1)):
             assert read(user).tolist() == [b for _, b in sorted(twin.related(user, what))]
+    for most in (0, 2, 100):
+        found = store.new_items(most, now=now)
+        pairs = list(zip(found.item.tolist(), found.time.tolist(), strict=True))
+        assert pairs == twin.new_items(most, now)
+    found, expected = store.activity(300.0, now=now), twin.activity(300.0, now)
+    assert found.item.tolist() == sorted(expected)
+    assert found.count.tolist() == [expected[item][1] for item in sorted(expected)]
+    scores = [expected[item][0] for item in sorted(expected)]
+    np.testing.assert_allclose(found.score, scores, rtol=1e-12)
     items = np.arange(14)
     assert store.available(items).tolist() == [twin.available(item) for item in range(14)]
 

@@ -181,3 +181,24 @@ def test_the_log_comes_in_the_order_of_time():
 def test_a_field_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} is {value}"):
         make_world(Config(**{field: value}))
+
+
+def test_a_shop_has_carts_and_purchases_that_follow_what_people_like():
+    config = Config(num_users=400, num_items=300, shop=True)
+    found = sources.load({"name": "generated", "num_users": 400, "num_items": 300, "shop": True})
+    assert found.event_types == ("view", "addtocart", "transaction")
+    frame = found.parts[0].frame
+    assert frame["time"].is_sorted()
+    world = make_world(config)
+    # Whoever looks, looks: a world's events are all there, and those of a shop come beside them.
+    assert (frame["event"] == 0).sum() > (world.sequences >= 0).sum()
+    user = frame["user"].str.slice(1).cast(int).to_numpy()
+    item = frame["item"].str.slice(1).cast(int).to_numpy()
+    liked, event = world.style[item] == world.taste[user], frame["event"].to_numpy()
+    share = [np.mean(event[liked == side] == 1) for side in (False, True)]
+    assert share[1] > 3 * share[0] > 0
+    # What is bought was put into the cart before.
+    time = frame["time"].to_numpy()
+    for row in np.flatnonzero(event == 2)[:50]:
+        same = (user == user[row]) & (item == item[row]) & (event == 1)
+        assert (time[same] < time[row]).any()

@@ -134,15 +134,27 @@ class Blocked(Filter):
 
     is_safety: ClassVar[bool] = True
 
-    def __init__(self, column: str):
-        """Takes the column; the query's `blocked_COLUMN` holds what is blocked of it."""
-        self._column = column
+    def __init__(self, column: str, *, must_be_known: bool = False):
+        """Takes the column; the query's `blocked_COLUMN` holds what is blocked of it.
+
+        Args:
+            column: see above.
+            must_be_known: fail where the query does not say, since nobody could be asked; then
+                nothing passes that has something under the column.
+        """
+        self._column, self._must_be_known = column, must_be_known
         self.name = f"Blocked({column})"
 
     def keep(self, query: FeedQuery, candidates: Candidates) -> Bool[np.ndarray, " n"]:
         """Returns what is not blocked."""
-        blocked = np.asarray(query.get(f"blocked_{self._column}", []), np.int64)
+        name = f"blocked_{self._column}"
+        given = query[name] if self._must_be_known else query.get(name, [])
+        blocked = np.asarray(given, np.int64)
         return ~np.isin(candidates[self._column], blocked)
+
+    def guards(self, candidates: Candidates) -> Bool[np.ndarray, " n"]:
+        """Returns what could be blocked."""
+        return np.asarray(candidates[self._column] != -1)
 
 
 class Keywords(Filter):

@@ -41,11 +41,14 @@ class WeightedScorer(Scorer):
         self.weights, self._offset = dict(weights), offset
 
     def score(self, query: FeedQuery, candidates: Candidates) -> Mapping[str, np.ndarray]:
-        """Returns the sums as `score`, and each action's part as `part_ACTION`."""
-        del query
+        """Returns the sums as `score`, and each action's part as `part_ACTION`.
+
+        A query's own `weights` stand in for those it was made with.
+        """
+        weights: Mapping[str, float] = query.get("weights", self.weights)
         columns: dict[str, np.ndarray] = {}
         total, known = np.zeros(len(candidates)), np.zeros(len(candidates), bool)
-        for name, weight in self.weights.items():
+        for name, weight in weights.items():
             if f"p_{name}" in candidates:
                 probability = candidates[f"p_{name}"].astype(np.float64)
                 there = ~np.isnan(probability)
@@ -53,8 +56,8 @@ class WeightedScorer(Scorer):
                 columns[f"part_{name}"] = part
                 total += np.where(there, part, 0.0)
                 known |= there
-        negative = -sum(weight for weight in self.weights.values() if weight < 0)
-        whole = negative + sum(weight for weight in self.weights.values() if weight > 0)
+        negative = -sum(weight for weight in weights.values() if weight < 0)
+        whole = negative + sum(weight for weight in weights.values() if weight > 0)
         if whole == 0:
             score = np.maximum(total, 0.0)
         else:
@@ -111,10 +114,11 @@ class OutOfNetwork(Scorer):
         self._factor, self._new_user_factor = factor, new_user_factor
 
     def score(self, query: FeedQuery, candidates: Candidates) -> Mapping[str, np.ndarray]:
-        """Returns the lowered scores."""
+        """Returns the lowered scores, and the factor as `out_of_network`."""
         factor = self._new_user_factor if query.get("is_new_user") else self._factor
         inside = candidates.get("in_network", False).astype(bool)
-        return {"score": candidates["score"] * np.where(inside, 1.0, factor)}
+        factors = np.where(inside, 1.0, factor)
+        return {"score": candidates["score"] * factors, "out_of_network": factors}
 
 
 class Freshness(Scorer):
@@ -137,11 +141,11 @@ class Freshness(Scorer):
         self._half_life_s, self._floor = half_life_s, floor
 
     def score(self, query: FeedQuery, candidates: Candidates) -> Mapping[str, np.ndarray]:
-        """Returns the lowered scores; of an unknown age they stay."""
+        """Returns the lowered scores, and the factor; of an unknown age they stay."""
         del query
         age = np.maximum(np.nan_to_num(candidates.get("age_s", 0.0).astype(np.float64)), 0.0)
         factor = self._floor + (1 - self._floor) * 0.5 ** (age / self._half_life_s)
-        return {"score": candidates["score"] * factor}
+        return {"score": candidates["score"] * factor, "freshness": factor}
 
 
 class DppRerank(Scorer):

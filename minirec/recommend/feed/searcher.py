@@ -115,7 +115,7 @@ def _judge(
     P = item.shape[1]
     segment = (jnp.arange(P, dtype=jnp.int32) < lengths[:, None]).astype(jnp.int32)
     events = Events(item, event, gap, segment)
-    users = model.towers.scale * _users(model, events, identities, lengths)
+    users = model.towers.scale * user_vectors(model, events, identities, lengths)
     retrieved, best = nearest_items(users, vectors, excluded=excluded, k=num_retrieved)
     candidates = jnp.concatenate([jnp.where(segment > 0, item, -1), retrieved, given], axis=1)
     wanted = _first(candidates) & ~(candidates[..., None] == excluded[:, None]).any(-1)
@@ -128,7 +128,7 @@ def _judge(
     return ranked, judged, retrieved, best
 
 
-def _users(model: FeedModel, events: Events, identities: Array, lengths: Array) -> Array:
+def user_vectors(model: FeedModel, events: Events, identities: Array, lengths: Array) -> Array:
     """Returns the vectors of whole histories: at the place behind their last events."""
     vectors = model.towers.users(events.with_place_behind(lengths), identities)
     return jnp.take_along_axis(vectors, lengths[:, None, None], axis=1)[:, 0]

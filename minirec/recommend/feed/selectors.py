@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from minirec.files.schema import require_whole
 from minirec.recommend.candidates import Candidates
 from minirec.recommend.feed.scorers import by_score
-from minirec.recommend.pipeline import FeedQuery, Selector
+from minirec.recommend.pipeline import FeedQuery, Finalizer, Selector
 
 
 class TopK(Selector):
@@ -27,3 +27,12 @@ class TopK(Selector):
         """Returns the places of the best, best first."""
         del query
         return by_score(candidates["score"], candidates.item)[: self._k]
+
+
+class FirstFew(Finalizer):
+    """Leaves as many as the request asks for: the query's `num`, where it has one."""
+
+    def finalize(self, query: FeedQuery, candidates: Candidates) -> Candidates:
+        """Returns the first."""
+        most = len(candidates) if query.get("num") is None else query["num"]
+        return candidates.take(np.arange(min(most, len(candidates))))
