@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from minirec.serving.messages import RecommendRequest, read_message
 from minirec.serving.replies import HttpError, id_of, reply
-from minirec.serving.service import MAX_BODY, Service
+from minirec.serving.service import MAX_BODY, Answerer
 
 RECOMMEND = "/v1/recommend"
 
@@ -36,7 +36,7 @@ class Door(Protocol):
     """What a server has behind its address."""
 
     @property
-    def service(self) -> Service | None:
+    def service(self) -> Answerer | None:
         """Answers `/v1/recommend`; None where that is not to be had, or not yet."""
         ...
 
@@ -92,7 +92,7 @@ def plain_head(data: bytes | bytearray) -> Head | None:
 class _Asking(NamedTuple):
     """A plain request that waits for its answer."""
 
-    service: Service
+    service: Answerer
     request_id: str
     started: float
     withdraw: Callable[[], None]
@@ -126,7 +126,7 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
         is_lost = False
         asking: _Asking | None = None
         head: Head | None = None
-        service: Service
+        service: Answerer
 
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **options)

@@ -182,17 +182,21 @@ class Engine:
         with self._changed:
             self._served, self._stock = served, stock
 
-    def submit(self, request: Request) -> Pending:
+    def submit(self, request: Request, at: tuple[Served, Stock] | None = None) -> Pending:
         """Takes a request on and returns what will hold its answer, or `LateError` and the like.
 
         A future that is cancelled before its search begins costs nothing more.
+
+        Args:
+            request: what is asked.
+            at: the version that answers; None: what is served now.
 
         Raises:
             BadRequestError: it asks for what cannot be.
             RefusedError: it is not taken on.
         """
         try:
-            return self._submit(request)
+            return self._submit(request, at)
         except BadRequestError:
             self._observer.refused("bad_request")
             raise
@@ -204,13 +208,13 @@ class Engine:
         """Takes note that a client has been told, now, what became of its request."""
         self._admission.told(pending.expected_s, self._clock() - pending.came)
 
-    def _submit(self, request: Request) -> Pending:
+    def _submit(self, request: Request, at: tuple[Served, Stock] | None) -> Pending:
         deadline_s = self._deadline_s if request.deadline_s is None else request.deadline_s
         if not deadline_s > 0:
             raise BadRequestError("deadline_ms", f"{deadline_s * 1000:g}; must be above 0")
         # In a flood most go here, before their history is read: one tile may be shared with others.
         self._check(max(0, self._queue.num_tiles - 1), deadline_s)
-        served, stock = self.now()
+        served, stock = at or self.now()
         query, num, unknown = self._query(request, served)
         if request.allow:
             served.catalogue.columns.mask(request.allow, served.catalogue.num_items)

@@ -25,7 +25,7 @@ from minirec.serving.messages import (
     RecommendAnswer,
 )
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
-from minirec.serving.service import MAX_BODY, Service, new_request_id
+from minirec.serving.service import MAX_BODY, Answerer, new_request_id
 
 BODY_S = 10.0
 """Seconds in which a request's body must have come."""
@@ -44,6 +44,7 @@ _STATUS = {
     "cannot_write": 507,
     "late": 504,
     "draining": 503,
+    "replica_lost": 503,
     "overloaded": 429,
     "queue_full": 429,
 }
@@ -76,7 +77,7 @@ def starlette_of(routes: Sequence[Route]) -> Starlette:
 
 
 async def answered(
-    service: Service, request: Request, work: Callable[[str], Awaitable[msgspec.Struct]]
+    service: Answerer, request: Request, work: Callable[[str], Awaitable[msgspec.Struct]]
 ) -> Response:
     """Returns what `work` answers as JSON, or its error as what that is over HTTP."""
     given = request.headers.get("x-request-id", "")
@@ -88,7 +89,7 @@ async def answered(
 
 
 async def outcome(
-    service: Service,
+    service: Answerer,
     route: str,
     given_id: str,
     work: Callable[[str], Awaitable[msgspec.Struct]],
@@ -112,7 +113,7 @@ def id_of(given: str) -> str:
 
 
 def reply(
-    service: Service,
+    service: Answerer,
     route: str,
     request_id: str,
     started: float,

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from minirec.serving.admin import admin_application, is_loopback
 from minirec.serving.connections import connections_of
 from minirec.serving.http import application
-from minirec.serving.service import Service
+from minirec.serving.service import Answerer
 
 _HEADERS_BYTES = 16 * 1024
 _MOST_CONNECTIONS = 8192
@@ -61,7 +62,7 @@ class _Door:
 
     def __init__(self) -> None:
         self.application: Any = None
-        self.service: Service | None = None
+        self.service: Answerer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,13 +85,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(
-    load: Callable[[], Service],
+async def serve[Answering: Answerer](
+    load: Callable[[], Answering],
     addresses: Addresses,
     *,
     drain_s: float = 30.0,
-    on_ready: Callable[[Service], None] = lambda service: None,
+    on_ready: Callable[[Answering], None] = lambda service: None,
     stop: asyncio.Event | None = None,
+    clients: Callable[[Any], Starlette] = application,
+    admins: Callable[[Any, str | None], Starlette] = admin_application,
 ) -> None:
     """Serves until SIGTERM, SIGINT or `stop`, and answers whom it has taken on before it ends.
 
@@ -100,6 +103,8 @@ async def serve(
         drain_s: seconds that those get who have been taken on.
         on_ready: called when the first request can be answered.
         stop: ends the server, as a signal does.
+        clients: makes what clients may ask, of what `load` returned.
+        admins: the same for admins, of that and the token.
 
     Raises:
         OSError: an address cannot be had.
@@ -130,13 +135,13 @@ async def serve(
             grpc_server = GrpcServer(service, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
         if not stop.is_set():
-            door.application, door.service = application(service), service
-            admin_door.application = admin_application(service, addresses.admin_token)
+            door.application, door.service = clients(service), service
+            admin_door.application = admins(service, addresses.admin_token)
             on_ready(service)
         await stopped
         if grpc_server is not None:
             await grpc_server.not_serving()
-        await asyncio.to_thread(service.engine.drain, drain_s)
+        await asyncio.to_thread(service.drain, drain_s)
     finally:
         for server, _ in servers:
             server.should_exit = True
@@ -144,7 +149,7 @@ async def serve(
             await grpc_server.stop(1.0)
         await asyncio.gather(*tasks, return_exceptions=True)
         if service is not None:
-            await asyncio.to_thread(service.engine.close)
+            await asyncio.to_thread(service.close)
 
 
 def _config(door: _Door) -> uvicorn.Config:
