@@ -5,12 +5,15 @@
 
     curl -s localhost:8000/v1/recommend -d '{"history": ["i00001", "i00002"], "num": 3}'
 
+`--engine=ray --replicas=2` answers with several processes, on this machine or on a Ray cluster.
+
 Standard output has a line of JSON once it is ready, standard error a line of JSON a request.
 docs/serving.md tells the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -18,11 +21,10 @@ import sys
 
 from absl import flags
 
-from launch.wiring import program, serving
-from launch.wiring.compiled import keep_programs
+from launch.wiring import program
 
-_COMPILED = ".compiled"
-_SWITCH_S = 0.0005
+_SCALE = ("replicas", "max_replicas", "target_ongoing", "replica_cpus", "replica_gpus")
+_SCALE += ("replica_tpus", "ray_address")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
 _HTTP_PORT = flags.DEFINE_integer("http_port", 8000, "Port of HTTP; 0: none.", lower_bound=0)
 _GRPC_PORT = flags.DEFINE_integer("grpc_port", 8001, "Port of gRPC; 0: none.", lower_bound=0)
@@ -53,20 +55,48 @@ _LOG_HISTORIES = flags.DEFINE_bool(
     "log_histories", False, "Let these lines show what was recommended."
 )
 
+_ENGINE = flags.DEFINE_enum(
+    "engine", "local", ["local", "ray"], "Whether this process answers, or replicas that Ray runs."
+)
+_REPLICAS = flags.DEFINE_integer("replicas", 1, "Of --engine=ray: replicas.", lower_bound=1)
+_MAX_REPLICAS = flags.DEFINE_integer(
+    "max_replicas",
+    None,
+    "Of --engine=ray: as many at most, as queues grow; default: --replicas.",
+    lower_bound=1,
+)
+_TARGET_ONGOING = flags.DEFINE_float(
+    "target_ongoing",
+    32.0,
+    "Of --max_replicas: requests a replica, above which more are started.",
+    lower_bound=1.0,
+)
+_REPLICA_CPUS = flags.DEFINE_float(
+    "replica_cpus", 1.0, "Of --engine=ray: cores a replica.", lower_bound=0.0
+)
+_REPLICA_GPUS = flags.DEFINE_float(
+    "replica_gpus", 0.0, "Of --engine=ray: GPUs a replica.", lower_bound=0.0
+)
+_REPLICA_TPUS = flags.DEFINE_integer(
+    "replica_tpus", 0, "Of --engine=ray: TPU chips a replica.", lower_bound=0
+)
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "Of --engine=ray: a cluster's address, or auto; default: Ray is started on this machine.",
+)
+
 
 def main(job: program.Job) -> None:
     """Serves the job's run."""
     try:
-        from minirec.serving import server
-        from minirec.serving.engine import Engine
-        from minirec.serving.metrics import Metrics
-        from minirec.serving.service import Service
-        from minirec.serving.versions import Versions
+        from launch.wiring import answering
+        from minirec.serving import front, server
+        from minirec.serving.fleet import Fleet
     except ImportError as error:
         raise program.UsageError(
             f"{error.name} is missing: serving needs pip install 'minirec[serve]'"
         ) from error
-    keep_programs(job.workdir / _COMPILED)
     try:
         from uvloop import run
     except ImportError:  # Where it is not to be had, such as on Windows.
@@ -81,40 +111,85 @@ def main(job: program.Job) -> None:
     )
     _log_to_stderr(_LOG_REQUESTS.value)
 
-    def load() -> Service:
-        started = serving.load(job, cache_bytes=_CACHE_MB.value * 2**20, like=True)
-        builder = serving.RunBuilder(job, started)
-        folder = job.run / serving.FOLDER
-        versions = Versions(folder, builder, started.served, started.listing)
-        metrics = Metrics(started.recommender.tile)
-        engine = Engine(
-            started.recommender,
-            versions.served,
-            exclude_seen=job.config.search.exclude_seen,
-            stock=versions.stock,
-            max_queue=_MAX_QUEUE.value,
-            max_wait_s=_MAX_WAIT_MS.value / 1e3,
-            deadline_s=_DEADLINE_MS.value / 1e3,
-            observer=metrics,
-        )
-        metrics.watch(engine)
-        versions.serve(engine)
-        histories = serving.user_histories(started.run)
-        return Service(engine, versions, metrics, histories, _LOG_HISTORIES.value)
+    settings = answering.Settings(
+        cache_bytes=_CACHE_MB.value * 2**20,
+        max_queue=_MAX_QUEUE.value,
+        max_wait_s=_MAX_WAIT_MS.value / 1e3,
+        deadline_s=_DEADLINE_MS.value / 1e3,
+        log_histories=_LOG_HISTORIES.value,
+    )
 
-    def ready(service: Service) -> None:
+    def ready(model_version: str) -> None:
         at = {
             "http": (addresses.host, addresses.http_port),
             "grpc": (addresses.host, addresses.grpc_port),
             "admin": (addresses.admin_host, addresses.admin_port),
         }
-        line = {"ready": True, "model": service.engine.served.model_version}
+        line = {"ready": True, "model": model_version}
         line |= {name: f"{host}:{port}" for name, (host, port) in at.items() if port}
         print(json.dumps(line), flush=True)
 
-    # Who answers and who searches take turns: at the usual 5 ms each answer would wait for several.
-    sys.setswitchinterval(_SWITCH_S)
-    run(server.serve(load, addresses, drain_s=_DRAIN_S.value, on_ready=ready))
+    if _ENGINE.value == "local":
+        _refuse_scale()
+        run(
+            server.serve(
+                lambda: answering.service(job, settings),
+                addresses,
+                drain_s=_DRAIN_S.value,
+                on_ready=lambda service: ready(service.engine.served.model_version),
+            )
+        )
+        return
+    if flags.FLAGS["target_ongoing"].present and _MAX_REPLICAS.value is None:
+        raise program.UsageError("--target_ongoing: of --max_replicas only")
+    from launch.wiring import ray_replicas
+
+    scale = ray_replicas.Scale(
+        _REPLICAS.value,
+        _MAX_REPLICAS.value,
+        _TARGET_ONGOING.value,
+        _REPLICA_CPUS.value,
+        _REPLICA_GPUS.value,
+        _REPLICA_TPUS.value,
+        _RAY_ADDRESS.value,
+        _DRAIN_S.value,
+    )
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def joined(replicas: ray_replicas.RayReplicas) -> front.Front:
+            return front.Front(
+                await Fleet.joined(replicas),
+                deadline_s=settings.deadline_s,
+                close=replicas.close,
+                log_histories=settings.log_histories,
+            )
+
+        def load() -> front.Front:
+            replicas = ray_replicas.started(job, settings, scale)
+            try:
+                return asyncio.run_coroutine_threadsafe(joined(replicas), loop).result()
+            except BaseException:
+                replicas.close()
+                raise
+
+        await server.serve(
+            load,
+            addresses,
+            drain_s=_DRAIN_S.value,
+            on_ready=lambda service: ready(service.fleet.pin.release.model_version),
+            clients=front.clients,
+            admins=front.admins,
+        )
+
+    run(serve())
+
+
+def _refuse_scale() -> None:
+    given = [f"--{name}" for name in _SCALE if flags.FLAGS[name].present]
+    if given:
+        raise program.UsageError(f"{', '.join(given)}: of --engine=ray only")
 
 
 def _log_to_stderr(requests: bool) -> None:

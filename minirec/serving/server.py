@@ -110,10 +110,7 @@ async def serve[Answering: Answerer](
         OSError: an address cannot be had.
     """
     stop = stop or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError, RuntimeError):  # Not in the main thread: a test.
-            loop.add_signal_handler(name, stop.set)
+    _on_signals(stop.set)
     door, admin_door = _Door(), _Door()
     servers: list[tuple[_Server, socket.socket]] = []
     for host, port, behind, flag in (
@@ -129,6 +126,7 @@ async def serve[Answering: Answerer](
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         service = await loading
+        _on_signals(stop.set)  # Loading may start what has handlers of its own, such as Ray.
         if addresses.grpc_port:
             from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
 
@@ -150,6 +148,13 @@ async def serve[Answering: Answerer](
         await asyncio.gather(*tasks, return_exceptions=True)
         if service is not None:
             await asyncio.to_thread(service.close)
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):  # Not in the main thread: a test.
+            loop.add_signal_handler(name, stop)
 
 
 def _config(door: _Door) -> uvicorn.Config:
