@@ -184,6 +184,7 @@ def _join(ray: Any, scale: Scale) -> None:
         num_cpus=max(1, int(-(-most * scale.cpus // 1))),
         include_dashboard=False,
         object_store_memory=_LOCAL_STORE,
+        log_to_driver=False,  # Standard output has one line; Ray keeps what replicas write.
         logging_level="warning",
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
     )
