@@ -21,10 +21,8 @@ import sys
 
 from absl import flags
 
-from launch.wiring import program
+from launch.wiring import program, ray_scale
 
-_SCALE = ("replicas", "max_replicas", "target_ongoing", "replica_cpus", "replica_gpus")
-_SCALE += ("replica_tpus", "ray_address")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
 _HTTP_PORT = flags.DEFINE_integer("http_port", 8000, "Port of HTTP; 0: none.", lower_bound=0)
 _GRPC_PORT = flags.DEFINE_integer("grpc_port", 8001, "Port of gRPC; 0: none.", lower_bound=0)
@@ -54,43 +52,16 @@ _LOG_REQUESTS = flags.DEFINE_bool("log_requests", True, "A line on standard erro
 _LOG_HISTORIES = flags.DEFINE_bool(
     "log_histories", False, "Let these lines show what was recommended."
 )
-
 _ENGINE = flags.DEFINE_enum(
     "engine", "local", ["local", "ray"], "Whether this process answers, or replicas that Ray runs."
-)
-_REPLICAS = flags.DEFINE_integer("replicas", 1, "Of --engine=ray: replicas.", lower_bound=1)
-_MAX_REPLICAS = flags.DEFINE_integer(
-    "max_replicas",
-    None,
-    "Of --engine=ray: as many at most, as queues grow; default: --replicas.",
-    lower_bound=1,
-)
-_TARGET_ONGOING = flags.DEFINE_float(
-    "target_ongoing",
-    32.0,
-    "Of --max_replicas: requests a replica, above which more are started.",
-    lower_bound=1.0,
-)
-_REPLICA_CPUS = flags.DEFINE_float(
-    "replica_cpus", 1.0, "Of --engine=ray: cores a replica.", lower_bound=0.0
-)
-_REPLICA_GPUS = flags.DEFINE_float(
-    "replica_gpus", 0.0, "Of --engine=ray: GPUs a replica.", lower_bound=0.0
-)
-_REPLICA_TPUS = flags.DEFINE_integer(
-    "replica_tpus", 0, "Of --engine=ray: TPU chips a replica.", lower_bound=0
-)
-_RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address",
-    None,
-    "Of --engine=ray: a cluster's address, or auto; default: Ray is started on this machine.",
 )
 
 
 def main(job: program.Job) -> None:
     """Serves the job's run."""
+    scale = ray_scale.from_flags(_ENGINE.value, _DRAIN_S.value)
     try:
-        from launch.wiring import answering
+        from launch.wiring import answering, ray_replicas
         from minirec.serving import front, server
         from minirec.serving.fleet import Fleet
     except ImportError as error:
@@ -110,7 +81,6 @@ def main(job: program.Job) -> None:
         os.environ.get("MINIREC_ADMIN_TOKEN") or None,
     )
     _log_to_stderr(_LOG_REQUESTS.value)
-
     settings = answering.Settings(
         cache_bytes=_CACHE_MB.value * 2**20,
         max_queue=_MAX_QUEUE.value,
@@ -129,8 +99,7 @@ def main(job: program.Job) -> None:
         line |= {name: f"{host}:{port}" for name, (host, port) in at.items() if port}
         print(json.dumps(line), flush=True)
 
-    if _ENGINE.value == "local":
-        _refuse_scale()
+    if scale is None:
         run(
             server.serve(
                 lambda: answering.service(job, settings),
@@ -140,20 +109,6 @@ def main(job: program.Job) -> None:
             )
         )
         return
-    if flags.FLAGS["target_ongoing"].present and _MAX_REPLICAS.value is None:
-        raise program.UsageError("--target_ongoing: of --max_replicas only")
-    from launch.wiring import ray_replicas
-
-    scale = ray_replicas.Scale(
-        _REPLICAS.value,
-        _MAX_REPLICAS.value,
-        _TARGET_ONGOING.value,
-        _REPLICA_CPUS.value,
-        _REPLICA_GPUS.value,
-        _REPLICA_TPUS.value,
-        _RAY_ADDRESS.value,
-        _DRAIN_S.value,
-    )
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
@@ -184,12 +139,6 @@ def main(job: program.Job) -> None:
         )
 
     run(serve())
-
-
-def _refuse_scale() -> None:
-    given = [f"--{name}" for name in _SCALE if flags.FLAGS[name].present]
-    if given:
-        raise program.UsageError(f"{', '.join(given)}: of --engine=ray only")
 
 
 def _log_to_stderr(requests: bool) -> None:

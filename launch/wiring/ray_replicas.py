@@ -7,7 +7,6 @@ replica. HTTP, gRPC and admins come to `minirec.serving.front`, not to Ray's own
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import launch
 from launch.wiring import answering
 from launch.wiring.program import Job, UsageError
+from launch.wiring.ray_scale import Scale
 from minirec.serving.wire import ReplicaLostError
 
 APPLICATION = "minirec"
@@ -26,37 +26,6 @@ APPLICATION = "minirec"
 
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _LOCAL_STORE = 128 * 2**20  # bytes; answers are small
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How many replicas there are, and what each needs.
-
-    Attributes:
-        replicas: at the start, and at least.
-        max_replicas: at most, as queues grow; None: as many as at the start.
-        target_ongoing: requests a replica, above which more are started.
-        cpus: cores a replica.
-        gpus: GPUs a replica.
-        tpus: TPU chips a replica.
-        address: of a cluster; None: Ray is started on this machine.
-        drain_s: seconds that a replica which ends gets for those it has taken on.
-    """
-
-    replicas: int = 1
-    max_replicas: int | None = None
-    target_ongoing: float = 32.0
-    cpus: float = 1.0
-    gpus: float = 0.0
-    tpus: int = 0
-    address: str | None = None
-    drain_s: float = 30.0
-
-    def __post_init__(self):
-        if self.max_replicas is not None and self.max_replicas < self.replicas:
-            raise UsageError(
-                f"--max_replicas={self.max_replicas}: must be at least --replicas={self.replicas}"
-            )
 
 
 class RunReplica:
@@ -163,6 +132,8 @@ def started(job: Job, settings: answering.Settings, scale: Scale) -> RayReplicas
     try:
         handle = serve.run(application, name=APPLICATION, route_prefix=None)
     except RuntimeError as error:
+        serve.delete(APPLICATION)
+        ray.shutdown()
         raise UsageError(f"the replicas cannot be started: {error}") from error
     return RayReplicas(handle)
 
