@@ -11,7 +11,7 @@ TEXTDIR ?= text_quickstart
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart serve text faults test lint format bench oracles clean
+.PHONY: help setup quickstart serve text faults rayfaults test lint format bench oracles clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ $(VENV)/.text: requirements-text.lock $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-text.lock
 	@touch $@
 
+$(VENV)/.ray: requirements-ray.lock $(VENV)/.serve
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.lock
+	@touch $@
+
 $(ORACLES)/.installed: requirements-oracles.lock
 	@$(PYTHON_ORACLES) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "the oracles need Python 3.11. Set PYTHON_ORACLES=/path/to/python3.11"; exit 1; }
@@ -68,6 +72,10 @@ test: $(VENV)/.dev  ## Run the test suite
 faults: $(VENV)/.dev  ## Attack a server of the quickstart's run: kills, swaps, rude clients (some 8 minutes)
 	@test -d $(WORKDIR)/runs || $(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
 	$(BIN)/python -m tests.serving.faults --workdir=$(WORKDIR)
+
+rayfaults: $(VENV)/.ray  ## Kill replicas and roll catalogues on Ray, on this machine (some 4 minutes)
+	@test -d $(WORKDIR)/runs || $(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
+	$(BIN)/python -m tests.serving.ray_faults --workdir=$(WORKDIR)
 
 lint: $(VENV)/.dev  ## Check style (ruff) and types (pyrefly); both block
 	$(BIN)/ruff check .

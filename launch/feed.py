@@ -89,11 +89,9 @@ def main(job: program.Job) -> None:
         from asyncio import run
     addresses = server.Addresses(_HOST.value, _HTTP_PORT.value, _GRPC_PORT.value)
     _log_to_stderr(_LOG_REQUESTS.value)
-    served: list[Any] = []
 
     def load() -> Any:
-        served.append(feed_server.services_of(job, asked))
-        return served[0]
+        return feed_server.services_of(job, asked)
 
     def grpc_server(services: Any, address: str) -> Any:
         from minirec.serving.feed.grpc_service import FeedGrpcServer  # Takes a while to import.
@@ -107,11 +105,7 @@ def main(job: program.Job) -> None:
         print(json.dumps(line), flush=True)
 
     fronts = server.Fronts(application, None, grpc_server)
-    try:
-        run(server.serve(load, addresses, fronts=fronts, drain_s=_DRAIN_S.value, on_ready=ready))
-    finally:
-        for services in served:
-            services.close()
+    run(server.serve(load, addresses, fronts=fronts, drain_s=_DRAIN_S.value, on_ready=ready))
 
 
 def _log_to_stderr(requests: bool) -> None:

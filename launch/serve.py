@@ -5,12 +5,15 @@
 
     curl -s localhost:8000/v1/recommend -d '{"history": ["i00001", "i00002"], "num": 3}'
 
+`--engine=ray --replicas=2` answers with several processes, on this machine or on a Ray cluster.
+
 Standard output has a line of JSON once it is ready, standard error a line of JSON a request.
 docs/serving.md tells the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -18,11 +21,8 @@ import sys
 
 from absl import flags
 
-from launch.wiring import program, serving
-from launch.wiring.compiled import keep_programs
+from launch.wiring import program, ray_scale
 
-_COMPILED = ".compiled"
-_SWITCH_S = 0.0005
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
 _HTTP_PORT = flags.DEFINE_integer("http_port", 8000, "Port of HTTP; 0: none.", lower_bound=0)
 _GRPC_PORT = flags.DEFINE_integer("grpc_port", 8001, "Port of gRPC; 0: none.", lower_bound=0)
@@ -52,21 +52,22 @@ _LOG_REQUESTS = flags.DEFINE_bool("log_requests", True, "A line on standard erro
 _LOG_HISTORIES = flags.DEFINE_bool(
     "log_histories", False, "Let these lines show what was recommended."
 )
+_ENGINE = flags.DEFINE_enum(
+    "engine", "local", ["local", "ray"], "Whether this process answers, or replicas that Ray runs."
+)
 
 
 def main(job: program.Job) -> None:
     """Serves the job's run."""
+    scale = ray_scale.from_flags(_ENGINE.value, _DRAIN_S.value)
     try:
-        from minirec.serving import server
-        from minirec.serving.engine import Engine
-        from minirec.serving.metrics import Metrics
-        from minirec.serving.service import Service
-        from minirec.serving.versions import Versions
+        from launch.wiring import answering, ray_replicas
+        from minirec.serving import front, server
+        from minirec.serving.fleet import Fleet
     except ImportError as error:
         raise program.UsageError(
             f"{error.name} is missing: serving needs pip install 'minirec[serve]'"
         ) from error
-    keep_programs(job.workdir / _COMPILED)
     try:
         from uvloop import run
     except ImportError:  # Where it is not to be had, such as on Windows.
@@ -80,41 +81,65 @@ def main(job: program.Job) -> None:
         os.environ.get("MINIREC_ADMIN_TOKEN") or None,
     )
     _log_to_stderr(_LOG_REQUESTS.value)
+    settings = answering.Settings(
+        cache_bytes=_CACHE_MB.value * 2**20,
+        max_queue=_MAX_QUEUE.value,
+        max_wait_s=_MAX_WAIT_MS.value / 1e3,
+        deadline_s=_DEADLINE_MS.value / 1e3,
+        log_histories=_LOG_HISTORIES.value,
+    )
 
-    def load() -> Service:
-        started = serving.load(job, cache_bytes=_CACHE_MB.value * 2**20, like=True)
-        builder = serving.RunBuilder(job, started)
-        folder = job.run / serving.FOLDER
-        versions = Versions(folder, builder, started.served, started.listing)
-        metrics = Metrics(started.recommender.tile)
-        engine = Engine(
-            started.recommender,
-            versions.served,
-            exclude_seen=job.config.search.exclude_seen,
-            stock=versions.stock,
-            max_queue=_MAX_QUEUE.value,
-            max_wait_s=_MAX_WAIT_MS.value / 1e3,
-            deadline_s=_DEADLINE_MS.value / 1e3,
-            observer=metrics,
-        )
-        metrics.watch(engine)
-        versions.serve(engine)
-        histories = serving.user_histories(started.run)
-        return Service(engine, versions, metrics, histories, _LOG_HISTORIES.value)
-
-    def ready(service: Service) -> None:
+    def ready(model_version: str) -> None:
         at = {
             "http": (addresses.host, addresses.http_port),
             "grpc": (addresses.host, addresses.grpc_port),
             "admin": (addresses.admin_host, addresses.admin_port),
         }
-        line = {"ready": True, "model": service.engine.served.model_version}
+        line = {"ready": True, "model": model_version}
         line |= {name: f"{host}:{port}" for name, (host, port) in at.items() if port}
         print(json.dumps(line), flush=True)
 
-    # Who answers and who searches take turns: at the usual 5 ms each answer would wait for several.
-    sys.setswitchinterval(_SWITCH_S)
-    run(server.serve(load, addresses, drain_s=_DRAIN_S.value, on_ready=ready))
+    if scale is None:
+        run(
+            server.serve(
+                lambda: answering.service(job, settings),
+                addresses,
+                drain_s=_DRAIN_S.value,
+                on_ready=lambda service: ready(service.engine.served.model_version),
+            )
+        )
+        return
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def joined(replicas: ray_replicas.RayReplicas) -> front.Front:
+            return front.Front(
+                await Fleet.joined(replicas),
+                deadline_s=settings.deadline_s,
+                close=replicas.close,
+                log_histories=settings.log_histories,
+            )
+
+        def load() -> front.Front:
+            replicas = ray_replicas.started(job, settings, scale)
+            try:
+                return asyncio.run_coroutine_threadsafe(joined(replicas), loop).result()
+            except BaseException:
+                replicas.close()
+                raise
+
+        await server.serve(
+            load,
+            addresses,
+            drain_s=_DRAIN_S.value,
+            on_ready=lambda service: ready(service.fleet.pin.release.model_version),
+            fronts=server.Fronts(
+                front.clients, front.admins, server.recommender_grpc, has_short_way=True
+            ),
+        )
+
+    run(serve())
 
 
 def _log_to_stderr(requests: bool) -> None:

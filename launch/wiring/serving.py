@@ -243,7 +243,7 @@ class RunBuilder:
         run = self._runs.get(served.model_version)
         return self.server.version(self.server.catalogue(number, listing), served, run)
 
-    def with_model(self, served: Served, run: str | None) -> Served:
+    def with_model(self, served: Served, run: str | None, count: int | None = None) -> Served:
         """Returns another run's model with the catalogue that is served; see `Builder`."""
         name = run or served.model_version.partition("@")[0]
         if not name or Path(name).name != name or name in (".", ".."):
@@ -265,7 +265,8 @@ class RunBuilder:
         if not _same_shape(served.weights, new.weights):
             raise ValueError(f"run: {name!r} has a model of another shape; start a server for it")
         # A run that is trained anew may end at the same step: its readings are others all the same.
-        version = f"{new.model_version}+{len(self._runs) + 1}"
+        count = len(self._runs) + 1 if count is None else count
+        version = f"{new.model_version}+{count}"
         self._runs[version] = other.run
         return dataclasses.replace(new, model_version=version)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -29,8 +30,65 @@ from minirec.serving.replies import (
     read_body,
     starlette_of,
 )
-from minirec.serving.service import Service
+from minirec.serving.service import Answerer, Service
 from minirec.serving.versions import Change
+
+
+class Changes(Protocol):
+    """What admins may do, each from a thread of its own.
+
+    Each raises `ValueError` for what cannot be, and `OSError` for what cannot be written; then
+    nothing was changed.
+    """
+
+    def change(self, change: Change) -> object:
+        """Serves another version of the catalogue."""
+        ...
+
+    def rollback(self) -> object:
+        """Serves the catalogue before again."""
+        ...
+
+    def change_stock(self, sold_out: Sequence[str], back: Sequence[str]) -> object:
+        """Takes items out of stock, and puts others back."""
+        ...
+
+    def change_model(self, run: str | None) -> object:
+        """Serves another model."""
+        ...
+
+    def now(self) -> VersionAnswer:
+        """Returns what serves."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Own:
+    """Changes of this process's engine."""
+
+    service: Service
+
+    def change(self, change: Change) -> object:
+        return self.service.versions.change(change)
+
+    def rollback(self) -> object:
+        return self.service.versions.rollback()
+
+    def change_stock(self, sold_out: Sequence[str], back: Sequence[str]) -> object:
+        return self.service.versions.change_stock(sold_out, back)
+
+    def change_model(self, run: str | None) -> object:
+        served = self.service.versions.change_model(run)
+        self.service.metrics.model_changed(served.model_version)
+        return served
+
+    def now(self) -> VersionAnswer:
+        served, stock = self.service.engine.now()
+        return VersionAnswer(
+            served.model_version,
+            catalogue_version(served, stock),
+            int(served.catalogue.listed.sum()),
+        )
 
 
 def admin_application(service: Service, token: str | None) -> Starlette:
@@ -39,6 +97,17 @@ def admin_application(service: Service, token: str | None) -> Starlette:
     Args:
         service: whose.
         token: what every request's `Authorization: Bearer …` must say; None: nothing.
+    """
+    return admin_application_of(service, _Own(service), token)
+
+
+def admin_application_of(service: Answerer, changes: Changes, token: str | None) -> Starlette:
+    """Returns the same of what answers elsewhere.
+
+    Args:
+        service: writes the log.
+        changes: what admins may do.
+        token: see `admin_application`.
     """
 
     def guarded(change: Callable[[bytes], Any]) -> Callable[[Request], Awaitable[Response]]:
@@ -62,12 +131,7 @@ def admin_application(service: Service, token: str | None) -> Starlette:
                 except OSError as error:
                     what = f"nothing was changed: {error.strerror or error}"
                     raise HttpError("cannot_write", what) from error
-                served, stock = service.engine.now()
-                return VersionAnswer(
-                    served.model_version,
-                    catalogue_version(served, stock),
-                    int(served.catalogue.listed.sum()),
-                )
+                return changes.now()
 
             return await answered(service, request, work)
 
@@ -75,17 +139,16 @@ def admin_application(service: Service, token: str | None) -> Starlette:
 
     def change_catalogue(body: bytes) -> None:
         change = read_message(CatalogueChange, body)
-        service.versions.change(
+        changes.change(
             Change(change.sids, change.titles, change.appended, change.withdraw, change.restore)
         )
 
     def change_stock(body: bytes) -> None:
         change = read_message(StockChange, body)
-        service.versions.change_stock(change.out, change.back)
+        changes.change_stock(change.out, change.back)
 
     def change_model(body: bytes) -> None:
-        served = service.versions.change_model(read_message(ModelChange, body or b"{}").run)
-        service.metrics.model_changed(served.model_version)
+        changes.change_model(read_message(ModelChange, body or b"{}").run)
 
     document = json.dumps(admin_openapi()).encode()
 
@@ -97,7 +160,7 @@ def admin_application(service: Service, token: str | None) -> Starlette:
             Route("/admin/catalogue", guarded(change_catalogue), methods=["POST"]),
             Route(
                 "/admin/catalogue/rollback",
-                guarded(lambda body: service.versions.rollback()),
+                guarded(lambda body: changes.rollback()),
                 methods=["POST"],
             ),
             Route("/admin/stock", guarded(change_stock), methods=["POST"]),

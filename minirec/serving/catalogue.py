@@ -137,6 +137,17 @@ class Stock:
             self._number += 1
             return self._number
 
+    def change_to(self, number: int, changes: Mapping[int, bool]) -> None:
+        """Puts items in stock or out of it, and counts as many changes as others have counted.
+
+        Args:
+            number: changes so far.
+            changes: whether an item is in stock now, by item id.
+        """
+        with self._lock:
+            self._pending.update(changes)
+            self._number = number
+
     def now(self) -> tuple[Bool[np.ndarray, " N"], int]:
         """Returns (which items are in stock, how many changes there were); the array stays."""
         with self._lock:

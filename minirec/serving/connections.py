@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from minirec.serving.messages import RecommendRequest, read_message
 from minirec.serving.replies import HttpError, id_of, reply
-from minirec.serving.service import MAX_BODY, Service
+from minirec.serving.service import MAX_BODY, Answerer
 
 RECOMMEND = "/v1/recommend"
 
@@ -37,7 +37,7 @@ class Door(Protocol):
     """What a server has behind its address."""
 
     @property
-    def service(self) -> Service | None:
+    def service(self) -> Answerer | None:
         """Answers `/v1/recommend`; None where that is not to be had, or not yet."""
         ...
 
@@ -107,7 +107,7 @@ _known_headers = functools.lru_cache(512)(_headers)
 class _Asking(NamedTuple):
     """A plain request that waits for its answer."""
 
-    service: Service
+    service: Answerer
     request_id: str
     started: float
     withdraw: Callable[[], None]
@@ -142,7 +142,7 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
         idle_since = 0.0
         asking: _Asking | None = None
         head: Head | None = None
-        service: Service
+        service: Answerer
 
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **options)

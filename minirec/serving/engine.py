@@ -198,17 +198,21 @@ class Engine:
             self._observer.refused(error.reason)
             raise
 
-    def submit(self, request: Request) -> Pending:
+    def submit(self, request: Request, at: tuple[Served, Stock] | None = None) -> Pending:
         """Takes a request on and returns what will hold its answer, or `LateError` and the like.
 
         A future that is cancelled before its search begins costs nothing more.
+
+        Args:
+            request: what is asked.
+            at: the version that answers; None: what is served now.
 
         Raises:
             BadRequestError: it asks for what cannot be.
             RefusedError: it is not taken on.
         """
         try:
-            return self._submit(request)
+            return self._submit(request, at)
         except BadRequestError:
             self._observer.refused("bad_request")
             raise
@@ -220,11 +224,11 @@ class Engine:
         """Takes note that a client has been told, now, what became of its request."""
         self._admission.told(pending.expected_s, self._clock() - pending.came)
 
-    def _submit(self, request: Request) -> Pending:
+    def _submit(self, request: Request, at: tuple[Served, Stock] | None) -> Pending:
         deadline_s = self._deadline_s if request.deadline_s is None else request.deadline_s
         if not deadline_s > 0:
             raise BadRequestError("deadline_ms", f"{deadline_s * 1000:g}; must be above 0")
-        served, stock = self.now()
+        served, stock = at or self.now()
         query, num, unknown = self._query(request, served)
         if request.allow:
             served.catalogue.columns.mask(request.allow, served.catalogue.num_items)

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from minirec.serving.messages import AllowRule, RecommendRequest
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
-from minirec.serving.service import MAX_BODY, Service, new_request_id
+from minirec.serving.service import MAX_BODY, Answerer, new_request_id
 
 PROTO = "minirec/serving/serving.proto"
 SERVICE = "minirec.v1.Recommender"
@@ -81,7 +81,7 @@ class HealthyServer:
 class GrpcServer(HealthyServer):
     """Serves recommendations."""
 
-    def __init__(self, service: Service, address: str):
+    def __init__(self, service: Answerer, address: str):
         """Binds the address; see `HealthyServer`.
 
         Args:
@@ -100,7 +100,7 @@ class GrpcServer(HealthyServer):
         )
 
 
-def _handler(service: Service, messages: Any) -> Any:
+def _handler(service: Answerer, messages: Any) -> Any:
     class Handler:
         async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: N802, as in the proto
             started = time.perf_counter()
@@ -110,7 +110,7 @@ def _handler(service: Service, messages: Any) -> Any:
                 answer = await service.answer(message, request_id)
             except RefusedError as error:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
-                if error.reason == "draining":
+                if error.reason in ("draining", "replica_lost"):
                     code = grpc.StatusCode.UNAVAILABLE
                 service.log(request_id, SERVICE, 429, started, reason=error.reason)
                 seconds = (("retry-after", f"{max(error.retry_after_s, 0.001):.3f}"),)

@@ -37,7 +37,7 @@ from minirec.serving.replies import (
     told,
     unless_gone,
 )
-from minirec.serving.service import Service
+from minirec.serving.service import Answerer, Service
 
 PAGE = Path(__file__).parent / "page"
 _MOST_FOUND = 100
@@ -51,6 +51,20 @@ _TYPES = {
 
 def application(service: Service) -> Starlette:
     """Returns what clients may ask: `/v1`, health, metrics, and the page."""
+    return starlette_of([*_answers(service), *_look_ups(service), *_page()])
+
+
+def application_with(service: Answerer, look_ups: Sequence[Route]) -> Starlette:
+    """Returns the same of what answers elsewhere.
+
+    Args:
+        service: answers.
+        look_ups: the routes that need no search: items, status, metrics, readiness.
+    """
+    return starlette_of([*_answers(service), *look_ups, *_page()])
+
+
+def _answers(service: Answerer) -> list[Route]:
 
     async def recommend(request: Request) -> Response:
         # Few come this way: `minirec.serving.connections` answers most by itself.
@@ -64,11 +78,12 @@ def application(service: Service) -> Starlette:
     async def recommend_batch(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
             batch = read_message(BatchRequest, await read_body(request.scope, request.receive))
+            now = service.now()  # One version answers all of them.
 
             async def one(place: int, message: RecommendRequest) -> BatchEntry:
                 name = f"{request_id}.{place}"
                 try:
-                    return BatchEntry(answer=await service.answer(message, name))
+                    return BatchEntry(answer=await service.answer(message, name, now))
                 except Exception as error:
                     return BatchEntry(error=told(error, name)[1])
 
@@ -77,6 +92,13 @@ def application(service: Service) -> Starlette:
 
         return await answered(service, request, work)
 
+    return [
+        Route(RECOMMEND, recommend, methods=["POST"]),
+        Route("/v1/recommend:batch", recommend_batch, methods=["POST"]),
+    ]
+
+
+def _look_ups(service: Service) -> list[Route]:
     async def find_items(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
             text = request.query_params.get("q", "")
@@ -117,9 +139,6 @@ def application(service: Service) -> Starlette:
 
         return await answered(service, request, work)
 
-    async def healthy(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
     async def ready(request: Request) -> Response:
         draining = service.engine.is_draining
         text = "draining\n" if draining else "ready\n"
@@ -127,6 +146,20 @@ def application(service: Service) -> Starlette:
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return [
+        Route("/v1/items", find_items),
+        Route("/v1/items/{item_id:path}", one_item),
+        Route("/v1/similar/{item_id:path}", similar),
+        Route("/v1/status", status),
+        Route("/readyz", ready),
+        Route("/metrics", metrics),
+    ]
+
+
+def _page() -> list[Route]:
+    async def healthy(request: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
 
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -143,22 +176,12 @@ def application(service: Service) -> Starlette:
     async def described(request: Request) -> Response:
         return Response(document, media_type="application/json")
 
-    return starlette_of(
-        [
-            Route(RECOMMEND, recommend, methods=["POST"]),
-            Route("/v1/recommend:batch", recommend_batch, methods=["POST"]),
-            Route("/v1/items", find_items),
-            Route("/v1/items/{item_id:path}", one_item),
-            Route("/v1/similar/{item_id:path}", similar),
-            Route("/v1/status", status),
-            Route("/healthz", healthy),
-            Route("/readyz", ready),
-            Route("/metrics", metrics),
-            Route("/openapi.json", described),
-            Route("/", page),
-            Route("/page/{name}", page),
-        ]
-    )
+    return [
+        Route("/healthz", healthy),
+        Route("/openapi.json", described),
+        Route("/", page),
+        Route("/page/{name}", page),
+    ]
 
 
 async def _together(

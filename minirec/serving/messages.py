@@ -159,6 +159,7 @@ class Status(msgspec.Struct):
     tile_seconds: float
     compilations: int
     cache: dict[str, int]
+    replicas: int = 1
 
 
 class CatalogueChange(msgspec.Struct, forbid_unknown_fields=True):

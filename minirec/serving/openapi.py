@@ -30,7 +30,7 @@ _ERRORS = {
     "413": "The body is too large.",
     "429": "Too many requests wait; `Retry-After` says when to come again.",
     "500": "The search failed; the log has it under the id in the message.",
-    "503": "The server is going down.",
+    "503": "The server is going down, or lost what was to answer, twice.",
     "504": "The deadline passed before there was an answer.",
 }
 _ADMIN_ERRORS = {

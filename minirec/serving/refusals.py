@@ -19,7 +19,7 @@ class RefusedError(Exception):
     """The request is not taken on now; the same may be taken on later.
 
     Attributes:
-        reason: "overloaded", "queue_full" or "draining".
+        reason: "overloaded", "queue_full", "draining" or "replica_lost".
         retry_after_s: when to ask again, in seconds.
     """
 

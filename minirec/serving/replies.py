@@ -44,6 +44,7 @@ _STATUS = {
     "cannot_write": 507,
     "late": 504,
     "draining": 503,
+    "replica_lost": 503,
     "overloaded": 429,
     "queue_full": 429,
     "unavailable": 503,

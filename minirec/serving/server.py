@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from minirec.serving.admin import admin_application, is_loopback
 from minirec.serving.connections import connections_of
 from minirec.serving.http import application
-from minirec.serving.service import Service
+from minirec.serving.service import Answerer
 
 _HEADERS_BYTES = 16 * 1024
 _MOST_CONNECTIONS = 8192
@@ -57,11 +57,14 @@ class Addresses:
 
 
 class Answering(Protocol):
-    """What a server serves: its `engine` is told when nobody is taken on any more."""
+    """What a server serves."""
 
-    @property
-    def engine(self) -> Any:
-        """Has `drain(seconds)` and `close()`, as `minirec.serving.engine.Engine` has."""
+    def drain(self, timeout_s: float, /) -> object:
+        """Takes nobody on any more, and waits so long for those who have been."""
+        ...
+
+    def close(self) -> None:
+        """Ends what answers."""
         ...
 
 
@@ -82,13 +85,14 @@ class Fronts:
     has_short_way: bool = False
 
 
-def _recommender_grpc(service: Service, address: str) -> Any:
+def recommender_grpc(service: Answerer, address: str) -> Any:
+    """Returns what serves recommendations over gRPC."""
     from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
 
     return GrpcServer(service, address)
 
 
-RECOMMENDER = Fronts(application, admin_application, _recommender_grpc, has_short_way=True)
+RECOMMENDER = Fronts(application, admin_application, recommender_grpc, has_short_way=True)
 
 
 class _Door:
@@ -96,7 +100,7 @@ class _Door:
 
     def __init__(self) -> None:
         self.application: Any = None
-        self.service: Service | None = None
+        self.service: Answerer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,10 +146,7 @@ async def serve[Served: Answering](
         OSError: an address cannot be had.
     """
     stop = stop or asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError, RuntimeError):  # Not in the main thread: a test.
-            loop.add_signal_handler(name, stop.set)
+    _on_signals(stop.set)
     door, admin_door = _Door(), _Door()
     servers: list[tuple[_Server, socket.socket]] = []
     for host, port, behind, flag in (
@@ -161,12 +162,13 @@ async def serve[Served: Answering](
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         service = await loading
+        _on_signals(stop.set)  # Loading may start what has handlers of its own, such as Ray.
         if addresses.grpc_port and fronts.grpc is not None:
             grpc_server = fronts.grpc(service, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
         if not stop.is_set():
             door.application = fronts.application(service)
-            if fronts.has_short_way and isinstance(service, Service):
+            if fronts.has_short_way and isinstance(service, Answerer):
                 door.service = service
             if fronts.admin is not None:
                 admin_door.application = fronts.admin(service, addresses.admin_token)
@@ -174,7 +176,7 @@ async def serve[Served: Answering](
         await stopped
         if grpc_server is not None:
             await grpc_server.not_serving()
-        await asyncio.to_thread(service.engine.drain, drain_s)
+        await asyncio.to_thread(service.drain, drain_s)
     finally:
         for server, _ in servers:
             server.should_exit = True
@@ -182,7 +184,14 @@ async def serve[Served: Answering](
             await grpc_server.stop(1.0)
         await asyncio.gather(*tasks, return_exceptions=True)
         if service is not None:
-            await asyncio.to_thread(service.engine.close)
+            await asyncio.to_thread(service.close)
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):  # Not in the main thread: a test.
+            loop.add_signal_handler(name, stop)
 
 
 def _config(door: _Door) -> uvicorn.Config:

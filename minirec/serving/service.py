@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import dataclasses
@@ -17,12 +18,14 @@ from typing import Any
 import msgspec
 
 from minirec.serving.answers import to_message
+from minirec.serving.catalogue import Stock
 from minirec.serving.engine import Engine
 from minirec.serving.messages import (
     RecommendAnswer,
     RecommendRequest,
 )
 from minirec.serving.metrics import Metrics
+from minirec.serving.recommender import Served
 from minirec.serving.refusals import BadRequestError, LateError
 from minirec.serving.request import Answer, Pending
 from minirec.serving.request import Request as Asked
@@ -36,9 +39,78 @@ MAX_BODY = 256 * 1024
 _LOG = logging.getLogger("minirec.serving.requests")
 
 
+class Answerer(abc.ABC):
+    """What HTTP and gRPC need of what answers, wherever that is."""
+
+    @property
+    @abc.abstractmethod
+    def log_histories(self) -> bool:
+        """Whether the log lines of requests show what was recommended."""
+
+    @abc.abstractmethod
+    def ask(
+        self,
+        message: RecommendRequest,
+        request_id: str,
+        tell: Callable[[RecommendAnswer | Exception], None],
+        at: Any = None,
+    ) -> Callable[[], None]:
+        """Asks, and returns what withdraws the question; a running event loop is needed.
+
+        Args:
+            message: what is asked.
+            request_id: names the request.
+            tell: called once in the event loop, by the request's deadline, unless it is withdrawn.
+            at: what `now` returned, which then answers; None: what is served now.
+
+        Raises:
+            BadRequestError: and the other refusals.
+        """
+
+    @abc.abstractmethod
+    def now(self) -> Any:
+        """Returns the version that is served, so that several questions get answers of one."""
+
+    @abc.abstractmethod
+    def drain(self, timeout_s: float) -> bool:
+        """Takes nobody on any more and waits until all are answered; returns whether they are."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends what answers."""
+
+    async def answer(
+        self, message: RecommendRequest, request_id: str, at: Any = None
+    ) -> RecommendAnswer:
+        """Returns the answer to a message; see `ask`.
+
+        Raises:
+            BadRequestError: and the other refusals.
+        """
+        told: asyncio.Future[RecommendAnswer] = asyncio.get_running_loop().create_future()
+
+        def tell(answer: RecommendAnswer | Exception) -> None:
+            if told.done():  # Whoever waited has been cancelled just now.
+                return
+            if isinstance(answer, Exception):
+                told.set_exception(answer)
+            else:
+                told.set_result(answer)
+
+        withdraw = self.ask(message, request_id, tell, at)
+        try:
+            return await told
+        finally:
+            withdraw()
+
+    def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
+        """Writes a line about a request."""
+        log_request(request_id, route, status, started, **more)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Service:
-    """What HTTP and gRPC both speak for.
+class Service(Answerer):
+    """An engine of this process, as HTTP and gRPC speak for it.
 
     Attributes:
         engine: answers.
@@ -91,17 +163,9 @@ class Service:
         message: RecommendRequest,
         request_id: str,
         tell: Callable[[RecommendAnswer | Exception], None],
+        at: Any = None,
     ) -> Callable[[], None]:
-        """Asks the engine, and returns what withdraws the question; a running event loop is needed.
-
-        Args:
-            message: what is asked.
-            request_id: names the request.
-            tell: called once in the event loop, by the request's deadline, unless it is withdrawn.
-
-        Raises:
-            BadRequestError: and the other refusals.
-        """
+        """Asks the engine; see `Answerer`."""
         deadline = message.deadline_ms
         deadline_s = self.engine.deadline_s if deadline is None else deadline / 1e3
         if deadline_s > 0:  # In a flood most go here, before more of them is read.
@@ -119,33 +183,19 @@ class Service:
             else:
                 tell(message)
 
-        return _Question(self.engine, self.engine.submit(asked), deadline_s, told).withdraw
+        return _Question(self.engine, self.engine.submit(asked, at), deadline_s, told).withdraw
 
-    async def answer(self, message: RecommendRequest, request_id: str) -> RecommendAnswer:
-        """Returns the answer to a message.
+    def now(self) -> tuple[Served, Stock]:
+        """Returns what the engine serves."""
+        return self.engine.now()
 
-        Raises:
-            BadRequestError: and the other refusals.
-        """
-        told: asyncio.Future[RecommendAnswer] = asyncio.get_running_loop().create_future()
+    def drain(self, timeout_s: float) -> bool:
+        """Drains the engine."""
+        return self.engine.drain(timeout_s)
 
-        def tell(answer: RecommendAnswer | Exception) -> None:
-            if told.done():  # Whoever waited has been cancelled just now.
-                return
-            if isinstance(answer, Exception):
-                told.set_exception(answer)
-            else:
-                told.set_result(answer)
-
-        withdraw = self.ask(message, request_id, tell)
-        try:
-            return await told
-        finally:
-            withdraw()
-
-    def log(self, request_id: str, route: str, status: int, started: float, **more: Any) -> None:
-        """Writes a line about a request."""
-        log_request(request_id, route, status, started, **more)
+    def close(self) -> None:
+        """Ends the engine's threads."""
+        self.engine.close()
 
 
 class _Question:

@@ -33,8 +33,13 @@ from minirec.sids.table import parse_sids, token_string
 KEPT = 5
 """Versions that stay on disk, the newest ones."""
 
-_CURRENT, _STOCK = "current.json", "stock.jsonl"
-_STOCK_LINES = 100_000  # after which they are written as one
+STOCK = "stock.jsonl"
+"""Changes of stock, a line each."""
+
+STOCK_LINES = 100_000
+"""Lines after which they are written as one."""
+
+_CURRENT = "current.json"
 _REMEDY = "remove the folder: the server begins anew with the catalogue that its run was given"
 _ITEM = {
     "title": str,
@@ -94,8 +99,14 @@ class Builder(Protocol):
         """
         ...
 
-    def with_model(self, served: Served, run: str | None) -> Served:
+    def with_model(self, served: Served, run: str | None, count: int | None = None) -> Served:
         """Returns the same version of the catalogue with another run's model, or the run's newest.
+
+        Args:
+            served: what is served.
+            run: whose model; None: of the run that is served.
+            count: which of all models that were taken over this is, from 1, for the version's
+                name; None: the next one.
 
         Raises:
             ValueError: there is no such run, or its model has another shape.
@@ -115,6 +126,7 @@ class Versions:
             first: what the run was given.
             listing: its items.
         """
+        self._first, self._first_listing = first, listing
         # Versions of other records or SIDs mean other items: they stay in folders of their own.
         name = hashlib.sha256(builder.fingerprint.encode()).hexdigest()[:12]
         self._folder, self._builder = folder / name, builder
@@ -127,9 +139,9 @@ class Versions:
             self._take_up(first)
         self._sold_out = self._read_sold_out()
         if self._sold_out:
-            self.stock = Stock(_without(self._listing, self._sold_out))
-        if (self._folder / _STOCK).is_file():
-            self._write_sold_out()
+            self.stock = Stock(without(self._listing, self._sold_out))
+        if (self._folder / STOCK).is_file():
+            self._tidy_stock()
 
     def serve(self, engine: Engine) -> None:
         """Changes this engine's catalogue from now on."""
@@ -192,14 +204,14 @@ class Versions:
             self._sold_out = (self._sold_out | set(sold_out)) - set(back)
             for items, in_stock in changes:
                 self.stock.change(items, in_stock)
-            if self._stock_lines >= _STOCK_LINES:
+            if self._stock_lines >= STOCK_LINES:
                 self._write_sold_out()
             return self.stock.number
 
     def _append_stock(self, change: Mapping[str, Any]) -> None:
         """Writes a line, whole or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / _STOCK).open("ab", buffering=0) as file:
+        with (self._folder / STOCK).open("ab", buffering=0) as file:
             before = file.tell()
             line = (files.json_line(change) + "\n").encode()
             try:
@@ -275,7 +287,7 @@ class Versions:
 
     def _serve(self, served: Served, listing: Listing, before: Sequence[int]) -> None:
         self._write_current(served.catalogue.number, before)
-        self.stock = Stock(_without(listing, self._sold_out), self.stock.number)
+        self.stock = Stock(without(listing, self._sold_out), self.stock.number)
         self.served, self._listing = served, listing
         self._before = list(before)[-KEPT:]
         self._newest = max(self._newest, served.catalogue.number)
@@ -357,7 +369,7 @@ class Versions:
 
     def _read_sold_out(self) -> set[str]:
         """Returns who is out of stock after all changes that are written down."""
-        path = self._folder / _STOCK
+        path = self._folder / STOCK
         sold_out: set[str] = set()
         if not path.is_file():
             return sold_out
@@ -369,13 +381,17 @@ class Versions:
                 continue  # Cut off where the program was killed.
         return sold_out
 
+    def _tidy_stock(self) -> None:
+        """Makes one line of the changes of stock that lie there at the start."""
+        self._write_sold_out()
+
     def _write_sold_out(self) -> None:
         """Writes all changes as one line; where that cannot be, those there are say the same."""
         line = files.json_line({"out": sorted(self._sold_out), "in": []}) + "\n"
         try:
-            files.write_text(self._folder / _STOCK, line)
+            files.write_text(self._folder / STOCK, line)
         except OSError as error:
-            _say(f"{self._folder / _STOCK} cannot be written ({error.strerror or error})")
+            _say(f"{self._folder / STOCK} cannot be written ({error.strerror or error})")
         self._stock_lines = 1
 
     def _drop_old(self) -> None:
@@ -435,7 +451,8 @@ def _longer(
     )
 
 
-def _without(listing: Listing, sold_out: set[str]) -> Bool[np.ndarray, " N"]:
+def without(listing: Listing, sold_out: set[str]) -> Bool[np.ndarray, " N"]:
+    """Returns which items of a version are in stock."""
     return np.array([raw not in sold_out for raw in listing.table.raw_item_ids], bool)
 
 

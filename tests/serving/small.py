@@ -136,10 +136,10 @@ class World:
     def with_listing(self, served, number, listing):
         return self.served(self.catalogue(number, listing), served.model_version)
 
-    def with_model(self, served, run):
+    def with_model(self, served, run, count=None):
         if run not in (None, "other"):
             raise ValueError(f"run: {run!r} is not there")
-        return self.served(served.catalogue, "world@2")
+        return self.served(served.catalogue, "world@2" if count is None else f"world@2+{count}")
 
     def service(self, folder, users=()):
         """A service whose catalogue may change, its versions in a folder; close its engine."""

@@ -124,6 +124,14 @@ class ChatService:
         """Takes a chat."""
         self.engine, self.name = ChatEngine(chat), name
 
+    def drain(self, timeout_s: float) -> None:
+        """Takes nobody on any more, and waits so long for those who have been."""
+        self.engine.drain(timeout_s)
+
+    def close(self) -> None:
+        """Ends what answers."""
+        self.engine.close()
+
     def log(self, request_id: str, status: int, started: float, **more: Any) -> None:
         """Writes a line about a request; what was asked is not in it."""
         milliseconds = round(1e3 * (time.perf_counter() - started), 3)

@@ -108,6 +108,10 @@ class FeedServices:
         """Writes a line about a request."""
         log_request(request_id, route, status, started, **more)
 
+    def drain(self, timeout_s: float) -> None:
+        """Takes nobody on any more, and waits so long for those who have been."""
+        self.engine.drain(timeout_s)
+
     def feed(self, request: FeedRequest, request_id: str = "") -> Feed:
         """Returns a user's feed.
 
@@ -203,6 +207,7 @@ class FeedServices:
 
     def close(self) -> None:
         """Ends what the process serves."""
+        self.engine.close()
         for end in self.on_close:
             end()
 
