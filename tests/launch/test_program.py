@@ -10,13 +10,20 @@ from absl import flags
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from configs import blocks, text_blocks
+from configs import blocks, language_blocks, text_blocks
 from launch import train
 from launch.wiring import program
 from tests.launch.programs import Programs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(program.experiments())
+FAMILIES = {
+    "sid": blocks.sid,
+    "feed": blocks.feed,
+    "language": language_blocks.language,
+    "watch": language_blocks.watch,
+    "text": text_blocks.text,
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def test_a_backend_that_is_not_there_is_refused():
 def test_every_config_has_the_fields_of_its_family(name):
     module = program.load_config_module(name)
     family = module.get_config().family
-    base = getattr(text_blocks if family == "text" else blocks, family)("base")
+    base = FAMILIES[family]("base")
     for variant in getattr(module, "VARIANTS", ("",)):
         config = module.get_config(variant) if variant else module.get_config()
         assert isinstance(config, ConfigDict)
