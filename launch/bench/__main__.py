@@ -32,6 +32,7 @@ from launch.bench import (
     evaluate,
     event_store,
     generate,
+    generate_text,
     index,
     loader,
     plot,
@@ -42,6 +43,7 @@ from launch.bench import (
     serving,
     sft_training,
     tasks,
+    text_training,
     training,
 )
 from launch.wiring import program
@@ -133,6 +135,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "index": index.run,
     "tasks": lambda: tasks.run(tuple(_LIST_ROWS.value)),
     "event_store": event_store.run,
+    "text_training": text_training.run,
+    "generate_text": generate_text.run,
 }
 
 
