@@ -6,11 +6,12 @@ PYTHON_ORACLES ?= $(shell command -v python3.11 || echo python3.11)
 BIN := $(VENV)/bin
 ORACLES := .venv-oracles
 WORKDIR ?= quickstart
+TEXTDIR ?= text_quickstart
 # The machine's cores, also where there is no nproc.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart serve faults test lint format bench oracles clean
+.PHONY: help setup quickstart serve text faults test lint format bench oracles clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,10 @@ $(VENV)/.serve: requirements-serve.lock $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-serve.lock
 	@touch $@
 
+$(VENV)/.text: requirements-text.lock $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-text.lock
+	@touch $@
+
 $(ORACLES)/.installed: requirements-oracles.lock
 	@$(PYTHON_ORACLES) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "the oracles need Python 3.11. Set PYTHON_ORACLES=/path/to/python3.11"; exit 1; }
@@ -52,6 +57,10 @@ quickstart: $(VENV)/.core  ## Run the whole chain on a generated catalogue (at m
 serve: $(VENV)/.serve  ## Serve the quickstart's run at http://127.0.0.1:8000, until Ctrl-C
 	@test -d $(WORKDIR)/runs || $(BIN)/python -m launch.quickstart --workdir=$(WORKDIR)
 	$(BIN)/python -m launch.serve --config=quickstart --workdir=$(WORKDIR)
+
+text: $(VENV)/.text  ## Make a language model of the project's own documents and chat with it
+	for step in prepare_text train_tokenizer train evaluate chat; do \
+	  $(BIN)/python -m launch.$$step --config=text_quickstart --workdir=$(TEXTDIR) || exit 1; done
 
 test: $(VENV)/.dev  ## Run the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=30
@@ -76,5 +85,5 @@ oracles: $(ORACLES)/.installed  ## Make .venv-oracles with PyTorch and transform
 	$(ORACLES)/bin/python tests/oracles/transformers_fixtures.py
 
 clean:  ## Remove the environments, caches and the quickstart's files
-	rm -rf $(VENV) $(ORACLES) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info quickstart
+	rm -rf $(VENV) $(ORACLES) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info quickstart text_quickstart
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

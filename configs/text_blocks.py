@@ -198,7 +198,7 @@ def retrieval() -> ConfigDict:
     """Returns how passages are found; see `minirec/recommend/passages`."""
     return ConfigDict(
         {
-            "method": "bm25",  # or "fused": by reciprocal rank with the model's own embeddings
+            "method": "bm25",  # or "fused": by reciprocal rank with the run's own embeddings
             # How often a passage's title and section count beside its text, which counts once.
             "title_weight": 2,
             "section_weight": 1,
@@ -229,6 +229,7 @@ def chat() -> ConfigDict:
     """Returns how questions are answered; see `minirec/serving/chat`."""
     return ConfigDict(
         {
+            "model": True,  # or False: passages are quoted, and no trained model is needed
             "context_documents": 2,  # passages that go before a question
             "history_turns": 2,  # questions and answers before it that go along
             "max_new_tokens": 160,

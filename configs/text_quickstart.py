@@ -67,4 +67,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sampling.every = 6
         config.sampling.max_new_tokens = 8
         config.evaluate.overlap = 16
+        config.chat.max_new_tokens = 16
     return config

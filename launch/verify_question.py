@@ -1,8 +1,8 @@
 """What the gate says: `python -m launch.verify_question --config=… --workdir=W --question="…"`.
 
 Prints for each question whether a passage covers it, which of its words that holds and which are
-missing, as `launch.chat` decides before it answers. `--questions=FILE` takes a question a line. The
-exit code is 1 where one is not covered.
+missing, as `launch.chat` decides before it answers. `--question_file=FILE` takes a question a line.
+The exit code is 1 where one is not covered.
 
 `--measure` asks made questions instead: recall@k and MRR of retrieval, precision and recall of the
 gate and the thresholds that are best; they go to W/retrieval_report.json, too.
@@ -17,14 +17,15 @@ from absl import flags
 
 from launch.wiring import program
 from launch.wiring.text_corpus import require_text
-from launch.wiring.text_index import gate_of, load_index
+from launch.wiring.text_dense import load_retriever
+from launch.wiring.text_index import gate_of
 from launch.wiring.text_measures import measure
 from minirec import files
 from minirec.recommend.passages.gate import Verdict
 
 REPORT = "retrieval_report.json"
 _QUESTION = flags.DEFINE_string("question", None, "The question.")
-_QUESTIONS = flags.DEFINE_string("questions", None, "A file with a question a line.")
+_QUESTIONS = flags.DEFINE_string("question_file", None, "A file with a question a line.")
 _MEASURE = flags.DEFINE_bool("measure", False, "Measure retrieval and gate on made questions.")
 
 
@@ -34,12 +35,12 @@ def verify(job: program.Job, questions: list[str]) -> bool:
     Raises:
         ValueError: there is no corpus, or a setting cannot be.
     """
-    index, gate = load_index(job), gate_of(job)
+    retriever, gate = load_retriever(job), gate_of(job)
     all_covered = True
     for question in questions:
         found = [
-            index.passages[number]
-            for number in index.search(question, job.config.gate.passages).tolist()
+            retriever.bm25.passages[number]
+            for number in retriever.search(question, job.config.gate.passages).tolist()
         ]
         verdict = gate.judge(question, found)
         all_covered &= verdict.covered
@@ -96,7 +97,7 @@ def main(job: program.Job) -> None:
         lines = Path(_QUESTIONS.value).read_text(encoding="utf-8").splitlines()
         questions += [line.strip() for line in lines if line.strip()]
     if not questions:
-        raise program.UsageError("no question: give --question, --questions=FILE or --measure")
+        raise program.UsageError("no question: give --question, --question_file=FILE or --measure")
     if not verify(job, questions):
         sys.exit(1)
 

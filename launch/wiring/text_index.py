@@ -18,8 +18,6 @@ from pipelines.text.passages import EVAL, TRAIN, read_passages
 INDEX = "index"
 """The folder in a workdir."""
 
-METHODS = ("bm25", "fused")
-
 
 def bm25_settings(job: Job) -> Bm25Settings:
     """Returns the checked settings of the index.
@@ -28,10 +26,6 @@ def bm25_settings(job: Job) -> Bm25Settings:
         ValueError: a field has a value that cannot be.
     """
     asked = job.config.retrieval
-    if asked.method not in METHODS:
-        raise ValueError(
-            f"config.retrieval.method={asked.method!r}: must be one of {', '.join(METHODS)}"
-        )
     return Bm25Settings(asked.title_weight, asked.section_weight, asked.k1, asked.b)
 
 

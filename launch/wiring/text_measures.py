@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from launch.wiring.program import Job, UsageError
+from launch.wiring.text_dense import load_retriever
 from launch.wiring.text_index import all_passages, bm25_settings, gate_of, load_index
 from minirec.recommend.passages.bm25 import Bm25Index
 from minirec.recommend.passages.measures import (
@@ -44,6 +45,8 @@ def _retrieval(job: Job) -> dict[str, Any]:
     if not questions:
         raise UsageError("no passage has a heading to make a question of")
     searches: dict[str, Search] = {"bm25": index.search}
+    if asked.method != "bm25":
+        searches[asked.method] = load_retriever(job).search
     with tempfile.TemporaryDirectory() as folder:
         plain = type(settings)(0, 0, settings.k1, settings.b)
         bare = Bm25Index.build(Path(folder) / "bare", all_passages(job), plain, {})

@@ -8,14 +8,14 @@ import dataclasses
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from minirec.serving.admin import admin_application, is_loopback
 from minirec.serving.connections import connections_of
-from minirec.serving.http import application
+from minirec.serving.http import application as recommending
 from minirec.serving.service import Service
 
 _HEADERS_BYTES = 16 * 1024
@@ -84,13 +84,35 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(
-    load: Callable[[], Service],
+class Answering(Protocol):
+    """What works for a service."""
+
+    def drain(self, seconds: float, /) -> object:
+        """Takes on nobody more, and waits so long for those who have been."""
+        ...
+
+    def close(self) -> None:
+        """Ends."""
+        ...
+
+
+class Served(Protocol):
+    """What a server answers for."""
+
+    @property
+    def engine(self) -> Answering:
+        """Answers."""
+        ...
+
+
+async def serve[S: Served](
+    load: Callable[[], S],
     addresses: Addresses,
     *,
     drain_s: float = 30.0,
-    on_ready: Callable[[Service], None] = lambda service: None,
+    on_ready: Callable[[S], None] = lambda service: None,
     stop: asyncio.Event | None = None,
+    application: Callable[[Any], Any] = recommending,
 ) -> None:
     """Serves until SIGTERM, SIGINT or `stop`, and answers whom it has taken on before it ends.
 
@@ -100,6 +122,8 @@ async def serve(
         drain_s: seconds that those get who have been taken on.
         on_ready: called when the first request can be answered.
         stop: ends the server, as a signal does.
+        application: what clients may ask of the service; by default, recommendations. gRPC and
+            admins' HTTP are for those alone.
 
     Raises:
         OSError: an address cannot be had.
@@ -124,14 +148,16 @@ async def serve(
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
         service = await loading
-        if addresses.grpc_port:
+        recommender = service if isinstance(service, Service) else None
+        if addresses.grpc_port and recommender is not None:
             from minirec.serving.grpc_service import GrpcServer  # Takes a while to import.
 
-            grpc_server = GrpcServer(service, f"{addresses.host}:{addresses.grpc_port}")
+            grpc_server = GrpcServer(recommender, f"{addresses.host}:{addresses.grpc_port}")
             await grpc_server.start()
         if not stop.is_set():
-            door.application, door.service = application(service), service
-            admin_door.application = admin_application(service, addresses.admin_token)
+            door.application, door.service = application(service), recommender
+            if recommender is not None:
+                admin_door.application = admin_application(recommender, addresses.admin_token)
             on_ready(service)
         await stopped
         if grpc_server is not None:

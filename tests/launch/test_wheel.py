@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def test_the_wheel_carries_the_five_packages_and_runs_a_launcher(environment, tm
         cwd=tmp_path,
     )
     assert (tmp_path / "w" / "prepared" / "manifest.json").is_file()
+    # The wheel carries the documents that a text model learns from.
+    said = run(
+        [environment, "-m", "launch.prepare_text", "--config=text_quickstart", "--workdir=w"],
+        cwd=tmp_path,
+    )
+    documents = 2 + len(list((ROOT / "docs").glob("*.md")))
+    found = re.findall(r"documents=(\d+)", said)
+    assert sum(map(int, found)) == documents
 
 
 def test_the_command_runs_from_a_folder_with_packages_of_our_names(environment, tmp_path):

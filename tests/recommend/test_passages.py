@@ -7,6 +7,12 @@ import pytest
 
 from minirec.recommend.index import ExactIndex
 from minirec.recommend.passages.bm25 import Bm25Index, Bm25Settings
+from minirec.recommend.passages.embedding import (
+    TokenMeans,
+    dense_index,
+    mean_vector,
+    token_counts,
+)
 from minirec.recommend.passages.fusion import reciprocal_rank
 from minirec.recommend.passages.gate import Gate
 from minirec.recommend.passages.measures import GateTrial, overlap_search, retrieval_measures
@@ -144,6 +150,25 @@ def test_a_models_vectors_find_what_words_do_not(index):
     both = Retriever(index, dense, Embedder(), candidates=2)
     assert set(both.search("violins", 2).tolist()) == {1, 4}
     assert Retriever(index).search("violins", 2).tolist() == [1]
+
+
+def test_a_models_own_embeddings_say_how_alike_texts_are():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(256, 8))
+    rows[ord("b")] = rows[ord("a")] + 0.1 * rng.normal(size=8)  # Two tokens of one meaning.
+
+    def encode(texts):
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+
+    texts = ["a a", "b b", "x y", "", "q r s"]
+    counts = token_counts(texts, encode, 256)
+    assert counts.sum() == sum(map(len, texts))
+    mean = mean_vector(texts, rows, counts, encode)
+    means = TokenMeans(rows, counts, encode, mean)
+    vectors = means.embed(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 0, 1], rtol=1e-6)
+    alike = dense_index(texts, means, {}).search(means.embed(["a"]), 2)[0][0]
+    assert set(alike.tolist()) == {0, 1}
 
 
 def test_made_questions_are_known_and_the_measures_count_them(index):
