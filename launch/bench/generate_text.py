@@ -85,7 +85,7 @@ def run(setting: Setting | None = None) -> Iterator[dict[str, Any]]:
                         folder, implementation, mode, batch, tokens
                     )
             if implementation == peer.NAME:
-                np.savez(folder / "theirs.npz", **tokens)
+                np.savez(folder / "theirs.npz", **tokens)  # pyrefly: ignore[bad-argument-type]
             del measured
 
 

@@ -59,7 +59,7 @@ def measure(folder: Path) -> dict[str, Any]:
                 answers = sampler.generate(*given)
                 seconds.setdefault(f"{mode}_{batch}", []).append(time.perf_counter() - begin)
                 found[f"{mode}_{batch}"] = np.array([one.tokens for one in answers], np.int32)
-    np.savez(folder / "found.npz", **found)
+    np.savez(folder / "found.npz", **found)  # pyrefly: ignore[bad-argument-type]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": seconds, "peak_gb": peak}
 
