@@ -66,7 +66,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.num_steps = 2400
     config.train.warmup_steps = 50
     config.train.end_fraction = 0.02
-    config.train.muon_learning_rate = 6e-3
     config.train.b2 = 0.98
     # All of it is trained on, to the last step; nothing is left to select a checkpoint by.
     config.evaluate.valid_ratio = 0.0

@@ -32,6 +32,7 @@ from launch.bench import (
     evaluate,
     event_store,
     generate,
+    generate_text,
     index,
     loader,
     plot,
@@ -43,6 +44,7 @@ from launch.bench import (
     sft_training,
     slice_memory,
     tasks,
+    text_training,
     training,
 )
 from launch.wiring import program
@@ -135,6 +137,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "index": index.run,
     "tasks": lambda: tasks.run(tuple(_LIST_ROWS.value)),
     "event_store": event_store.run,
+    "text_training": text_training.run,
+    "generate_text": generate_text.run,
 }
 
 

@@ -129,8 +129,9 @@ def metadata(
             "bos_id": pieces.bos_id,
             "eos_id": pieces.eos_id,
             "pad_id": pieces.pad_id,
+            "files": tokenizer["files"],
         },
-        **trained_on(corpus, tokenizer),
+        "corpus": corpus["fingerprint"],
     }
 
 

@@ -189,7 +189,7 @@ def _divided(
         own, other_params, *_ = divide(params)
         mine, first_state = first.update(mine, state["first"], own)
         others, rest_state = rest.update(others, state["rest"], other_params)
-        both: Any = mine | others  # pyrefly: ignore
+        both: dict[str, Any] = dict(mine) | dict(others)  # pyrefly: ignore
         found = jax.tree.unflatten(shape, [both[name] for name in names])
         return found, {"first": first_state, "rest": rest_state}
 

@@ -35,7 +35,7 @@ def another(value):
         case str():
             return f"{value}x"
         case tuple() | list():
-            return (*value, *value[:1])
+            return (*value, *value[:1]) or ("x",)
     raise TypeError(value)
 
 

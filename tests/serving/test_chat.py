@@ -1,7 +1,10 @@
 """Chat: answers held to passages, refusals, history, commands; whole and streamed over HTTP."""
 
+import asyncio
 import dataclasses
 import json
+import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from minirec.recommend.passages.retriever import Retriever
 from minirec.serving.chat.chat import ANSWER, QUOTATION, REFUSAL, Chat, ChatSettings, Drawing, Reply
 from minirec.serving.chat.prompt import Turn, make_prompt
 from minirec.serving.chat.support import best_sentence, sentences, support
+from tests.ports import free_port
+from tests.serving import browser
 
 pytest.importorskip("bm25s", reason="needs the extra text")
 LOBSTER = (
@@ -237,3 +242,63 @@ def test_a_server_that_ends_takes_on_nobody(client):
     assert client.get("/readyz").status_code == 503
     assert client.get("/v1/chat").status_code == 405
     assert isinstance(service.engine.chat.reply(QUESTION), Reply)
+
+
+@pytest.fixture
+def address(chat):
+    """A server in a thread, as launch.chat --port starts it."""
+    pytest.importorskip("uvicorn", reason="needs the extra serve")
+    from minirec.serving.chat.http import ChatService, chat_application
+    from minirec.serving.server import Addresses, serve
+
+    service = ChatService(chat(" The lobster has two claws. Its uncle governs galaxies."), "docs")
+    port, ready = free_port(), threading.Event()
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    serving = serve(
+        lambda: service,
+        Addresses(http_port=port),
+        on_ready=lambda _: ready.set(),
+        stop=stop,
+        application=chat_application,
+    )
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serving))
+    thread.start()
+    assert ready.wait(60)
+    yield f"http://127.0.0.1:{port}/"
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(60)
+    loop.close()
+
+
+def test_the_server_streams_an_answer(address):
+    body = json.dumps({"messages": messages(QUESTION), "stream": True}).encode()
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{address}v1/chat", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        events = response.read().decode().split("\n\n")
+    assert events[-2] == "data: [DONE]"
+    first = json.loads(events[0].removeprefix("data: "))
+    assert first["choices"][0]["delta"]["content"] == "The lobster has two claws."
+
+
+@pytest.mark.skipif(browser.chromium() is None, reason="there is no Chromium")
+def test_the_page_shows_answers_with_their_sources(address, tmp_path):
+    pytest.importorskip("websocket", reason="websocket-client is not installed")
+    window = browser.Browser(str(tmp_path / "chromium"))
+    try:
+        window.open(address)
+        window.until("document.getElementById('name').textContent === 'docs'")
+        for number, (question, kind) in enumerate(((QUESTION, ""), ("Spacecraft?", "refusal"))):
+            window.run(f"document.getElementById('question').value = {json.dumps(question)}")
+            window.click("document.getElementById('send')")
+            said = "[...document.querySelectorAll('#said li')]"
+            window.until(f"{said}.length === {2 * number + 2}")
+            window.until("!document.getElementById('send').disabled")
+            shown = window.run(f"{said}.at(-1).className + '|' + {said}.at(-1).innerText")
+            assert kind in shown.partition("|")[0]
+            if not number:
+                assert shown.partition("|")[2].startswith("The lobster has two claws.")
+                assert "[1] Lobster › Body (u/lobster)" in shown
+        assert window.run("document.querySelectorAll('#said details').length") == 2
+    finally:
+        window.close()

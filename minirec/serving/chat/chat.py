@@ -93,7 +93,8 @@ class Reply:
     Attributes:
         text: what was shown, without its sources.
         kind: `ANSWER`, `QUOTATION` or `REFUSAL`.
-        sources: the passages that the model read; empty for a refusal.
+        sources: the passages that the model read, or that were looked at for a quotation; empty for
+            a refusal.
         verdict: what the gate said.
         tokens: how many the prompt has, and how many the model wrote.
     """
@@ -183,10 +184,11 @@ class Chat:
         if shown:
             yield Reply(shown, ANSWER, sources, verdict, counts)
             return
-        quoted, place = best_sentence(question, sources, self.gate.content_words)
+        # A quotation needs no room in the window.
+        quoted, place = best_sentence(question, passages, self.gate.content_words)
         text = f"Quotation [{place + 1}]: “{quoted}”"
         yield text
-        yield Reply(text, QUOTATION, sources, verdict, counts)
+        yield Reply(text, QUOTATION, tuple(passages), verdict, counts)
 
     def reply(
         self, question: str, turns: Sequence[Turn] = (), drawing: Drawing | None = None
