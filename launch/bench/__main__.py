@@ -31,12 +31,14 @@ from launch.bench import (
     content,
     evaluate,
     event_store,
+    feed,
     generate,
     index,
     loader,
     plot,
     prepare,
     prepare_spark,
+    ranker,
     rq_kmeans,
     scale,
     serving,
@@ -133,6 +135,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "index": index.run,
     "tasks": lambda: tasks.run(tuple(_LIST_ROWS.value)),
     "event_store": event_store.run,
+    "ranker": ranker.run,
+    "feed": feed.run,
 }
 
 
