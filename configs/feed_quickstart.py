@@ -1,7 +1,9 @@
 """A generated shop's feed: trained in minutes, then served with live events.
 
-python -m launch.feed --config=feed_quickstart --workdir=W     # http://127.0.0.1:8000
+    python -m launch.feed --config=feed_quickstart --workdir=W     # http://127.0.0.1:8000
 
+On 2 CPU cores (AMD EPYC) beside many other jobs training took 7 min; 500 validation targets, seed
+0: NDCG@10 of the ranker .526.
 """
 
 from __future__ import annotations

@@ -15,21 +15,16 @@ line of JSON once it is ready. docs/feed.md tells the rest.
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from typing import Any
 
 from absl import flags
 
 from launch import prepare, train
-from launch.wiring import feed_server, program
+from launch.wiring import feed_server, listening, program
 from launch.wiring.compiled import keep_programs
 
 _COMPILED = ".compiled"
 _ROLE = flags.DEFINE_enum("role", "all", list(feed_server.ROLES), "What this process serves.")
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
-_HTTP_PORT = flags.DEFINE_integer("http_port", 8000, "Port of HTTP; 0: none.", lower_bound=0)
-_GRPC_PORT = flags.DEFINE_integer("grpc_port", 8001, "Port of gRPC; 0: none.", lower_bound=0)
 _RANKER_AT = flags.DEFINE_list("ranker_at", [], "HOST:PORT of rankers, with commas.")
 _RETRIEVAL_AT = flags.DEFINE_list("retrieval_at", [], "HOST:PORT of towers, with commas.")
 _STORE_AT = flags.DEFINE_list("store_at", [], "HOST:PORT of event stores, with commas.")
@@ -37,15 +32,7 @@ _KAFKA = flags.DEFINE_string(
     "kafka", "", "Addresses of Kafka's brokers that feed the event store; none: its own log."
 )
 _GROUP = flags.DEFINE_string("group", "minirec", "Kafka's consumer group of the event store.")
-_DEADLINE_MS = flags.DEFINE_float(
-    "deadline_ms", 2000.0, "Time for an answer where a request does not say.", lower_bound=1.0
-)
-_MAX_QUEUE = flags.DEFINE_integer("max_queue", 256, "Requests that may wait.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer("workers", 4, "Threads that answer.", lower_bound=1)
-_DRAIN_S = flags.DEFINE_float(
-    "drain_s", 30.0, "Time that those get who are taken on when the server ends.", lower_bound=0.0
-)
-_LOG_REQUESTS = flags.DEFINE_bool("log_requests", True, "A line on standard error a request.")
 
 
 def trained(job: program.Job) -> bool:
@@ -76,8 +63,8 @@ def main(job: program.Job) -> None:
         kafka=_KAFKA.value,
         group=_GROUP.value,
         workers=_WORKERS.value,
-        max_queue=_MAX_QUEUE.value,
-        deadline_s=_DEADLINE_MS.value / 1e3,
+        max_queue=listening.MAX_QUEUE.value,
+        deadline_s=listening.DEADLINE_MS.value / 1e3,
     )
     keep_programs(job.workdir / _COMPILED)
     if asked.role == "all" and not trained(job):
@@ -87,8 +74,10 @@ def main(job: program.Job) -> None:
         from uvloop import run
     except ImportError:  # Where it is not to be had, such as on Windows.
         from asyncio import run
-    addresses = server.Addresses(_HOST.value, _HTTP_PORT.value, _GRPC_PORT.value)
-    _log_to_stderr(_LOG_REQUESTS.value)
+    addresses = server.Addresses(
+        listening.HOST.value, listening.HTTP_PORT.value, listening.GRPC_PORT.value
+    )
+    listening.log_to_stderr(("minirec.serving", "minirec.recommend", "pipelines.events"))
 
     def load() -> Any:
         return feed_server.services_of(job, asked)
@@ -105,21 +94,12 @@ def main(job: program.Job) -> None:
         print(json.dumps(line), flush=True)
 
     fronts = server.Fronts(application, None, grpc_server)
-    run(server.serve(load, addresses, fronts=fronts, drain_s=_DRAIN_S.value, on_ready=ready))
-
-
-def _log_to_stderr(requests: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name in ("minirec.serving", "minirec.recommend", "pipelines.events"):
-        log = logging.getLogger(name)
-        log.addHandler(handler)
-        log.propagate = False
-        log.setLevel(logging.WARNING)
-    logging.getLogger("minirec.serving.requests").setLevel(
-        logging.INFO if requests else logging.WARNING
+    run(
+        server.serve(
+            load, addresses, fronts=fronts, drain_s=listening.DRAIN_S.value, on_ready=ready
+        )
     )
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, deadline_ms="2000")  # Several parts answer, one after the other.

@@ -15,17 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
-import sys
 
 from absl import flags
 
-from launch.wiring import program, ray_scale
+from launch.wiring import listening, program, ray_scale
 
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address that clients come to.")
-_HTTP_PORT = flags.DEFINE_integer("http_port", 8000, "Port of HTTP; 0: none.", lower_bound=0)
-_GRPC_PORT = flags.DEFINE_integer("grpc_port", 8001, "Port of gRPC; 0: none.", lower_bound=0)
 _ADMIN_HOST = flags.DEFINE_string(
     "admin_host",
     "127.0.0.1",
@@ -35,20 +30,12 @@ _ADMIN_HOST = flags.DEFINE_string(
 _ADMIN_PORT = flags.DEFINE_integer(
     "admin_port", 8002, "Port of the admins' HTTP; 0: none.", lower_bound=0
 )
-_DEADLINE_MS = flags.DEFINE_float(
-    "deadline_ms", 1000.0, "Time for an answer where a request does not say.", lower_bound=1.0
-)
-_MAX_QUEUE = flags.DEFINE_integer("max_queue", 1024, "Requests that may wait.", lower_bound=1)
 _MAX_WAIT_MS = flags.DEFINE_float(
     "max_wait_ms", 0.0, "How long a request waits for company; 0: it does not.", lower_bound=0.0
 )
 _CACHE_MB = flags.DEFINE_integer(
     "cache_mb", 64, "Memory for what histories were read into.", lower_bound=0
 )
-_DRAIN_S = flags.DEFINE_float(
-    "drain_s", 30.0, "Time that those get who are taken on when the server ends.", lower_bound=0.0
-)
-_LOG_REQUESTS = flags.DEFINE_bool("log_requests", True, "A line on standard error a request.")
 _LOG_HISTORIES = flags.DEFINE_bool(
     "log_histories", False, "Let these lines show what was recommended."
 )
@@ -59,7 +46,7 @@ _ENGINE = flags.DEFINE_enum(
 
 def main(job: program.Job) -> None:
     """Serves the job's run."""
-    scale = ray_scale.from_flags(_ENGINE.value, _DRAIN_S.value)
+    scale = ray_scale.from_flags(_ENGINE.value, listening.DRAIN_S.value)
     try:
         from launch.wiring import answering, ray_replicas
         from minirec.serving import front, server
@@ -73,19 +60,19 @@ def main(job: program.Job) -> None:
     except ImportError:  # Where it is not to be had, such as on Windows.
         from asyncio import run
     addresses = server.Addresses(
-        _HOST.value,
-        _HTTP_PORT.value,
-        _GRPC_PORT.value,
+        listening.HOST.value,
+        listening.HTTP_PORT.value,
+        listening.GRPC_PORT.value,
         _ADMIN_HOST.value,
         _ADMIN_PORT.value,
         os.environ.get("MINIREC_ADMIN_TOKEN") or None,
     )
-    _log_to_stderr(_LOG_REQUESTS.value)
+    listening.log_to_stderr()
     settings = answering.Settings(
         cache_bytes=_CACHE_MB.value * 2**20,
-        max_queue=_MAX_QUEUE.value,
+        max_queue=listening.MAX_QUEUE.value,
         max_wait_s=_MAX_WAIT_MS.value / 1e3,
-        deadline_s=_DEADLINE_MS.value / 1e3,
+        deadline_s=listening.DEADLINE_MS.value / 1e3,
         log_histories=_LOG_HISTORIES.value,
     )
 
@@ -104,7 +91,7 @@ def main(job: program.Job) -> None:
             server.serve(
                 lambda: answering.service(job, settings),
                 addresses,
-                drain_s=_DRAIN_S.value,
+                drain_s=listening.DRAIN_S.value,
                 on_ready=lambda service: ready(service.engine.served.model_version),
             )
         )
@@ -132,7 +119,7 @@ def main(job: program.Job) -> None:
         await server.serve(
             load,
             addresses,
-            drain_s=_DRAIN_S.value,
+            drain_s=listening.DRAIN_S.value,
             on_ready=lambda service: ready(service.fleet.pin.release.model_version),
             fronts=server.Fronts(
                 front.clients, front.admins, server.recommender_grpc, has_short_way=True
@@ -140,18 +127,6 @@ def main(job: program.Job) -> None:
         )
 
     run(serve())
-
-
-def _log_to_stderr(requests: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("minirec.serving")
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.WARNING)
-    logging.getLogger("minirec.serving.requests").setLevel(
-        logging.INFO if requests else logging.WARNING
-    )
 
 
 if __name__ == "__main__":

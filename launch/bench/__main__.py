@@ -31,6 +31,7 @@ from launch.bench import (
     content,
     evaluate,
     event_store,
+    feed,
     generate,
     generate_text,
     index,
@@ -38,6 +39,7 @@ from launch.bench import (
     plot,
     prepare,
     prepare_spark,
+    ranker,
     rq_kmeans,
     scale,
     serving,
@@ -139,6 +141,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[dict]]] = {
     "event_store": event_store.run,
     "text_training": text_training.run,
     "generate_text": generate_text.run,
+    "ranker": ranker.run,
+    "feed": feed.run,
 }
 
 

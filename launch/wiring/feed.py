@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 from ml_collections import ConfigDict
 
-from launch.wiring import baselines, fusion_run, made_with, training
+from launch.wiring import baselines, feed_quality, fusion_run, made_with, training
 from launch.wiring.catalogue import Catalogue, check_trained_on, load_prepared, popularity_trie
 from launch.wiring.experiment import Experiment, Run, Training, list_length
 from launch.wiring.program import Job, UsageError
@@ -30,6 +30,7 @@ from minirec.models.hash_embedding import hash_buckets, ids_of
 from minirec.models.ranker import RankerConfig
 from minirec.models.two_tower import TwoTowerConfig
 from minirec.recommend import ItemTransition, RankedLists
+from minirec.recommend.baselines import Recency
 from minirec.recommend.baselines.alike import rank_alike
 from minirec.recommend.content import Neighbours
 from minirec.recommend.feed import FeedSearcher
@@ -61,10 +62,20 @@ class FeedCatalogue(Catalogue):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeedRun(Run):
-    """A trained ranker and its towers."""
+    """A trained ranker and its towers.
+
+    Attributes:
+        quality: what an evaluation found beside its rows.
+    """
 
     catalogue: FeedCatalogue
     model: FeedModel
+    quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What an evaluation found beside its rows, for the report."""
+        return {"quality": self.quality} if self.quality else {}
 
     def split_batches(self, split: str, max_users: int) -> EvalBatches:
         """Returns the histories of a split; see `Run`."""
@@ -181,6 +192,7 @@ def search(job: Job, split: str) -> Searched:
         ranked = _as_ranked(found.ranked.row, feed)
     transition = sources.transition
     codes = run.codes(ranked)
+    run = dataclasses.replace(run, quality=_quality(job, run, sources, split, found))
     return Searched(split, run, ranked, codes, lists, system, transition, like, started, main=FEED)
 
 
@@ -189,21 +201,23 @@ class Sources:
 
     Attributes:
         transition: the transition count.
+        like: which items are like which.
         facts: what a gate knows of the items.
     """
 
-    def __init__(self, run: FeedRun, like: Neighbours):
+    def __init__(self, run: FeedRun, like: Neighbours, *, length: int | None = None):
         """Counts what is counted.
 
         Args:
             run: the trained run.
             like: which items are like which.
+            length: of the lists; None: as an evaluation's are.
         """
         self._run, config, prepared = run, run.config, run.catalogue.prepared
         self.transition = ItemTransition(*prepared.training_items(), prepared.num_items)
-        self.facts = Facts(self.transition, like)
+        self.like, self.facts = like, Facts(self.transition, like)
         self._exclude_seen = config.search.exclude_seen
-        self._length = list_length(config, prepared.num_items)
+        self._length = length or list_length(config, prepared.num_items)
         searcher = FeedSearcher(run.catalogue.identities, num_retrieved=config.search.retrieved)
         self._judge = searcher.of(run.model)
 
@@ -247,6 +261,91 @@ class Sources:
             CONTENT: rank_alike(histories, self.facts.neighbours, _ALIKE, **filters),
         }
         return Rankings(_as_ranked(row, lists[RANKER]), lists, histories)
+
+    def rank_histories(
+        self,
+        histories: Sequence[Int[np.ndarray, " h"]],
+        allowed: Bool[np.ndarray, " N"],
+        event: int,
+        size: int,
+    ) -> Rankings:
+        """Returns every source's lists for some histories, of which nothing else is known.
+
+        Args:
+            histories: item ids, oldest first.
+            allowed: items that anybody may get.
+            event: the event type that all their events count as.
+            size: of the batch, at least as many as there are histories: the rest is padding.
+        """
+        most = self._run.config.loader.max_items
+        filters = {"exclude_seen": self._exclude_seen, "allowed": allowed}
+        item = np.full((size, most), -1, np.int32)
+        lengths = np.zeros(size, np.int32)
+        for row, history in enumerate(histories):
+            newest = history[-most:]
+            item[row, : len(newest)], lengths[row] = newest, len(newest)
+        batch = {"item": item, "event": np.full_like(item, event), "gap": np.zeros_like(item),
+                 "lengths": lengths, "wait": np.zeros(size, np.int32)}  # fmt: skip
+        forbidden = np.flatnonzero(~allowed).astype(np.int32)
+        # One compiled program a call, whatever a history holds.
+        excluded = np.full((size, most + len(forbidden) + 1), -1, np.int32)
+        excluded[:, most : most + len(forbidden)] = forbidden
+        if self._exclude_seen:
+            excluded[:, :most] = item
+        given = np.full((size, self._length), -1, np.int32)
+        followers = self.transition.rank_followers(histories, self._length, **filters)
+        given[: len(histories)] = followers.item
+        found = self._judge(batch, given, excluded=excluded)
+        rows = np.arange(len(histories))
+        lists = {
+            RANKER: ranked_lists(found.item[rows], found.logits[rows, :, -1], self._length),
+            TWO_TOWER: ranked_lists(
+                found.retrieved[rows], found.retrieved_logit[rows], self._length
+            ),
+            ITEM_TRANSITION: followers,
+            CONTENT: rank_alike(histories, self.facts.neighbours, _ALIKE, **filters),
+        }
+        return Rankings(_as_ranked(rows, lists[RANKER]), lists, list(histories))
+
+
+def _quality(
+    job: Job, run: FeedRun, sources: Sources, split: str, found: Rankings
+) -> dict[str, Any]:
+    """Returns what a report says of the ranker's probabilities and of each source."""
+    config, prepared = job.config, run.catalogue.prepared
+    row = found.ranked.row
+    rng = np.random.default_rng(config.seed)
+    drawn = np.sort(rng.permutation(row)[: feed_quality.DRAWN])
+    views, target = prepared.views(split), prepared.targets(split)
+    batches = judged_batches(prepared, run.split_batches(split, 0), split)
+    ranker = feed_quality.ranker_quality(
+        run.model,
+        run.catalogue.identities,
+        feed_quality.drawn_batches(batches, drawn),
+        actions=tuple(prepared.event_weights),
+        target=target,
+        event=prepared.columns["event"][views[:, 2]],
+        user=views[:, 0],
+        most=config.search.num_items,
+        seed=config.seed,
+    )
+    sizes = config.feed.sources
+    recency = Recency(sources.transition.popularity)
+    order = sources.transition.popularity.order
+    named = {
+        "two_tower": found.lists[TWO_TOWER].item,
+        "transition": found.lists[ITEM_TRANSITION].item,
+        "bestsellers": np.broadcast_to(order, (len(row), len(order))),
+    }
+    lists = {name: item[:, : sizes[name]] for name, item in named.items() if sizes[name]}
+    if sizes.recency:
+        lists["recency"] = recency.recommend(found.histories, sizes.recency, exclude_seen=False)
+        for place, history in enumerate(found.histories):  # Behind them it has the popular.
+            lists["recency"][place, len(np.unique(history)) :] = -1
+    is_new = np.array(
+        [one not in history for one, history in zip(target[row], found.histories, strict=True)]
+    )
+    return {"ranker": ranker, "sources": feed_quality.source_recall(lists, target[row], is_new)}
 
 
 def load_catalogue(job: Job) -> FeedCatalogue:

@@ -105,8 +105,8 @@ def load(
     experiment = recommending(job, "launch.recommend and launch.serve")
     if experiment.search is not None:
         raise UsageError(
-            f"config.family={job.config.family!r}: its runs are trained and evaluated so far; "
-            "launch.recommend and launch.serve answer with families that write SIDs"
+            f"config.family={job.config.family!r}: launch.serve answers with families that write "
+            "SIDs; launch.feed serves a feed"
         )
     run = experiment.load(job, with_appended=with_appended)
     if run.mesh is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from configs import blocks
 from launch import evaluate, make_sids, recommend, train
-from launch.wiring import feed, program
+from launch.wiring import feed, program, serving
 from minirec.recommend import baselines_for
 from minirec.training import read_metrics
 from pipelines.prepare.prepare import prepare
@@ -139,9 +139,33 @@ def test_a_feed_has_no_sids_to_make(job):
         make_sids.make(job)
 
 
-def test_a_feed_is_not_served_by_sids(job, report):
-    with pytest.raises(program.UsageError, match="families that write SIDs"):
-        list(recommend.recommend(job, [["i1"]], top=3))
+@pytest.mark.parametrize("rank_by", ["system", "ranker", "two_tower"])
+def test_a_feed_recommends_to_histories(job, report, rank_by):
+    histories = [["i1", "i2", "i7"], [], ["i7"] * 20]
+    rows = list(recommend.recommend(job, histories, top=4, rank_by=rank_by, exclude=["i3"]))
+    by_user = {user: [row for row in rows if row["user"] == user] for user in range(3)}
+    for mine in by_user.values():
+        assert [row["rank"] for row in mine] == [0, 1, 2, 3]
+        listed = [row["item_id"] for row in mine]
+        assert len(set(listed)) == 4
+        assert "i3" not in listed
+        scores = [row["score"] for row in mine if row["score"] is not None]
+        assert scores == sorted(scores, reverse=True)
+    assert all("note" in row for row in by_user[1])
+    if rank_by != "two_tower":  # Seven of ten events repeat the one before.
+        assert by_user[2][0]["item_id"] == "i7"
+    if rank_by == "system":
+        alone = recommend.recommend(job, [histories[0]], top=4, rank_by="feed", exclude=["i3"])
+        assert [row["item_id"] for row in alone] == [row["item_id"] for row in by_user[0]]
+
+
+def test_what_a_feed_cannot_recommend_by_is_named(job, report):
+    with pytest.raises(program.UsageError, match="ranks by feed, ranker, two_tower"):
+        list(recommend.recommend(job, [["i1"]], top=3, rank_by="model"))
+    with pytest.raises(program.UsageError, match=r"launch\.feed serves a feed"):
+        serving.load(job)
+    with pytest.raises(ValueError, match="'i999'"):
+        list(recommend.recommend(job, [["i999"]], top=3))
 
 
 def test_numbers_of_many_items_are_codes_of_two_levels():
@@ -149,3 +173,29 @@ def test_numbers_of_many_items_are_codes_of_two_levels():
     codes = feed.number_codes(item, 200_001)
     assert feed.code_sizes(200_001) == (4, 65_536)
     assert codes[0].tolist() == [[0, 0], [0, 65_535], [1, 0], [3, 3392], [-1, -1]]
+
+
+def test_a_report_says_what_probabilities_and_sources_are_worth(job, report):
+    found = json.loads((job.run / "report" / "report.json").read_text())["quality"]
+    prepared = feed.load_catalogue(job).prepared
+    views, target = prepared.views("test"), prepared.targets("test")
+    assert found["ranker"]["targets"] == len(views)
+    actions = found["ranker"]["actions"]
+    event = prepared.columns["event"][views[:, 2]]
+    assert [actions[name]["targets"] for name in ("view", "buy")] == np.bincount(event).tolist()
+    for of in actions.values():
+        assert of["auc_per_user"] > 0.6  # Seven of ten repeat the item before.
+        assert of["auc_pooled"] > 0.6
+        assert 0 < of["log_loss"] < 1
+        assert of["calibration"]["observed"] > 0
+        assert of["auc_of_viewed"]["recency"] > 0.6
+    # Over all items as over the candidates: those hold nearly all.
+    assert found["ranker"]["all_items"]["hr@1"] > 0.5
+    sources = found["sources"]
+    histories = prepared.histories("test", np.arange(len(views)))
+    again = np.mean([one in past for one, past in zip(target, histories, strict=True)])
+    assert sources["recency"]["recall"] == pytest.approx(again, abs=1e-5)
+    assert sources["recency"]["recall_of_new"] == 0
+    assert sources["together"]["recall"] >= max(
+        of["recall"] for name, of in sources.items() if name != "together"
+    )

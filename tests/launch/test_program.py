@@ -98,6 +98,7 @@ def test_the_benchmarks_are_listed_without_running(launch):
     listed = "trie beam_step decode head_beam_step loader rq_kmeans content prepare"
     listed += " prepare_spark evaluate generate training sft_training slice_memory scale serving"
     listed += " index tasks event_store text_training generate_text"
+    listed += " ranker feed"
     assert done.stdout.split() == listed.split()
     done = launch("bench", "--only=tire")
     assert done.returncode == 2

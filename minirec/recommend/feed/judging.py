@@ -15,13 +15,12 @@ from minirec.recommend.pipeline import FeedQuery, Scorer
 
 
 class ActionRanker(Protocol):
-    """A ranker, here or elsewhere.
+    """A ranker, here or elsewhere."""
 
-    Attributes:
-        actions: names of what it gives probabilities of, in their order.
-    """
-
-    actions: Sequence[str]
+    @property
+    def actions(self) -> Sequence[str]:
+        """Names of what it gives probabilities of, in their order."""
+        ...
 
     def probabilities(
         self, past: PastEvents, items: Int[np.ndarray, " C"], now: float
