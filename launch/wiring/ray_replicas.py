@@ -83,6 +83,7 @@ class RayReplicas:
 
     def close(self) -> None:
         """Ends the replicas, and Ray where it was started for them."""
+        self._handle.shutdown()  # It would go on to report how many wait.
         importlib.import_module("ray.serve").delete(APPLICATION)
         importlib.import_module("ray").shutdown()
 
@@ -93,6 +94,9 @@ def started(job: Job, settings: answering.Settings, scale: Scale) -> RayReplicas
     Raises:
         UsageError: Ray is missing, there is no such cluster, or a replica cannot be started.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What of Ray's still runs after its end would start it again, without being asked.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         ray = importlib.import_module("ray")
         serve = importlib.import_module("ray.serve")
@@ -139,7 +143,6 @@ def started(job: Job, settings: answering.Settings, scale: Scale) -> RayReplicas
 
 
 def _join(ray: Any, scale: Scale) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if scale.address is not None:
         try:
