@@ -273,9 +273,12 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
                 self.data_received(data)
 
         def _keep_alive(self, seconds: float) -> None:
-            self.timeout_keep_alive_task = self.loop.call_later(seconds, self._idle)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                seconds, self.timeout_keep_alive_handler
+            )
 
-        def _idle(self) -> None:
+        def timeout_keep_alive_handler(self) -> None:
+            """Closes a connection that asks no more; plain requests since have not told uvicorn."""
             self.timeout_keep_alive_task = None
             if self.is_busy or self.head is not None:
                 return  # The next answer begins to wait again.
@@ -283,7 +286,7 @@ def connections_of(door: Door, protocol: Any = None) -> type[asyncio.Protocol]:
             if left > 0:
                 self._keep_alive(left)
             else:
-                self.timeout_keep_alive_handler()
+                super().timeout_keep_alive_handler()
 
         def _wait(self) -> None:
             self.headers_timer = self.loop.call_later(HEADERS_S, self._too_slow)

@@ -105,23 +105,79 @@ def test_a_request_may_come_in_pieces(service, pieces):
     assert status == 200
 
 
-@pytest.mark.parametrize("requests", [1, 3])
-def test_a_connection_that_asks_no_more_is_closed(service, requests):
-    async def story():
-        door = types.SimpleNamespace(service=service)
-        config = uvicorn.Config(application(service), lifespan="off", timeout_keep_alive=0.05)
+class Connection:
+    """A connection whose loop's clock is moved by hand, and what it does with the transport."""
+
+    def __init__(self, service, loop):
+        self.loop, self.now, self.timers, self.is_closed = loop, 0.0, [], False
+        config = uvicorn.Config(application(service), lifespan="off", timeout_keep_alive=75)
         config.load()
-        kind, state = connections_of(door), ServerState()
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: kind(config, state, {}, loop), "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        for _ in range(requests):
-            writer.write(asked())
-            status, _, _ = await asyncio.wait_for(read_answer(reader), 60)
-            assert status == 200
-        assert await asyncio.wait_for(reader.read(), 60) == b""
-        writer.close()
-        server.close()
+        door = types.SimpleNamespace(service=service)
+        self.protocol = connections_of(door)(config, ServerState(), {}, self)
+        self.protocol.connection_made(self)
+        self.sent = []
+
+    def call_later(self, seconds, callback):
+        handle = types.SimpleNamespace(due=self.now + seconds, callback=callback)
+        handle.cancel = lambda: self.timers.remove(handle) if handle in self.timers else None
+        self.timers.append(handle)
+        return handle
+
+    def time(self):
+        return self.now
+
+    def call_soon(self, callback, *args, **options):
+        return self.loop.call_soon(callback, *args, **options)
+
+    def create_task(self, *args, **options):
+        return self.loop.create_task(*args, **options)
+
+    def write(self, data):
+        self.sent.append(data)
+
+    def is_closing(self):
+        return self.is_closed
+
+    def close(self):
+        self.is_closed = True
+
+    def get_extra_info(self, name, default=None):
+        return default
+
+    def pause_reading(self):
+        """Nothing."""
+
+    resume_reading = pause_reading
+
+    def go_on(self, seconds):
+        """Moves the clock, and calls what is due."""
+        self.now += seconds
+        for handle in [handle for handle in self.timers if handle.due <= self.now]:
+            self.timers.remove(handle)
+            handle.callback()
+
+    async def answered(self, data):
+        before = len(self.sent)
+        self.protocol.data_received(data)
+        while not any(part.startswith(b"HTTP/1.1 200") for part in self.sent[before:]):
+            await asyncio.sleep(0)
+        for _ in range(5):  # uvicorn arms its timer behind the last bytes.
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("first", [asked(), b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_connection_is_closed_once_it_asks_no_more_and_not_before(service, first):
+    async def story():
+        one = Connection(service, asyncio.get_running_loop())
+        await one.answered(first)
+        for _ in range(6):
+            one.go_on(20.0)
+            assert not one.is_closed
+            await one.answered(asked())
+        one.go_on(74.0)
+        assert not one.is_closed
+        one.go_on(74.0)
+        assert one.is_closed
 
     asyncio.run(story())
 
