@@ -52,11 +52,11 @@ class Conversation:
             if isinstance(part, Reply):
                 self.last = part
             else:
-                print(part, end="", flush=True)
+                print(files.shown(part, lines=True), end="", flush=True)
         print()
         assert self.last is not None
         if self.last.sources:
-            print(f"\n{self.last.sources_text}")
+            print("\n" + files.shown(self.last.sources_text, lines=True))
         if self.last.kind != REFUSAL:
             self._turns.append(Turn(question, self.last.text))
 
@@ -72,11 +72,13 @@ class Conversation:
             self._turns, self.last = [], None
             print("(nothing was said)")
         elif name == "/sources":
-            print(self.last.sources_text if self.last and self.last.sources else "(no sources)")
+            said = self.last.sources_text if self.last and self.last.sources else "(no sources)"
+            print(files.shown(said, lines=True))
         elif name == "/context":
             passages = self.last.sources if self.last else ()
             for number, passage in enumerate(passages, start=1):
-                print(f"[{number}] {passage.heading}\n{passage.text}\n")
+                text = f"[{number}] {passage.heading}\n{passage.text}\n"
+                print(files.shown(text, lines=True))
             if not passages:
                 print("(no context)")
         else:

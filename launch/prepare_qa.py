@@ -3,7 +3,8 @@
 A line of the file is a JSON object with `question` and `answer`. W/qa/qa.jsonl gets a row each, as
 a chat's model reads it: the passage that covers the question, `Question: …`, `Answer: …`. Questions
 that no passage covers are left out and counted, or, with `--refuse`, answered by the config's "I
-don't know". The file is a corpus itself: --config.corpus.files=…/qa.jsonl in another workdir.
+don't know"; those that a held-out document covers are left out and counted, too. The file is a
+corpus itself: --config.corpus.files=…/qa.jsonl in another workdir.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from launch.wiring.text_dense import load_retriever
 from launch.wiring.text_index import gate_of
 from minirec import files
 from minirec.serving.chat.prompt import passage_text, question_text
+from pipelines.text.passages import EVAL, TEXT, read_passages
 
 FOLDER, ROWS = "qa", "qa.jsonl"
 _PAIRS = flags.DEFINE_string("pairs", None, "JSON lines with `question` and `answer`.")
@@ -48,7 +50,9 @@ def prepare(job: program.Job, path: Path, *, refuse: bool) -> dict[str, int]:
         ValueError: a line holds no question, no row is left, or there is no corpus.
     """
     retriever, gate = load_retriever(job), gate_of(job)
-    counts = {"rows": 0, "refused": 0, "left_out": 0}
+    # What is evaluated on must not come back as a row to train on.
+    held_out = {(one.source_url, one.text) for one in read_passages(job.workdir / TEXT / EVAL)}
+    counts = {"rows": 0, "refused": 0, "left_out": 0, "held_out": 0}
     out = job.workdir / FOLDER / ROWS
     with files.atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as rows:
         for number, (question, answer) in enumerate(read_pairs(path)):
@@ -58,6 +62,9 @@ def prepare(job: program.Job, path: Path, *, refuse: bool) -> dict[str, int]:
             text, source = "", ""
             if verdict.covered and verdict.passage is not None:
                 passage = found[verdict.passage]
+                if (passage.source_url, passage.text) in held_out:
+                    counts["held_out"] += 1
+                    continue
                 text, source = passage_text(passage), passage.source_url
             elif refuse:
                 answer = job.config.gate.refusal
@@ -76,8 +83,8 @@ def prepare(job: program.Job, path: Path, *, refuse: bool) -> dict[str, int]:
             counts["rows"] += 1
         if not counts["rows"]:
             raise program.UsageError(
-                f"{path}: no row is left: no passage covers one of its {counts['left_out']} "
-                "questions"
+                f"{path}: no row is left: no passage covers one of its "
+                f"{counts['left_out'] + counts['held_out']} questions"
             )
     return counts
 

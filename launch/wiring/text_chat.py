@@ -35,8 +35,9 @@ class SamplerWriter:
         asked: dict[str, Any] = {
             name: value for name, value in dataclasses.asdict(drawing).items() if value is not None
         }
-        if asked.get("temperature") == 0:
-            asked |= {"greedy": True, "temperature": 1.0}
+        if "temperature" in asked:
+            is_greedy = asked["temperature"] == 0
+            asked |= {"greedy": is_greedy, "temperature": asked["temperature"] or 1.0}
         settings = dataclasses.replace(self.settings, **asked)
         return self.sampler.stream(list(prompt), settings, settings.seed)
 

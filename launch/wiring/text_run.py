@@ -19,6 +19,7 @@ from launch.wiring.text_corpus import load_corpus, load_tokenizer, text_folder
 from minirec.decoding import Sampler, SamplingSettings
 from minirec.evaluation.text_scores import TextMeasure, Windows
 from minirec.evaluation.words import beginnings, words_of
+from minirec.files.schema import require_whole
 from minirec.models import SidDecoder, SidDecoderConfig, sharding
 from minirec.models.depth import trunk_of_depth
 from minirec.training import load_best
@@ -169,8 +170,9 @@ def text_measure(
     """Returns the measure of a model on documents.
 
     Raises:
-        ValueError: an overlap that leaves nothing of a window to measure.
+        ValueError: a batch of no windows, or an overlap that leaves nothing of one to measure.
     """
+    require_whole("config.evaluate.batch_size", config.evaluate.batch_size)
     try:
         windows = Windows.of_documents(
             document_tokens(texts, pieces), config.loader.row_tokens, overlap

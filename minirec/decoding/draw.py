@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from minirec.files.schema import require_whole
 
+LEAST_TEMPERATURE, LEAST_TOP_P = 1e-3, 1e-6
+"""Below them float32 has nothing left to draw from."""
+
 _ONE_BITS = 0x3F800000  # float32's 1.0; the bits of numbers from 0 up are ordered as they are.
 
 
@@ -49,20 +52,23 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("temperature", 0.0, math.inf),
-            ("top_p", 0.0, 1.0),
-            ("repetition_penalty", 0.0, math.inf),
+            # Less would vanish in float32.
+            ("temperature", LEAST_TEMPERATURE, math.inf),
+            ("top_p", LEAST_TOP_P, 1.0),
+            ("repetition_penalty", 1e-6, math.inf),
         ):
             value = getattr(self, name)
-            if not low < value <= high or math.isinf(value):
+            if not low <= value <= high or math.isinf(value):
                 raise ValueError(
-                    f"SamplingSettings.{name}={value!r}: must be finite and lie in ({low}, {high}]"
+                    f"SamplingSettings.{name}={value!r}: must be finite and lie in [{low}, {high}]"
                 )
         if not 0.0 <= self.min_p < 1.0:
             raise ValueError(f"SamplingSettings.min_p={self.min_p!r}: must lie in [0, 1)")
         require_whole("SamplingSettings.top_k", self.top_k, 0)
         require_whole("SamplingSettings.max_new_tokens", self.max_new_tokens, 1)
         require_whole("SamplingSettings.seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise ValueError(f"SamplingSettings.seed={self.seed}: must be below 2^32")
         if isinstance(self.stop, str) or not all(isinstance(one, str) and one for one in self.stop):
             raise ValueError(
                 f"SamplingSettings.stop={self.stop!r}: must be a tuple of strings, none empty"

@@ -342,7 +342,8 @@ class Sampler:
             # Copies: the next step takes the state's memory.
             tokens, ended = np.array(state.tokens), np.array(state.ended)
             for row, reader in enumerate(readers):
-                written = tokens[row, : int(state.count)]
+                most = self._most(prompts[row], settings)  # Others of the batch may have more.
+                written = tokens[row, : min(int(state.count), most)]
                 for token in written[reader.tokens :].tolist():
                     if token < 0 or reader.stopped:
                         break

@@ -139,9 +139,18 @@ class _Blocks:
     ) -> tuple[Reading, Callable[[], None]]:
         found = [self._look_up(versions, prompt) for prompt in prompts]
         tokens = _tile(prompts, self._programs.tile, self._width)
-        first = min(before.first for before in found)
         reading = self._begun(prompts, found, lengths)
-        for block in range(first, -(-int(lengths.max()) // BLOCK)):
+        # What a prompt that is whole has in these blocks is read again, to the same bits.
+        left = [
+            (before.first, -(-len(prompt) // BLOCK))
+            for prompt, before in zip(prompts, found, strict=True)
+            if before.end is None
+        ]
+        first, stop = (
+            min((one for one, _ in left), default=0),
+            max((end for _, end in left), default=0),
+        )
+        for block in range(first, stop):
             start = block * BLOCK
             part = tokens[:, start : start + BLOCK]
             reading = self._programs.read_block(weights, part, np.int32(start), reading)

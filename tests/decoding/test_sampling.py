@@ -171,6 +171,19 @@ def test_an_answer_ends_at_the_models_end_at_a_stop_string_or_where_there_is_no_
     assert len(list(short.stream(prompt, GREEDY))) == 7
 
 
+def test_a_stop_string_takes_no_room_that_a_prompt_does_not_have(model, prompts):
+    longer = [*prompts[-1], *prompts[-1]]
+    shorter = longer[:-4]
+    context = len(longer) + 3
+    sampler = Sampler(model, decode=letters, context=context, tile=4)
+    stopping = dataclasses.replace(GREEDY, stop=("~~",))
+    alone = [sampler.generate([one], stopping)[0] for one in (longer, shorter)]
+    assert [len(answer.tokens) for answer in alone] == [3, 7]
+    together = sampler.generate([longer, shorter], stopping)
+    assert tokens_of(together) == tokens_of(alone)
+    assert [answer.reason for answer in together] == ["length", "length"]
+
+
 def test_a_stop_string_that_never_comes_is_not_held_back_for_good(sampler, oracle, prompts):
     whole = letters(oracle["greedy"][-1].tolist())
     settings = dataclasses.replace(GREEDY, stop=(f"{whole[-2:]}~",))
@@ -188,6 +201,9 @@ def test_a_stop_string_that_never_comes_is_not_held_back_for_good(sampler, oracl
         (lambda s: s.generate([[1]], SamplingSettings(stop=("a",))), "cannot look for it"),
         (lambda s: s.stream_text([1]), "text needs a decoder"),
         (lambda _: SamplingSettings(temperature=0.0), "SamplingSettings.temperature=0.0"),
+        (lambda _: SamplingSettings(temperature=1e-42), "SamplingSettings.temperature=1e-42"),
+        (lambda _: SamplingSettings(top_p=1e-46), "SamplingSettings.top_p=1e-46"),
+        (lambda _: SamplingSettings(seed=2**32), "SamplingSettings.seed=4294967296"),
         (lambda _: SamplingSettings(top_p=1.1), "SamplingSettings.top_p=1.1"),
         (lambda _: SamplingSettings(min_p=1.0), "SamplingSettings.min_p=1.0"),
         (lambda _: SamplingSettings(top_k=-1), "SamplingSettings.top_k"),

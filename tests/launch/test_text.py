@@ -126,6 +126,7 @@ def test_a_verb_that_makes_no_sense_says_so_by_name(text_smoke, verb, call):
     ("field", "value", "message"),
     [
         ("evaluate.valid_ratio", 0.0, r"train\.eval_every=6: .*valid_ratio=0"),
+        ("evaluate.batch_size", 0, r"config\.evaluate\.batch_size"),
         ("evaluate.valid_ratio", 1.0, r"valid_ratio=1\.0: must lie in"),
         ("loader.shifts", 65, r"loader\.shifts=65"),
         ("model.num_heads", 5, r"config\.model: .*head_dim|num_heads"),

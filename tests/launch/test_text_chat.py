@@ -72,11 +72,11 @@ def test_a_question_is_verified_and_its_words_are_named(job, capsys):
     said = capsys.readouterr().out
     assert "covered=True" in said
     assert "best passage: " in said
-    asked = ["How is the beam step of a trie normalised?", "Who won the football championship?"]
+    asked = ["How is the beam step of a trie normalised?", "Which glacier melts in Patagonia?"]
     assert not verify_question.verify(job, asked)
     said = capsys.readouterr().out
     assert "covered=False" in said
-    assert "championship" in said.rpartition("missing=")[2]
+    assert "glacier" in said.rpartition("missing=")[2]
 
 
 def test_an_index_of_other_settings_is_made_again(job, capsys):
@@ -108,7 +108,7 @@ def test_a_chat_quotes_what_it_has_read_and_refuses_the_rest(job, capsys):
     assert said.startswith("Quotation [1]: “")
     assert said.count("Sources:\n[1] ") == 2
     assert made.reply("How is the beam step of a trie normalised?").kind == QUOTATION
-    assert made.reply("Who won the football championship?").kind == REFUSAL
+    assert made.reply("Which glacier melts in Patagonia?").kind == REFUSAL
     with pytest.raises(program.UsageError, match=r"config\.chat\.support=2\.0: must lie"):
         text_chat.make_chat(changed(job, "chat.support", 2.0))
     with pytest.raises(program.UsageError, match=r"config\.chat: .*top_p=7"):
@@ -118,18 +118,18 @@ def test_a_chat_quotes_what_it_has_read_and_refuses_the_rest(job, capsys):
 def test_questions_with_answers_become_rows_that_are_a_corpus(job, tmp_path):
     pairs = [
         {"question": "How is the beam  step of a trie\nnormalised?", "answer": "By a constant."},
-        {"question": "Who won the football championship?", "answer": "France."},
+        {"question": "Which glacier melts in Patagonia?", "answer": "Upsala."},
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, pairs)))
     counts = prepare_qa.prepare(job, path, refuse=False)
-    assert counts == {"rows": 1, "refused": 0, "left_out": 1}
+    assert counts == {"rows": 1, "refused": 0, "left_out": 1, "held_out": 0}
     ((_, row),) = files.read_json_lines(job.workdir / "qa" / "qa.jsonl")
     assert row["text"].startswith("Passage from ")
     asked = "Question: How is the beam step of a trie normalised?\nAnswer: By a constant.\n"
     assert row["text"].endswith(f"\n\n{asked}")
     counts = prepare_qa.prepare(job, path, refuse=True)
-    assert counts == {"rows": 2, "refused": 1, "left_out": 0}
+    assert counts == {"rows": 2, "refused": 1, "left_out": 0, "held_out": 0}
     *_, (_, row) = files.read_json_lines(job.workdir / "qa" / "qa.jsonl")
     assert row["text"].endswith(f"Answer: {job.config.gate.refusal}\n")
     for line, message in (

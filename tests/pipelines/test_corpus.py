@@ -194,6 +194,12 @@ def test_headings_of_markdown_are_those_outside_of_code():
     ]
 
 
+def test_a_heading_of_many_blanks_takes_no_time():
+    line = "# a" + " " * 50_000 + "b ##\n"  # What tries all ways to part it would never end.
+    (section,) = sections([line, "x\n"], "markdown", keep=False)
+    assert section.path[0].split() == ["a", "b"]
+
+
 @pytest.mark.parametrize("most", [20, 47, 400])
 def test_long_texts_are_cut_where_a_sentence_ends(most):
     rng = np.random.default_rng(most)

@@ -148,10 +148,29 @@ def test_a_full_window_drops_old_turns_then_the_shortest_passages(chat):
     cut = make_prompt(spelling, QUESTION, PASSAGES[:2], turns, 100)
     assert len(cut.tokens) == 100
     assert cut.passages == (PASSAGES[0],)
+    # The best one stays, also where it is the shortest.
+    best = make_prompt(spelling, QUESTION, PASSAGES[1::-1], turns, 180)
+    assert best.passages == (PASSAGES[1],)
     with pytest.raises(ValueError, match=r"the question has 49 tokens; 39 fit"):
         make_prompt(spelling, QUESTION, PASSAGES, turns, 40)
     with pytest.raises(ValueError, match="max_new_tokens=200: must leave room"):
         ChatSettings(window=200, max_new_tokens=200)
+
+
+def test_whoever_asks_for_a_long_answer_takes_no_room_from_the_question(chat):
+    one = chat(f"{LOBSTER}")
+    long, usual = (one.reply(QUESTION, (), Drawing(max_new_tokens=n)) for n in (4096, None))
+    assert long.text == usual.text
+    assert long.tokens[0] == usual.tokens[0]
+
+
+def test_as_many_turns_are_read_as_the_config_says(chat):
+    turns = [Turn("Is the trap wood?", "It is wood."), Turn("Who carved it?", "Its maker did.")]
+    counts = [
+        chat(LOBSTER, history_turns=most, window=4000).reply(QUESTION, turns).tokens[0]
+        for most in (0, 1, 2, 3, 5)
+    ]
+    assert counts[0] < counts[1] < counts[2] == counts[3] == counts[4]
 
 
 def test_a_conversation_goes_on_and_is_forgotten(chat, capsys):
@@ -214,6 +233,8 @@ def test_an_answer_has_the_shape_of_chat_completions(client):
         ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role", "'system'"),
         ({"messages": messages("lobster claws " * 80)}, "messages", "tokens; 699 fit"),
         ({"temperature": -1}, "temperature", "-1"),
+        ({"temperature": 1e-9}, "temperature", "1e-09; must be 0, or 0.001 to 100"),
+        ({"top_p": 1e-9}, "top_p", "1e-09; must be 1e-06 to 1"),
         ({"max_tokens": 0}, "max_tokens", "0; must be 1 to 4096"),
         ({"model": "gpt"}, "model", "'docs' is served"),
         ({"logit_bias": {}}, "", "unknown field `logit_bias`"),
@@ -249,7 +270,7 @@ def address(chat):
     """A server in a thread, as launch.chat --port starts it."""
     pytest.importorskip("uvicorn", reason="needs the extra serve")
     from minirec.serving.chat.http import ChatService, chat_application
-    from minirec.serving.server import Addresses, serve
+    from minirec.serving.server import Addresses, Fronts, serve
 
     service = ChatService(chat(" The lobster has two claws. Its uncle governs galaxies."), "docs")
     port, ready = free_port(), threading.Event()
@@ -259,7 +280,7 @@ def address(chat):
         Addresses(http_port=port),
         on_ready=lambda _: ready.set(),
         stop=stop,
-        application=chat_application,
+        fronts=Fronts(chat_application),
     )
     thread = threading.Thread(target=lambda: loop.run_until_complete(serving))
     thread.start()

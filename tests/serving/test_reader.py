@@ -92,6 +92,17 @@ def test_what_grew_by_some_tokens_costs_the_blocks_behind_the_last_full_one(
         assert blocks == want, length
 
 
+def test_prompts_that_are_whole_are_not_read_again_in_any_company(programs, weights, blocks):
+    reader, whole = Reader(programs, ReadingCache(1 << 24)), prompt(WIDTH)
+    short, longer, new = whole[:20], whole[:100], prompt(40, seed=7)
+    read(reader, weights, [short, longer])
+    blocks.clear()
+    read(reader, weights, [short, longer])
+    assert not blocks
+    read(reader, weights, [longer, new])
+    assert blocks == [0, BLOCK]
+
+
 def test_another_version_has_read_nothing_of_it(programs, weights, blocks):
     reader, whole = Reader(programs, ReadingCache(1 << 24)), prompt(40)
     for version in (1, 2):

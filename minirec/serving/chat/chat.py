@@ -165,10 +165,13 @@ class Chat:
         # The one that covers it first.
         order = [verdict.passage, *(n for n in range(len(found)) if n != verdict.passage)]
         passages = [found[place] for place in order[: self.settings.context_documents]]
-        turns = (
-            turns[len(turns) - self.settings.history_turns :] if self.settings.history_turns else ()
+        turns = turns[-self.settings.history_turns :] if self.settings.history_turns else ()
+        # Whoever asks for more gets as much as the config has: the prompt's room is not theirs.
+        most = min(
+            drawing.max_new_tokens or self.settings.max_new_tokens,
+            self.settings.max_new_tokens,
+            self.settings.window - 1,
         )
-        most = min(drawing.max_new_tokens or self.settings.max_new_tokens, self.settings.window - 1)
         prompt = make_prompt(self.spelling, question, passages, turns, self.settings.window - most)
         sources = prompt.passages or tuple(passages[:1])
         shown, written = "", _Written(self.spelling)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minirec.decoding.draw import LEAST_TEMPERATURE, LEAST_TOP_P
 from minirec.serving.chat.chat import Drawing, Reply
 from minirec.serving.chat.prompt import Turn
 from minirec.serving.refusals import BadRequestError
@@ -57,8 +58,13 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
         """
         checks: tuple[tuple[str, Any, bool, str], ...] = (
             ("max_tokens", self.max_tokens, _within(self.max_tokens, 1, _MOST_TOKENS), "1 to 4096"),
-            ("temperature", self.temperature, _within(self.temperature, 0, 100), "0 to 100"),
-            ("top_p", self.top_p, self.top_p != 0 and _within(self.top_p, 0, 1), "above 0 to 1"),
+            (
+                "temperature",
+                self.temperature,
+                self.temperature == 0 or _within(self.temperature, LEAST_TEMPERATURE, 100),
+                f"0, or {LEAST_TEMPERATURE} to 100",
+            ),
+            ("top_p", self.top_p, _within(self.top_p, LEAST_TOP_P, 1), f"{LEAST_TOP_P} to 1"),
             ("seed", self.seed, _within(self.seed, 0, 2**31 - 1), "0 to 2^31 - 1"),
         )
         for field, value, right, what in checks:

@@ -79,8 +79,8 @@ def make_prompt(
 ) -> Prompt:
     """Returns a prompt of at most `room` tokens.
 
-    Where all does not fit, the oldest turns go first, then the shortest passages; the last passage
-    is cut at its end.
+    Where all does not fit, the oldest turns go first, then the shortest passages but for the best,
+    which is cut at its end where it stands alone.
 
     Args:
         spelling: the tokenizer.
@@ -106,7 +106,7 @@ def make_prompt(
         said.pop(0)
     while len(shown) > 1 and _size(shown) > left:
         # Of equals the one that was found later.
-        shortest = min(range(len(shown)), key=lambda place: (len(shown[place][1]), -place))
+        shortest = min(range(1, len(shown)), key=lambda place: (len(shown[place][1]), -place))
         shown.pop(shortest)
     if shown and _size(shown) > left:
         passage, tokens = shown[0]

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 
-_MARKDOWN = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*")
+_MARKDOWN = re.compile(r"(#{1,6})\s+(.*)")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 # "= Title =", "== Section ==", and "= = Section = =" as WikiText has it.
 _WIKI = re.compile(r"\s*((?:=\s?)+)(?<=[=\s])\s*([^=\s](?:.*?[^=\s])?)\s*((?:\s?=)+)\s*")
@@ -73,7 +73,8 @@ def _heading(line: str, kind: str) -> tuple[int, str] | None:
     """Returns level and name of a heading; None where a line is none."""
     if kind == "markdown" and line.startswith("#"):
         match = _MARKDOWN.fullmatch(line.rstrip())
-        return (len(match[1]), match[2]) if match and match[2] else None
+        name = match[2].rstrip("#").strip() if match else ""
+        return (len(match[1]), name) if match and name else None
     if kind == "wiki" and line.lstrip().startswith("="):
         match = _WIKI.fullmatch(line.rstrip())
         if match and match[1].count("=") == match[3].count("="):

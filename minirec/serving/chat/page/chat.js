@@ -58,7 +58,7 @@ async function ask(question) {
     const response = await fetch("/v1/chat", {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ messages: [...messages, { role: "user", content: question }], stream: true }),
+      body: JSON.stringify({ messages: [...messages.slice(-40), { role: "user", content: question }], stream: true }),
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
     let text = "";
