@@ -39,6 +39,7 @@ def trained(job: program.Job) -> bool:
     """Prepares and trains what is missing, and returns whether there is a model to serve."""
     if not (job.prepared / "manifest.json").is_file():
         prepare.main(job)
+    feed_server.check(job)
     return not train.run_training(job).interrupted
 
 

@@ -149,7 +149,13 @@ class Load:
                 return
             self._connections += 1
             loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+            try:
+                _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+            except OSError:
+                self._connections -= 1
+                self.found.append((-1, time.perf_counter(), 0.0))
+                answered(None)
+                return
         self._send(connection, place, began, answered)
 
     def _idle(self) -> Connection | None:

@@ -67,7 +67,7 @@ def pipeline_of(
             hydrators.Stock(live),
             hydrators.Ages(live, shop, new_s=feed.new_days * _DAY_S),
             hydrators.Network(shop),
-            hydrators.Counts(live, view or 0),
+            hydrators.Counts(live, view),
             hydrators.Vectors(towers),
             hydrators.Fused(),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from minirec.recommend.feed.live import ShopEvents
 from minirec.recommend.feed.model_judge import ModelJudge
 from minirec.recommend.feed.side_effects import RequestCache, ServedHistory, ServedTopic
 from minirec.serving.feed.clients import RemoteEvents, RemoteRanker, RemoteTowers, Replicas
+from minirec.serving.feed.messages import MOST_SHOWN
 from minirec.serving.feed.metrics import FeedMetrics
 from minirec.serving.feed.service import FeedServices
 from minirec.serving.feed.workers import Workers
@@ -74,8 +76,47 @@ class Asked:
                 raise UsageError(f"--role=feed asks others: --{name}_at=HOST:PORT,… is missing")
             if addresses and self.role not in ("feed", "all"):
                 raise UsageError(f"--{name}_at: --role={self.role} asks nobody")
+        if len(self.store_at) > 1:
+            raise UsageError(
+                f"--store_at={','.join(self.store_at)}: one store alone; what one of several took "
+                "the others would not know"
+            )
         if self.kafka and (self.store_at or self.role in ("ranker", "retrieval")):
             raise UsageError("--kafka: who has no event store of its own reads no topics")
+
+
+def check(job: Job) -> None:
+    """Looks at `config.feed`, before any work starts.
+
+    Raises:
+        ValueError: a field is impossible, or the records are not prepared.
+    """
+    feed_, prepared = job.config.feed, load_prepared(job)
+    for name in ("num_shown", "most_shown", "store.snapshot_every"):
+        value = feed_.store.snapshot_every if "." in name else feed_[name]
+        require_whole(f"config.feed.{name}", value)
+    if not feed_.num_shown <= feed_.most_shown <= MOST_SHOWN:
+        raise UsageError(
+            f"config.feed.most_shown={feed_.most_shown}: must lie in [num_shown={feed_.num_shown}, "
+            f"{MOST_SHOWN}]"
+        )
+    for name, is_zero_right in (
+        ("budget_ms", False),
+        ("ranker_budget_ms", False),
+        ("popular_half_life_hours", False),
+        ("new_days", True),
+        ("repurchase_days", True),
+        ("out_of_network", True),
+    ):
+        value = feed_[name]
+        if not (value >= 0 if is_zero_right else value > 0) or math.isinf(value):
+            least = "of at least 0" if is_zero_right else "above 0"
+            raise UsageError(f"config.feed.{name}={value}: must be a finite number {least}")
+    shop_of(job.config, prepared)
+    weights_of(job.config, prepared)
+    store_settings(job.config, prepared)
+    for name in ("view", "purchase"):
+        action_of(job.config, prepared, name)
 
 
 def services_of(job: Job, asked: Asked) -> FeedServices:
@@ -86,8 +127,7 @@ def services_of(job: Job, asked: Asked) -> FeedServices:
         OSError: the event store's files cannot be opened.
     """
     config = job.config
-    for name in ("num_shown", "most_shown"):
-        require_whole(f"config.feed.{name}", config.feed[name])
+    check(job)
     prepared = load_prepared(job)
     shop, actions = shop_of(config, prepared), tuple(prepared.event_weights)
     weights = weights_of(config, prepared)
@@ -149,9 +189,6 @@ def services_of(job: Job, asked: Asked) -> FeedServices:
         )
         closing[:0] = [pipeline.close, topic.close]
         parts |= {"live": live, "cache": cache, "pipeline": pipeline}
-    else:
-        for name in ("view", "purchase"):
-            action_of(config, prepared, name)  # A wrong one ends every role alike.
     workers = Workers(asked.workers, max_queue=asked.max_queue, deadline_s=asked.deadline_s)
     metrics.gauge("minirec_feed_queue", "Requests that wait.", lambda: workers.num_waiting)
     return FeedServices(
@@ -171,11 +208,8 @@ def services_of(job: Job, asked: Asked) -> FeedServices:
 
 def _events(job: Job, asked: Asked, settings: Any) -> EmbeddedEvents | StreamedEvents:
     half_life = job.config.feed.popular_half_life_hours * _HOUR_MS
-    if not half_life > 0:
-        raise UsageError(f"config.feed.popular_half_life_hours={half_life}: must be above 0")
     folder = job.workdir / FOLDER
     if asked.kafka:
         return StreamedEvents(asked.kafka, asked.group, folder / "snapshots", settings, half_life)
     every = job.config.feed.store.snapshot_every
-    require_whole("config.feed.store.snapshot_every", every)
     return EmbeddedEvents(folder / "events", settings, half_life, snapshot_every=every)

@@ -15,7 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 from minirec.serving.messages import AllowRule, RecommendRequest
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError, SearchFailedError
-from minirec.serving.service import MAX_BODY, Answerer, new_request_id
+from minirec.serving.replies import id_of, told
+from minirec.serving.service import MAX_BODY, Answerer
 
 PROTO = "minirec/serving/serving.proto"
 SERVICE = "minirec.v1.Recommender"
@@ -104,7 +105,7 @@ def _handler(service: Answerer, messages: Any) -> Any:
     class Handler:
         async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: N802, as in the proto
             started = time.perf_counter()
-            request_id = request.request_id or new_request_id()
+            request_id = id_of(request.request_id)
             try:
                 message = _asked(request, context.time_remaining())
                 answer = await service.answer(message, request_id)
@@ -112,7 +113,8 @@ def _handler(service: Answerer, messages: Any) -> Any:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
                 if error.reason in ("draining", "replica_lost"):
                     code = grpc.StatusCode.UNAVAILABLE
-                service.log(request_id, SERVICE, 429, started, reason=error.reason)
+                status = told(error, request_id)[0]
+                service.log(request_id, SERVICE, status, started, reason=error.reason)
                 seconds = (("retry-after", f"{max(error.retry_after_s, 0.001):.3f}"),)
                 context.set_trailing_metadata(seconds)
                 await context.abort(code, str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from minirec.files.workplace import locked
 from pipelines.events.by_name import Appended, StoreReads, UnavailableError
 from pipelines.events.log import EventLog
 from pipelines.events.messages import decode
 from pipelines.events.settings import StoreSettings
 from pipelines.events.snapshot import open_store, write_snapshot
 
+_LOG = logging.getLogger(__name__)
 _MOST_AT_ONCE = 256  # Appends that share one commit.
 _Waiting = tuple[np.ndarray, "concurrent.futures.Future[None]"]
 
@@ -34,7 +37,7 @@ class EmbeddedEvents(StoreReads):
 
     Raises:
         ValueError: the snapshot was written with other settings.
-        OSError: log or snapshot cannot be read or written.
+        OSError: log or snapshot cannot be read or written, or another store has the folder open.
     """
 
     def __init__(
@@ -51,13 +54,26 @@ class EmbeddedEvents(StoreReads):
         self._queue: queue.Queue[_Waiting | None] = queue.Queue()
         self._lock = threading.Lock()
         self._closed = False
+        self._held = contextlib.ExitStack()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:  # A second store would save a snapshot that lacks what the first one took.
+            self._held.enter_context(locked(folder, wait=False))
+        except BlockingIOError as error:
+            raise OSError(
+                f"{folder}: another program has this event store open; end it, or take another "
+                "--workdir"
+            ) from error
         opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         # The log belongs to the thread that opened it.
         self._writer = threading.Thread(
             target=self._write, args=(opened,), name="events", daemon=True
         )
         self._writer.start()
-        opened.result()
+        try:
+            opened.result()
+        except BaseException:
+            self._held.close()
+            raise
 
     def append(self, messages: Sequence[bytes], timeout_s: float = 10.0) -> Appended:
         """Keeps the events of messages, on the disk and in the store; see `StoreReads`."""
@@ -82,6 +98,7 @@ class EmbeddedEvents(StoreReads):
         if not closed:
             self._queue.put(None)
         self._writer.join()
+        self._held.close()
 
     def _write(self, opened: concurrent.futures.Future[None]) -> None:
         log = None
@@ -108,10 +125,12 @@ class EmbeddedEvents(StoreReads):
             if waiting:
                 offset = self._keep(log, waiting, offset)
             if offset - saved >= self._every or (not going_on and offset > saved):
-                with contextlib.suppress(OSError):  # The log has it all; the next may succeed.
+                try:
                     write_snapshot(self._folder / "snapshots", self.store, offset)
                     log.forget(before)
                     before, saved = saved, offset
+                except Exception:  # The log has it all; the next may succeed.
+                    _LOG.exception("%s: no snapshot could be written", self._folder)
         log.close()
 
     def _keep(self, log: EventLog, waiting: list[_Waiting], offset: int) -> int:

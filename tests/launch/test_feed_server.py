@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import math
 import signal
 import subprocess
 import sys
 import threading
+import types
 
+import grpc
 import numpy as np
 import pytest
 
@@ -89,6 +92,41 @@ def test_an_event_changes_the_feed_and_is_kept(shop, job):
     told = shop.feed(user, explain=True)["removed"]
     assert "Blocked(brand)" in told
     send(shop, {"action": "back_in_stock", "item": second["item_id"]})
+
+
+def test_ids_may_come_as_numbers(shop):
+    send(shop, {"user": 7, "action": "view", "item": shop.services.shop.raw_item_ids[3]})
+    send(shop, {"user": "7", "action": "follow", "brand": 12})
+    told = shop.ask("/v1/events?user=7")[1]
+    assert [one["item_id"] for one in told["events"]] == [shop.services.shop.raw_item_ids[3]]
+
+
+def test_a_replica_that_failed_is_asked_again_after_a_while(monkeypatch):
+    seconds, asked = [0.0], []
+    replicas = Replicas("EventsService", ["a:1", "b:1"], 1.0, clock=lambda: seconds[0])
+
+    class Failed(grpc.RpcError):
+        def code(self):
+            return grpc.StatusCode.UNAVAILABLE
+
+        def details(self):
+            return "away"
+
+    def stub(name):
+        def method(request, timeout):
+            asked.append(name)
+            if name == "a" and seconds[0] == 0.0:
+                raise Failed
+            return name
+
+        return types.SimpleNamespace(Ask=method)
+
+    monkeypatch.setattr(replicas, "_stubs", [stub("a"), stub("b")])
+    assert {replicas.call("Ask", None) for _ in range(6)} == {"b"}
+    assert asked.count("a") == 1
+    seconds[0] = 60.0
+    assert {replicas.call("Ask", None) for _ in range(6)} == {"a", "b"}
+    replicas.close()
 
 
 def test_new_items_of_a_followed_brand_are_in_the_network(shop):
@@ -266,6 +304,7 @@ def test_parts_fail_alone_and_come_back(job, shop, tmp_path):
         ({"role": "feed", "ranker_at": ["x:1"]}, "--retrieval_at=HOST:PORT"),
         ({"role": "store", "ranker_at": ["x:1"]}, "--role=store asks nobody"),
         ({"role": "ranker", "kafka": "x:1"}, "--kafka"),
+        ({"role": "all", "store_at": ["x:1", "y:1"]}, "--store_at=x:1,y:1: one store alone"),
     ],
 )
 def test_roles_that_cannot_be_are_named(fields, said):
@@ -282,6 +321,11 @@ def test_roles_that_cannot_be_are_named(fields, said):
         ("feed.weights", "view=x", "not TYPE=WEIGHT"),
         ("feed.weights", "rent=1", "not TYPE=WEIGHT"),
         ("feed.num_shown", 0, "num_shown=0"),
+        ("feed.most_shown", 5, r"config\.feed\.most_shown=5: must lie in \[num_shown="),
+        ("feed.budget_ms", 0.0, r"config\.feed\.budget_ms=0\.0: .* above 0"),
+        ("feed.repurchase_days", -1.0, r"config\.feed\.repurchase_days=-1\.0"),
+        ("feed.out_of_network", math.nan, r"config\.feed\.out_of_network=nan"),
+        ("feed.store.snapshot_every", 0, r"config\.feed\.store\.snapshot_every=0"),
         ("feed.store.max_events", 0, r"config\.feed\.store: max_events=0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import sqlite3
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from pipelines.events.by_name import UnavailableError
 from pipelines.events.embedded import EmbeddedEvents
+from pipelines.events.log import EventLog
 from pipelines.events.settings import StoreSettings
 from pipelines.events.streamed import StreamedEvents
 from pipelines.events.topic import KafkaTopic, SqliteTopic
@@ -47,6 +49,34 @@ def test_what_was_appended_by_many_at_once_is_there_after_a_restart(tmp_path):
     assert back.store.counts() == before
     np.testing.assert_array_equal(back.history("ann", 100)["time"], columns["time"])
     back.close()
+
+
+def test_a_second_store_is_not_given_a_folder_that_one_holds(tmp_path):
+    node = opened(tmp_path)
+    with pytest.raises(OSError, match="another program has this event store open"):
+        opened(tmp_path)
+    node.append([event(1)])
+    node.close()
+    again = opened(tmp_path)
+    assert again.store.counts()["applied"] == 1
+    again.close()
+
+
+def test_a_store_whose_snapshot_fails_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(EventLog, "forget", lambda self, offset: raise_full())
+    node = opened(tmp_path, snapshot_every=1)
+    for number in range(3):
+        assert node.append([event(number)]).accepted == 1
+    monkeypatch.undo()
+    node.close()
+    assert "no snapshot could be written" in caplog.text
+    again = opened(tmp_path)
+    assert again.store.counts()["applied"] == 3
+    again.close()
+
+
+def raise_full():
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 def test_relations_stock_and_activity_go_by_names(tmp_path):

@@ -96,8 +96,8 @@ class Network(Hydrator):
 class Counts(Hydrator):
     """How many looked at an item lately, `views`, and how many did more than that, `likes`."""
 
-    def __init__(self, events: LiveEvents, view: int = 0):
-        """Takes who knows, and the event type that is no more than a look."""
+    def __init__(self, events: LiveEvents, view: int | None = 0):
+        """Takes who knows, and the event type that is no more than a look; None: there is none."""
         self._events, self._view = events, view
 
     def hydrate(self, query: FeedQuery, candidates: Candidates) -> Mapping[str, np.ndarray]:
@@ -111,8 +111,9 @@ class Counts(Hydrator):
         if len(order):
             known = found.item[order][place] == candidates.item
             of = found.count[order][place[known]]
-            counts[known, 0] = of[:, self._view]
-            counts[known, 1] = of.sum(axis=1) - of[:, self._view]
+            looks = 0.0 if self._view is None else of[:, self._view]
+            counts[known, 0] = looks
+            counts[known, 1] = of.sum(axis=1) - looks
         return {"views": counts.sum(axis=1), "likes": counts[:, 1]}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -24,6 +25,7 @@ _ELSEWHERE = frozenset(
         grpc.StatusCode.UNKNOWN,
     )
 )
+_AVOIDED_S = 5.0  # for which a replica that gave no answer is asked last
 _TO_CONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -39,13 +41,20 @@ class Replicas:
     was answered late or not at all is then asked last for a while.
     """
 
-    def __init__(self, service: str, addresses: Sequence[str], timeout_s: float):
+    def __init__(
+        self,
+        service: str,
+        addresses: Sequence[str],
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """Connects to nobody yet.
 
         Args:
             service: its name in the proto.
             addresses: HOST:PORT of the replicas.
             timeout_s: seconds of a call.
+            clock: seconds.
 
         Raises:
             ValueError: no address.
@@ -58,7 +67,7 @@ class Replicas:
         stub = getattr(stubs, f"{service}Stub")
         self._stubs = [stub(channel) for channel in self._channels]
         self._turn, self._lock = itertools.count(), threading.Lock()
-        self._failed = [0] * len(addresses)
+        self._failed_at, self._clock = [-_AVOIDED_S] * len(addresses), clock
         self._service, self._addresses = service, tuple(addresses)
 
     def call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
@@ -79,10 +88,10 @@ class Replicas:
                     raise ValueError(f"{self._service}.{method}: {details}") from error
                 tried.append(f"{self._addresses[place]}: {code.name.lower()}")
                 with self._lock:
-                    self._failed[place] += 1
+                    self._failed_at[place] = self._clock()
             else:
                 with self._lock:
-                    self._failed[place] = 0
+                    self._failed_at[place] = -_AVOIDED_S
                 return answer
         raise OSError(f"{self._service}.{method}: {'; '.join(tried)}")
 
@@ -94,8 +103,9 @@ class Replicas:
     def _order(self) -> list[int]:
         first, number = next(self._turn), len(self._stubs)
         places = [(first + place) % number for place in range(number)]
+        since = self._clock() - _AVOIDED_S
         with self._lock:
-            return sorted(places, key=lambda place: min(self._failed[place], 1))
+            return sorted(places, key=lambda place: self._failed_at[place] > since)
 
 
 class RemoteRanker:

@@ -16,7 +16,7 @@ from minirec.serving.feed.messages import FeedRequest
 from minirec.serving.feed.service import FeedServices
 from minirec.serving.grpc_service import HealthyServer
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError
-from minirec.serving.service import new_request_id
+from minirec.serving.replies import id_of
 
 PROTO = "minirec/serving/feed/feed.proto"
 PACKAGE = "minirec.feed.v1"
@@ -61,7 +61,7 @@ async def _answered(
 ) -> Any:
     """Returns what `work` answers in a worker's thread, or ends the call as its error says."""
     started = time.perf_counter()
-    request_id = request_id or new_request_id()
+    request_id = id_of(request_id)
     left = context.time_remaining()
     try:
         if left is not None and left <= 0:
@@ -98,7 +98,7 @@ def _code(error: Exception) -> tuple[grpc.StatusCode, str]:
 def _feed(services: FeedServices, messages: Any) -> Any:
     class Handler:
         async def ScoredItems(self, request: Any, context: Any) -> Any:  # noqa: N802, as in the proto
-            request_id = request.request_id or new_request_id()
+            request_id = id_of(request.request_id)
 
             def work() -> Any:
                 message = msgspec.convert(msgspec.to_builtins(_asked(request)), FeedRequest)

@@ -15,11 +15,15 @@ Finite = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 SeenIds = Annotated[list[ItemId], msgspec.Meta(max_length=10_000)]
 
 
+MOST_SHOWN = 1000
+"""Items that a request may ask for, whatever a config says."""
+
+
 class FeedRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Whose feed, and what they want of it."""
 
     user: UserId
-    num: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
+    num: Annotated[int, msgspec.Meta(ge=1, le=MOST_SHOWN)] | None = None
     weights: dict[str, Finite] | None = None
     seen_items: SeenIds = []
     muted_words: Annotated[list[str], msgspec.Meta(max_length=100)] = []

@@ -213,6 +213,9 @@ class FeedServices:
 
     def _completed(self, event: Mapping[str, Any]) -> dict[str, Any]:
         told = {"event_id": os.urandom(12).hex(), "time_ms": round(self.clock() * 1e3), **event}
+        for name in ("user", "item", "brand", "category"):  # Elsewhere ids are texts.
+            if type(told.get(name)) is int:
+                told[name] = str(told[name])
         item = self.shop.item_of.get(str(event.get("item")))
         if item is not None:
             for name, names in (("brand", self.shop.brands), ("category", self.shop.categories)):
