@@ -13,15 +13,13 @@ import time
 from absl import flags
 
 from launch.wiring import program
+from launch.wiring.engines import engine_of
 from minirec import files
 from pipelines.prepare.ordered_log import Engine, order_in_memory
 from pipelines.prepare.prepare import prepare
 from pipelines.prepared import read_manifest
 from pipelines.spark.session import missing
 
-_ENGINE = flags.DEFINE_enum(
-    "engine", "polars", ["polars", "spark"], "What reads, filters and sorts the log."
-)
 _SPARK_MASTER = flags.DEFINE_string(
     "spark_master",
     "local[*]",
@@ -108,7 +106,7 @@ def engine_from_flags() -> Engine:
     Raises:
         UsageError: flags that do not fit together, or Spark or Java is missing.
     """
-    if _ENGINE.value == "polars":
+    if engine_of("launch.prepare", "polars", "spark") == "polars":
         for flag in (_SPARK_MASTER, _SPARK_CONF):
             if flag.present:
                 raise program.UsageError(f"--{flag.name} needs --engine=spark")

@@ -20,6 +20,7 @@ import os
 from absl import flags
 
 from launch.wiring import listening, program, ray_scale
+from launch.wiring.engines import engine_of
 
 _ADMIN_HOST = flags.DEFINE_string(
     "admin_host",
@@ -39,14 +40,12 @@ _CACHE_MB = flags.DEFINE_integer(
 _LOG_HISTORIES = flags.DEFINE_bool(
     "log_histories", False, "Let these lines show what was recommended."
 )
-_ENGINE = flags.DEFINE_enum(
-    "engine", "local", ["local", "ray"], "Whether this process answers, or replicas that Ray runs."
-)
 
 
 def main(job: program.Job) -> None:
     """Serves the job's run."""
-    scale = ray_scale.from_flags(_ENGINE.value, listening.DRAIN_S.value)
+    engine = engine_of("launch.serve", "local", "ray")
+    scale = ray_scale.from_flags(engine, listening.DRAIN_S.value)
     try:
         from launch.wiring import answering, ray_replicas
         from minirec.serving import front, server

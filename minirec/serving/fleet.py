@@ -171,9 +171,10 @@ class Fleet:
             number = number_before + bool(out) + bool(back)
             given = (list(out), list(back))
             await self.ask(_ADMIN, "write_stock", *given, number)
-            # A replica that is not reached reads the file when a request names this number.
-            await self.every("apply_stock", *given, number_before, number)
+            # It is written: the number is taken, whatever becomes of the calls. A replica that is
+            # not reached reads the file when a request names this number.
             self.pin = dataclasses.replace(self.pin, stock=number)
+            await self.every("apply_stock", *given, number_before, number)
 
     async def _roll(self, release: Release) -> None:
         try:

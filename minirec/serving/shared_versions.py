@@ -76,13 +76,14 @@ class SharedVersions(Versions):
         Raises:
             ValueError: what is served cannot be made here: the run has other weights by now.
         """
-        self._stock_number = 0
+        self._stock_number = self._applied = 0
         super().__init__(folder, builder, first, listing)
         self._session = session
         release = Release(self.number, tuple(self._before), self.served.model_version)
         self._newest_kept = self._keep(release, self.served, self._listing)
         self._kept = {release.key: self._newest_kept}
         self.stock = self._newest_kept.stock
+        self._applied = self._stock_number
         written = self._read_release()
         if written is not None:
             release, digest = written
@@ -98,7 +99,8 @@ class SharedVersions(Versions):
     def at_once(self, pin: Pin) -> tuple[Served, Stock] | None:
         """Returns what answers a request, and what of it can be sold; None where `at` must wait."""
         kept = self._kept.get(pin.release.key)
-        if kept is None or pin.stock > self._stock_number:
+        # Nothing is locked here: what is counted has been done.
+        if kept is None or pin.stock > self._applied:
             return None
         return kept.served, kept.stock
 
@@ -261,6 +263,7 @@ class SharedVersions(Versions):
                     changes = {item_of[raw]: False for raw in out if raw in item_of}
                     changes |= {item_of[raw]: True for raw in back if raw in item_of}
                     kept.stock.change_to(number, changes)
+                self._applied = number
             return self._stock_number
 
     def _load(self, release: Release) -> _Kept:
@@ -322,7 +325,7 @@ class SharedVersions(Versions):
         for kept in self._kept.values():
             in_stock = enumerate(without(kept.listing, sold_out).tolist())
             kept.stock.change_to(self._stock_number, dict(in_stock))
-        self._sold_out = sold_out
+        self._sold_out, self._applied = sold_out, self._stock_number
 
     def _read_sold_out(self) -> set[str]:
         path = self._folder / STOCK

@@ -113,6 +113,7 @@ class Program:
     after: tuple[str, ...] = ()
 
 
+_TEXT = ["--config=text_quickstart:smoke", "--workdir={W}"]
 _MADE = ("prepare", "make_sids")
 PROGRAMS = {
     "prepare": Program("prepare", _CONFIG),
@@ -136,6 +137,11 @@ PROGRAMS = {
     "quickstart": Program("quickstart", _CONFIG),
     "sweep": Program("sweep", [*_CONFIG, "--grid=seed=0"]),
     "tasks": Program("tasks", _WATCH),
+    "prepare_text": Program("prepare_text", _TEXT),
+    "train_tokenizer": Program("train_tokenizer", _TEXT, ("prepare_text",)),
+    "prepare_qa": Program(
+        "prepare_qa", [*_TEXT, "--pairs={W}/pairs.jsonl"], ("prepare_text", "train_tokenizer")
+    ),
     "sft": Program("sft", ["--config=sid_sft:smoke", "--workdir={W}", *_flags(_SMALL_SFT)]),
 }
 
@@ -370,6 +376,8 @@ def _made(names: tuple[str, ...], place: pathlib.Path) -> pathlib.Path:
                 "raw_item_id,title,colour,price\n"
                 "new_1,Blue Nylon Radio,blue,19.5\nnew_2,Black Bar Stool,,40\n"
             )
+            pair = {"question": "How is the beam step of a trie normalised?", "answer": "By a sum."}
+            (work / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
             (work / "lists").mkdir()
             watch_data.write(work / "lists")
         work.rename(folder)

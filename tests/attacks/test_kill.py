@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 GROUPS = (
     "prepare,make_sids,append,compare_sids,train,evaluate,metrics,recommend,sweep",
     "artifacts,tasks,sft",
+    "prepare_text,train_tokenizer,prepare_qa",
 )
 ELSEWHERE = {
     "quickstart": "its four steps are killed one by one",
@@ -23,7 +24,10 @@ ELSEWHERE = {
 }
 LEAVE_NOTHING = {
     "bench": "prints its rows",
+    "chat": "prints its answers; the index that it makes is prepare_qa's",
+    "feed": "it trains as train does; its store is killed by test_event_store and feed_faults.py",
     "probe_mask": "prints what it finds",
+    "verify_question": "prints what the gate says; the index that it makes is prepare_qa's",
     "serve": "what it leaves are versions, which tests/serving/faults.py kills and restarts",
     "publish": "git leaves what there is to leave",
     "tpu": "its work lies on the VM; test_tpu.py ends and repeats it there",

@@ -7,6 +7,7 @@ items and brands by keys of its own, and from the records that a model was train
 from __future__ import annotations
 
 import collections
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -168,7 +169,9 @@ class ShopEvents:
     def history(self, user: str, most: int) -> PastEvents:
         """Returns a user's newest events: those of the records, and behind them the store's."""
         try:
-            found = self._last_said("history", user, lambda: self._store.history(user, most))
+            # A page asks for fewer than a feed does: neither takes the other's last word.
+            ask = functools.partial(self._store.history, user, most)
+            found = self._last_said("history", user, ask, f"history of {most}")
         except OSError:
             return self._records(user, most)
         item, known = self._shop.items_of(found["item"])
@@ -227,20 +230,29 @@ class ShopEvents:
         return self._last_said("relations", user, lambda: self._store.relations(user))
 
     def _last_said(
-        self, what: str, user: str, ask: Callable[[], Mapping[str, np.ndarray]]
+        self,
+        what: str,
+        user: str,
+        ask: Callable[[], Mapping[str, np.ndarray]],
+        exactly: str | None = None,
     ) -> Mapping[str, np.ndarray]:
-        """Returns what the store says of a user, or what it said last where it does not answer."""
+        """Returns what the store says of a user, or what it said last where it does not answer.
+
+        That is its last word to the same question, `exactly`, or else to one of the kind, `what`.
+        """
+        names = [what] if exactly is None else [exactly, what]
         try:
             found = ask()
         except OSError:
             with self._lock:
-                before = self._said.get((what, user))
-            if before is None:
-                raise
-            return before
+                for name in names:
+                    if (name, user) in self._said:
+                        return self._said[name, user]
+            raise
         with self._lock:
-            self._said[what, user] = found
-            self._said.move_to_end((what, user))
+            for name in names:
+                self._said[name, user] = found
+                self._said.move_to_end((name, user))
             while len(self._said) > _MOST_SAID:
                 self._said.popitem(last=False)
         return found

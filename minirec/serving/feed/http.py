@@ -34,6 +34,7 @@ PAGE = Path(__file__).parent / "page"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _MOST_HISTORY = 100
 _MOST_FOUND = 20
+_MOST_WORDS = 20  # of a title that is looked for
 
 
 def application(services: FeedServices) -> Starlette:
@@ -85,15 +86,15 @@ def application(services: FeedServices) -> Starlette:
 
     async def find_items(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
-            words = request.query_params.get("q", "").casefold().split()
+            words = request.query_params.get("q", "").casefold().split()[:_MOST_WORDS]
             shop = services.shop
 
             def find() -> FoundItems:
                 if not words:
                     return FoundItems([])
                 found = []
-                for item, title in enumerate(shop.titles):
-                    if all(word in title.casefold() for word in words):
+                for item, title in enumerate(map(str.casefold, shop.titles)):
+                    if all(word in title for word in words):
                         found.append(_found_item(services, item))
                         if len(found) >= _MOST_FOUND:
                             break

@@ -101,8 +101,16 @@ async function begin() {
     event.preventDefault();
     show(byId("user").value.trim());
   });
-  await show(decodeURIComponent(window.location.hash.slice(1)) || answer.users[0] || "somebody");
+  await show(userOfAddress() || answer.users[0] || "somebody");
   setInterval(() => { if (!document.hidden) events(); }, BEHIND_MS);
+}
+
+function userOfAddress() {
+  try {
+    return decodeURIComponent(window.location.hash.slice(1));
+  } catch {
+    return ""; // What is behind the hash spells nobody.
+  }
 }
 
 begin();
