@@ -7,7 +7,6 @@ items and brands by keys of its own, and from the records that a model was train
 from __future__ import annotations
 
 import collections
-import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -170,8 +169,9 @@ class ShopEvents:
         """Returns a user's newest events: those of the records, and behind them the store's."""
         try:
             # A page asks for fewer than a feed does: neither takes the other's last word.
-            ask = functools.partial(self._store.history, user, most)
-            found = self._last_said("history", user, ask, f"history of {most}")
+            found = self._last_said(
+                "history", user, lambda: self._store.history(user, most), f"history of {most}"
+            )
         except OSError:
             return self._records(user, most)
         item, known = self._shop.items_of(found["item"])
