@@ -6,7 +6,8 @@
     python -m launch.evaluate        --config=text_quickstart --workdir=W
     python -m launch.chat            --config=text_quickstart --workdir=W
 
-`docs/text.md` has the commands with what they print.
+`docs/text.md` has the commands with what they print. On 2 CPU cores (AMD EPYC)
+150 steps took 213 s, and the best was step 50: it trains 100.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loader.shifts = 2
     config.model.depth = 3
     config.model.dropout = 0.1
-    config.train.num_steps = 150
+    config.train.num_steps = 100
     config.train.warmup_steps = 20
     config.train.eval_every = 50
     config.train.checkpoint_every = 50
