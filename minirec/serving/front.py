@@ -285,11 +285,6 @@ def clients(front: Front) -> Starlette:
 
         return await answered(front, request, work)
 
-    async def ready(request: Request) -> Response:
-        draining = front.is_draining
-        text = "draining\n" if draining else "ready\n"
-        return Response(text, 503 if draining else 200, media_type="text/plain")
-
     async def metrics(request: Request) -> Response:
         return Response(await front.metrics(), headers={"content-type": CONTENT_TYPE})
 
@@ -300,7 +295,7 @@ def clients(front: Front) -> Starlette:
             Route("/v1/items/{item_id:path}", look_up),
             Route("/v1/similar/{item_id:path}", look_up),
             Route("/v1/status", status),
-            Route("/readyz", ready),
             Route("/metrics", metrics),
         ],
+        lambda: front.is_draining,
     )

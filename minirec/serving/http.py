@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from minirec.serving.answers import catalogue_item
@@ -20,7 +20,6 @@ from minirec.serving.messages import (
     BatchAnswer,
     BatchEntry,
     BatchRequest,
-    ErrorBody,
     ItemsAnswer,
     RecommendRequest,
     SimilarAnswer,
@@ -28,10 +27,10 @@ from minirec.serving.messages import (
 )
 from minirec.serving.metrics import CONTENT_TYPE
 from minirec.serving.openapi import openapi
-from minirec.serving.refusals import BadRequestError
+from minirec.serving.pages import health_routes, page_routes
 from minirec.serving.replies import (
     answered,
-    error_response,
+    number_of,
     read_body,
     starlette_of,
     told,
@@ -41,27 +40,25 @@ from minirec.serving.service import Answerer, Service
 
 PAGE = Path(__file__).parent / "page"
 _MOST_FOUND = 100
-_TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
 
 
 def application(service: Service) -> Starlette:
     """Returns what clients may ask: `/v1`, health, metrics, and the page."""
-    return starlette_of([*_answers(service), *_look_ups(service), *_page()])
+    routes = [*_answers(service), *_look_ups(service)]
+    return starlette_of([*routes, *_pages(lambda: service.engine.is_draining)])
 
 
-def application_with(service: Answerer, look_ups: Sequence[Route]) -> Starlette:
+def application_with(
+    service: Answerer, look_ups: Sequence[Route], is_draining: Callable[[], bool]
+) -> Starlette:
     """Returns the same of what answers elsewhere.
 
     Args:
         service: answers.
-        look_ups: the routes that need no search: items, status, metrics, readiness.
+        look_ups: the routes that need no search: items, status, metrics.
+        is_draining: whether nobody is taken on any more.
     """
-    return starlette_of([*_answers(service), *look_ups, *_page()])
+    return starlette_of([*_answers(service), *look_ups, *_pages(is_draining)])
 
 
 def _answers(service: Answerer) -> list[Route]:
@@ -102,7 +99,7 @@ def _look_ups(service: Service) -> list[Route]:
     async def find_items(request: Request) -> Response:
         async def work(request_id: str) -> msgspec.Struct:
             text = request.query_params.get("q", "")
-            num = _number(request, "num", 20, _MOST_FOUND)
+            num = number_of(request, "num", 20, _MOST_FOUND)
             served, stock = service.engine.now()
             catalogue, (in_stock, _) = served.catalogue, stock.now()
             found = await asyncio.to_thread(lambda: catalogue.index.find(text, num))
@@ -127,7 +124,7 @@ def _look_ups(service: Service) -> list[Route]:
             served, stock = service.engine.now()
             item = item_of(served.catalogue, request.path_params["item_id"])
             by = request.query_params.get("by", SIMILAR[0])
-            num = _number(request, "num", 10, _MOST_FOUND)
+            num = number_of(request, "num", 10, _MOST_FOUND)
             found = await asyncio.to_thread(similar_items, served, stock, item, by, num)
             return SimilarAnswer(found, by, catalogue_version(served, stock))
 
@@ -139,11 +136,6 @@ def _look_ups(service: Service) -> list[Route]:
 
         return await answered(service, request, work)
 
-    async def ready(request: Request) -> Response:
-        draining = service.engine.is_draining
-        text = "draining\n" if draining else "ready\n"
-        return Response(text, 503 if draining else 200, media_type="text/plain")
-
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
@@ -152,36 +144,18 @@ def _look_ups(service: Service) -> list[Route]:
         Route("/v1/items/{item_id:path}", one_item),
         Route("/v1/similar/{item_id:path}", similar),
         Route("/v1/status", status),
-        Route("/readyz", ready),
         Route("/metrics", metrics),
     ]
 
 
-def _page() -> list[Route]:
-    async def healthy(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
-    async def page(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        path = PAGE / name
-        if path.name != name or not path.is_file():
-            return error_response(404, ErrorBody("not_found", f"no page {name!r}", ""))
-        # A shop's titles are data; nothing on the page comes from elsewhere.
-        policy = "default-src 'self'; img-src 'self' data:"
-        headers = {"content-security-policy": policy, "cache-control": "no-cache"}
-        return FileResponse(path, media_type=_TYPES.get(path.suffix), headers=headers)
-
+def _pages(is_draining: Callable[[], bool]) -> list[Route]:
     document = json.dumps(openapi()).encode()
 
     async def described(request: Request) -> Response:
         return Response(document, media_type="application/json")
 
-    return [
-        Route("/healthz", healthy),
-        Route("/openapi.json", described),
-        Route("/", page),
-        Route("/page/{name}", page),
-    ]
+    routes = [*health_routes(is_draining), Route("/openapi.json", described)]
+    return [*routes, *page_routes(PAGE)]
 
 
 async def _together(
@@ -190,10 +164,3 @@ async def _together(
 ) -> BatchAnswer:
     answers = [one(place, message) for place, message in enumerate(requests)]
     return BatchAnswer(list(await asyncio.gather(*answers)))
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= most or len(text) > 9:
-        raise BadRequestError(name, f"{text!r}; must be a whole number in [1, {most}]")
-    return int(text)

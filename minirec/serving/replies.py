@@ -185,6 +185,18 @@ def told(error: Exception, request_id: str) -> tuple[int, ErrorBody, Mapping[str
     return _STATUS[reason], body, headers
 
 
+def number_of(request: Request, name: str, default: int, most: int) -> int:
+    """Returns a whole number of the query, or its default.
+
+    Raises:
+        BadRequestError: it lies outside of 1 to `most`.
+    """
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= most or len(text) > 9:
+        raise BadRequestError(name, f"{text!r}; must be a whole number in [1, {most}]")
+    return int(text)
+
+
 def error_response(
     status: int, body: ErrorBody, headers: Mapping[str, str] | None = None
 ) -> Response:

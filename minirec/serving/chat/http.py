@@ -15,18 +15,18 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from minirec.serving.chat.chat import Chat, Drawing, Reply
 from minirec.serving.chat.messages import ChatRequest, chunk, completion
 from minirec.serving.chat.prompt import Turn
-from minirec.serving.messages import ErrorBody, read_message
+from minirec.serving.messages import read_message
+from minirec.serving.pages import health_routes, page_routes
 from minirec.serving.refusals import BadRequestError, RefusedError
 from minirec.serving.replies import error_response, id_of, read_body, starlette_of, told
 
 PAGE = Path(__file__).parent / "page"
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _MOST_WAITING = 16
 _RETRY_S = 5.0
 _LOG = logging.getLogger("minirec.serving.requests")
@@ -181,32 +181,13 @@ def chat_application(service: ChatService) -> Starlette:
         body = json.dumps({"object": "list", "data": listed})
         return Response(body, media_type="application/json")
 
-    async def healthy(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
-    async def ready(request: Request) -> Response:
-        draining = service.engine.is_draining
-        text = "draining\n" if draining else "ready\n"
-        return Response(text, 503 if draining else 200, media_type="text/plain")
-
-    async def page(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        path = PAGE / name
-        if path.name != name or not path.is_file():
-            return error_response(404, ErrorBody("not_found", f"no page {name!r}", ""))
-        # Passages are data; nothing on the page comes from elsewhere.
-        headers = {"content-security-policy": "default-src 'self'", "cache-control": "no-cache"}
-        return FileResponse(path, media_type=_TYPES.get(path.suffix), headers=headers)
-
     return starlette_of(
         [
             Route("/v1/chat", chat, methods=["POST"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
-            Route("/healthz", healthy),
-            Route("/readyz", ready),
-            Route("/", page),
-            Route("/page/{name}", page),
+            *health_routes(lambda: service.engine.is_draining),
+            *page_routes(PAGE, "default-src 'self'"),
         ]
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from minirec.serving.feed.answers import feed_answer, ranked_by
@@ -25,13 +25,13 @@ from minirec.serving.feed.messages import (
     PastEvent,
 )
 from minirec.serving.feed.service import FeedServices
-from minirec.serving.messages import ErrorBody, read_message
+from minirec.serving.messages import read_message
 from minirec.serving.metrics import CONTENT_TYPE
+from minirec.serving.pages import health_routes, page_routes
 from minirec.serving.refusals import BadRequestError, LateError, RefusedError
-from minirec.serving.replies import HttpError, answered, error_response, read_body, starlette_of
+from minirec.serving.replies import HttpError, answered, number_of, read_body, starlette_of
 
 PAGE = Path(__file__).parent / "page"
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _MOST_HISTORY = 100
 _MOST_FOUND = 20
 _MOST_WORDS = 20  # of a title that is looked for
@@ -79,7 +79,7 @@ def application(services: FeedServices) -> Starlette:
             user = request.query_params.get("user", "")
             if not user:
                 raise BadRequestError("user", "is missing")
-            num = _number(request, "num", 20, _MOST_HISTORY)
+            num = number_of(request, "num", 20, _MOST_HISTORY)
             return await services.engine.run(lambda: _history(services, user, num))
 
         return await counted(request, work)
@@ -137,39 +137,19 @@ def application(services: FeedServices) -> Starlette:
 
         return await answered(services, request, told)
 
-    async def healthy(request: Request) -> Response:
-        return Response("ok\n", media_type="text/plain")
-
-    async def ready(request: Request) -> Response:
-        draining = services.engine.is_draining
-        text = "draining\n" if draining else "ready\n"
-        return Response(text, 503 if draining else 200, media_type="text/plain")
-
     async def metrics(request: Request) -> Response:
         return Response(services.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    async def page(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        path = PAGE / name
-        if path.name != name or not path.is_file():
-            return error_response(404, ErrorBody("not_found", f"no page {name!r}", ""))
-        # A shop's titles are data; nothing on the page comes from elsewhere.
-        policy = "default-src 'self'; img-src 'self' data:"
-        headers = {"content-security-policy": policy, "cache-control": "no-cache"}
-        return FileResponse(path, media_type=_TYPES.get(path.suffix), headers=headers)
-
     routes = [
         Route("/v1/status", status),
-        Route("/healthz", healthy),
-        Route("/readyz", ready),
+        *health_routes(lambda: services.engine.is_draining),
         Route("/metrics", metrics),
     ]
     if services.pipeline is not None:
         routes += [
             Route("/v1/feed", feed, methods=["POST"]),
             Route("/v1/items", find_items),
-            Route("/", page),
-            Route("/page/{name}", page),
+            *page_routes(PAGE),
         ]
     if services.events is not None:
         routes.append(Route("/v1/events", events, methods=["POST"]))
@@ -212,10 +192,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, LateError):
         return "late"
     return "bad_request" if isinstance(error, BadRequestError | msgspec.MsgspecError) else "failed"
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= most or len(text) > 9:
-        raise BadRequestError(name, f"{text!r}; must be a whole number in [1, {most}]")
-    return int(text)
