@@ -146,6 +146,24 @@ def test_what_is_almost_an_evaluation_passage_is_not_trained_on(tmp_path):
     assert {p.source_url for p in both(tmp_path / "text")[0]} == {"b", "c"}
 
 
+@pytest.mark.parametrize("near_duplicate", [0.0, 0.8])
+def test_a_document_is_not_trained_on_under_another_name(tmp_path, near_duplicate):
+    rng = np.random.default_rng(5)
+    texts = [f" = Title {number} =\n{prose(rng, 20)}\n" for number in range(4)]
+    (tmp_path / "train.txt").write_text("".join(texts[:3]))
+    (tmp_path / "test.txt").write_text("".join(texts[2:]))
+    settings = config(
+        tmp_path, files=("train.txt",), eval_files=("test.txt",), headings="wiki",
+        near_duplicate=near_duplicate,
+    )  # fmt: skip
+    manifest = prepare_corpus(settings, tmp_path / "text")
+    train, held_out = both(tmp_path / "text")
+    assert {one.section_path[0] for one in train} == {"Title 0", "Title 1"}
+    assert {one.section_path[0] for one in held_out} == {"Title 2", "Title 3"}
+    assert manifest["counts"]["left_out"]["same_document"] > 0
+    check_letters(manifest)
+
+
 def test_what_shares_little_is_no_copy():
     rng = np.random.default_rng(2)
     hashes = MinHash()
@@ -167,7 +185,8 @@ WIKI = " \n = One = \n \n Some text . \n\n = = Part = = \n More = text . \n = Tw
 
 def test_wiki_text_is_kept_letter_by_letter(tmp_path):
     (tmp_path / "a.txt").write_text(WIKI)
-    (tmp_path / "b.txt").write_text(WIKI * 30)
+    others = WIKI.replace(".", ";")  # Copies of what is held out would be left out.
+    (tmp_path / "b.txt").write_text(others * 30)
     keep = {"headings": "wiki", "keep_headings": True, "whitespace": "keep", "min_chars": 0}
     asked = config(tmp_path, files=("b.txt",), eval_files=("a.txt",), max_chars=30, **keep)
     manifest = prepare_corpus(
@@ -175,7 +194,7 @@ def test_wiki_text_is_kept_letter_by_letter(tmp_path):
     )
     train, held_out = both(tmp_path / "text")
     assert "".join(passage.text for passage in held_out) == WIKI
-    assert "".join(passage.text for passage in train) == WIKI * 30
+    assert "".join(passage.text for passage in train) == others * 30
     assert {p.section_path for p in held_out} == {("One",), ("One", "Part"), ("Two",)}
     assert (manifest["counts"]["train"]["documents"], len({p.title for p in train})) == (60, 2)
     assert max(len(p.text) for p in train) <= 30
@@ -245,7 +264,7 @@ def test_a_limit_takes_the_first_of_the_order(prepared, tmp_path):
     ],
 )
 def test_a_line_that_is_no_record_is_named(tmp_path, line, message):
-    good = [json.dumps({"url": str(n), "text": "Some words. " * 30}) for n in range(9)]
+    good = [json.dumps({"url": str(n), "text": f"Some words {n}. " * 30}) for n in range(9)]
     (tmp_path / "crawl.jsonl").write_text("\n".join([good[0], line, *good[1:]]))
     with pytest.raises(ValueError, match=f"{message}.*on_bad_rows='skip'"):
         prepare_corpus(config(tmp_path), tmp_path / "text")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from minirec import files
 from pipelines.text.corpus.config import CorpusConfig
@@ -77,6 +77,7 @@ def prepare_corpus(
                     f"no passage is left of {counts.characters} letters: {_said(left_out)}"
                 )
             train, held_out = _split(config, known, spool, left_out)
+            train = _without_same(known, spool, train, held_out, left_out)
             written = {
                 EVAL: _write(new / EVAL, spool.read(held_out), config.require_keyword),
                 TRAIN: _write(
@@ -202,6 +203,34 @@ def _split(
 def _count(spool: Spool, places: Int64[np.ndarray, " n"], reason: str, left_out: LeftOut) -> None:
     for passage in spool.read(places):
         left_out.add(reason, passage.text)
+
+
+def _without_same(
+    known: Spooled,
+    spool: Spool,
+    train: Int64[np.ndarray, " n"],
+    held_out: Int64[np.ndarray, " m"],
+    left_out: LeftOut,
+) -> Int64[np.ndarray, " n"]:
+    """Returns what to train on without the documents whose text one to evaluate on has, too.
+
+    A document's name is its file's and its own: a copy in another file has another name.
+    """
+    _, texts = _texts(known, held_out)
+    of, own = _texts(known, train)
+    copies = (np.isin(own, texts) & (own > 0))[of]  # Blank ones are nobody's copies.
+    _count(spool, train[copies], "same_document", left_out)
+    return train[~copies]
+
+
+def _texts(
+    known: Spooled, places: Int64[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " n"], UInt64[np.ndarray, " d"]]:
+    """Returns the document of each place, counted from 0, and what its passages' hashes sum to."""
+    documents, of = np.unique(known.document[places], return_inverse=True)
+    sums = np.zeros(len(documents), np.uint64)
+    np.add.at(sums, of, known.text[places])
+    return of, sums
 
 
 def _without_copies(

@@ -16,7 +16,7 @@ from pipelines.text.corpus.documents import Piece
 
 REASONS = (
     *("headings", "whitespace", "section", "phrase", "long", "short", "upper_case", "keyword"),
-    *("near_duplicate", "evaluation_document", "max_chunks"),
+    *("near_duplicate", "same_document", "evaluation_document", "max_chunks"),
 )
 """Why letters of a document are in no passage."""
 

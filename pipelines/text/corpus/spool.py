@@ -26,12 +26,14 @@ class Spooled:
         document: a number of each one's document, drawn by lot.
         offset: where each begins in the file, and its end.
         chars: letters of each one's text.
+        text: a hash of each one's text; 0 where that is blank.
         is_eval: whether its document was given to evaluate on.
     """
 
     document: UInt64[np.ndarray, " n"]
     offset: Int64[np.ndarray, " n_and_one"]
     chars: Int64[np.ndarray, " n"]
+    text: UInt64[np.ndarray, " n"]
     is_eval: np.ndarray
 
 
@@ -51,6 +53,7 @@ class Spool:
         self._document = array.array("Q")
         self._offset = array.array("q", [0])
         self._chars = array.array("q")
+        self._text = array.array("Q")
         self._is_eval = array.array("b")
 
     def __enter__(self) -> Self:
@@ -62,9 +65,9 @@ class Spool:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
-    def number(self, source_url: str) -> int:
-        """Returns a document's number, of 64 bits, as if drawn by lot."""
-        digest = hashlib.blake2b(source_url.encode(), digest_size=8, key=self._key).digest()
+    def number(self, text: str) -> int:
+        """Returns the number of a document's name or of a text, of 64 bits, as if drawn by lot."""
+        digest = hashlib.blake2b(text.encode(), digest_size=8, key=self._key).digest()
         return int.from_bytes(digest, "little")
 
     def add(self, passage: Passage, *, is_eval: bool) -> None:
@@ -73,6 +76,7 @@ class Spool:
         self._document.append(self.number(passage.source_url))
         self._offset.append(self._offset[-1] + size)
         self._chars.append(len(passage.text))
+        self._text.append(self.number(passage.text) if passage.text.strip() else 0)
         self._is_eval.append(is_eval)
 
     def known(self) -> Spooled:
@@ -81,6 +85,7 @@ class Spool:
             np.frombuffer(self._document, np.uint64),
             np.frombuffer(self._offset, np.int64),
             np.frombuffer(self._chars, np.int64),
+            np.frombuffer(self._text, np.uint64),
             np.frombuffer(self._is_eval, np.bool_),
         )
 
