@@ -173,15 +173,19 @@ def test_an_answer_ends_at_the_models_end_at_a_stop_string_or_where_there_is_no_
 
 def test_a_stop_string_takes_no_room_that_a_prompt_does_not_have(model, prompts):
     longer = [*prompts[-1], *prompts[-1]]
-    shorter = longer[:-4]
+    shorter = longer[:-7]
     context = len(longer) + 3
     sampler = Sampler(model, decode=letters, context=context, tile=4)
-    stopping = dataclasses.replace(GREEDY, stop=("~~",))
+    # A string that the longer one's answer would come to where there were room.
+    roomy = Sampler(model, decode=letters, tile=4).generate([longer], GREEDY)[0]
+    stop = letters(roomy.tokens[6:8])
+    assert stop not in letters(roomy.tokens[:6])
+    stopping = dataclasses.replace(GREEDY, stop=(stop,))
     alone = [sampler.generate([one], stopping)[0] for one in (longer, shorter)]
-    assert [len(answer.tokens) for answer in alone] == [3, 7]
+    assert (len(alone[0].tokens), alone[0].reason) == (3, "length")
     together = sampler.generate([longer, shorter], stopping)
     assert tokens_of(together) == tokens_of(alone)
-    assert [answer.reason for answer in together] == ["length", "length"]
+    assert [answer.reason for answer in together] == [answer.reason for answer in alone]
 
 
 def test_a_stop_string_that_never_comes_is_not_held_back_for_good(sampler, oracle, prompts):
